@@ -1,0 +1,1 @@
+"""Every knob, typed: the recipe schema, its YAML loader, and the packaged recipes and tiny models."""

@@ -1,0 +1,66 @@
+"""Reads the think block of a completion: one pure module, used by rewards and stages alike.
+
+Qwen3 writes `<think>\\n{thinking}\\n</think>\\n\\n{answer}`; the answer starts after the *last* `</think>`
+(Qwen quickstart: parse from the right).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OPEN, CLOSE = "<think>", "</think>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thinking:
+    """A completion split at its think block.
+
+    >>> split_thinking("<think>\\n1+1=2\\n</think>\\n\\n2")
+    Thinking(thinking='1+1=2', answer='2', opened=True, closed=True, well_formed=True)
+    """
+
+    thinking: str
+    answer: str
+    opened: bool
+    closed: bool
+    well_formed: bool
+    """Exactly one block, at the very start, closed, with an answer behind it."""
+
+    @property
+    def empty(self) -> bool:
+        """True if nothing was thought (the form of non-thinking mode)."""
+        return not self.thinking.strip()
+
+
+def split_thinking(text: str) -> Thinking:
+    """Split `text` into thinking and answer. An unclosed block has no answer."""
+    opened, closed = OPEN in text, CLOSE in text
+    if not closed:
+        thinking = text.split(OPEN, 1)[1] if opened else ""
+        answer = "" if opened else text
+        return Thinking(thinking=thinking.strip("\n"), answer=answer.strip(), opened=opened, closed=False, well_formed=False)
+    head, _, answer = text.rpartition(CLOSE)
+    thinking = head.split(OPEN, 1)[1] if OPEN in head else head
+    well_formed = (
+        text.count(OPEN) == 1 and text.count(CLOSE) == 1 and text.lstrip("\n").startswith(OPEN) and bool(answer.strip())
+    )
+    return Thinking(
+        thinking=thinking.strip("\n"), answer=answer.strip(), opened=opened, closed=True, well_formed=well_formed
+    )
+
+
+def answer_of(text: str) -> str:
+    """What a person reads: the text behind `</think>`; empty if the block was never closed."""
+    return split_thinking(text).answer
+
+
+def last_flag(texts: list[str]) -> str | None:
+    """The last `/think` or `/no_think` in the user and system turns `texts`, which decides the mode.
+
+    Returns "think", "no_think" or None (no flag: the default mode, thinking). A flag is a word of its own.
+    """
+    for text in reversed(texts):
+        for word in reversed(text.split()):
+            if word in ("/think", "/no_think"):
+                return word[1:]
+    return None

@@ -1,0 +1,147 @@
+"""The vocabulary: what flows between the rooms, named once. All frozen; arrays are read-only by convention.
+
+    Prompt --rollout--> Completion --rewards--> Score --advantages--> Sample --learner--> metrics
+                                                                                 stage --> Artifact
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Message = Mapping[str, Any]
+"""One chat turn: {"role": "user", "content": "2+2?"}; assistants may have reasoning_content and tool_calls."""
+
+Mode = Literal["default", "think", "no_think", "closed"]
+"""How a prompt asks for thinking: `default` no flag (the model thinks), `think` and `no_think` the soft
+switches /think and /no_think in the last user turn, `closed` the hard switch (enable_thinking=False: an
+empty think block is prefilled)."""
+
+FinishReason = Literal["stop", "length", "abort"]
+ScoreStatus = Literal["ok", "not_applicable", "infra_error"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A question with what is needed to judge an answer to it.
+
+    >>> Prompt(id="a1", messages=({"role": "user", "content": "2+2?"},), columns={"answer": "4"}, task="math")
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    mode: Mode = "default"
+    task: str = ""
+    domain: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What rewards read: answer, tests, ..."""
+
+
+class Source(IntEnum):
+    """Where a completion token came from. Only SAMPLED tokens enter ratios, advantages and divergences."""
+
+    SAMPLED = 0
+    INJECTED = 1  # the early-stop text of a thinking budget
+    TOOL = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What a policy answered: ids as sampled, never re-encoded. The four arrays have one entry a token.
+
+    >>> Completion(prompt_id="a1", index=0, prompt_ids=np.array([1, 9]), token_ids=np.array([4, 2]), text="4",
+    ...            sources=np.zeros(2, np.int8), logprobs=np.array([-0.1, 0.0]), versions=np.zeros(2, np.int32),
+    ...            finish_reason="stop")
+    """
+
+    prompt_id: str
+    index: int
+    """Which of the prompt's group this is: 0 <= index < group size."""
+    prompt_ids: NDArray[np.int64]
+    token_ids: NDArray[np.int64]
+    text: str
+    """The decoded tokens with think and tool marks, without the end-of-turn token."""
+    sources: NDArray[np.int8]
+    """A `Source` a token."""
+    logprobs: NDArray[np.float32]
+    """Nats, at the sampling temperature, before top-p and top-k cut; 0 where not sampled."""
+    versions: NDArray[np.int32]
+    """The policy version that made each token."""
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """All completions of one prompt, handed on as soon as the last of them is done."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The verdict on one completion. `value` is None unless status is ok: a failure is never scored 0.
+
+    >>> Score(value=1.0, parts={"math": 1.0, "format": 1.0}, status="ok")
+    """
+
+    value: float | None
+    parts: Mapping[str, float | None] = field(default_factory=dict)
+    status: ScoreStatus = "ok"
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One training sequence. Position t's fields speak of *predicting* ids[t] from ids[:t]; entry 0 is unused.
+
+    SFT, RL and distillation differ only in where samples come from and which fields the loss reads.
+
+    >>> Sample(ids=np.array([5, 6, 7]), loss_mask=np.array([0, 0, 1]), weight=1.0)
+    """
+
+    ids: NDArray[np.int64]
+    loss_mask: NDArray[np.float32]
+    """1 where the token is a target, 0 elsewhere; shape [tokens]."""
+    weight: float = 1.0
+    advantage: float = 0.0
+    old_logprobs: NDArray[np.float32] | None = None
+    """log pi_old(ids[t]) in nats, shape [tokens]; what the rollout engine sampled with."""
+    reference_logprobs: NDArray[np.float32] | None = None
+    group: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How to sample. temperature 0 is greedy; top_p 1 and top_k 0 cut nothing; budgets count tokens."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    thinking_budget: int | None = None
+    """At most this many tokens inside the think block; then the early-stop text is injected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What a stage leaves: a Hugging Face checkpoint or a Parquet data set, with a manifest beside it."""
+
+    path: Path
+    kind: Literal["model", "data", "table"]
+    manifest: Mapping[str, Any]
+
+
+def total_tokens(samples: Sequence[Sample]) -> int:
+    """Tokens over all samples, prompts included."""
+    return sum(s.tokens for s in samples)

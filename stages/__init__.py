@@ -1,0 +1,20 @@
+"""The six kinds of stage, one file each, over three sub-rooms: data, rollout, learner.
+
+Kinds never import each other. `KINDS` is the registry that pipelines call; modules are imported on first use,
+so that planning a run needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from posttrain.stages.context import StageContext, StageResult
+
+KINDS = ("curate", "sample", "sft", "grpo", "distill", "evaluate")
+
+
+def run_stage(context: StageContext) -> StageResult:
+    """Run the stage that `context` describes and return what it leaves in `context.artifact_dir`."""
+    return import_module(f"posttrain.stages.{context.spec.kind}").run(context)
