@@ -1,0 +1,180 @@
+"""From a file or a packaged name to a checked recipe: YAML, overrides, environment, schema.
+
+text --document--> plain data --overrides--> --expand--> raw --resolve--> --schema--> Recipe
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from posttrain.configs import shape
+from posttrain.configs.document import Document, parse_document, read_document
+from posttrain.configs.problems import Path_, Problem, closest, dotted, problems_of, recipe_error
+from posttrain.configs.references import keep_references, mask, resolve, values
+from posttrain.configs.schema import Recipe
+from posttrain.errors import InputError, PosttrainError, RecipeError
+
+PACKAGED = Path(__file__).resolve().parent / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedRecipe:
+    """A recipe that passed the schema, and what it was read from."""
+
+    recipe: Recipe
+    """With values from the environment: what stages see."""
+    path: Path
+    recipe_dir: Path
+    """Relative paths in the recipe start here."""
+    source: str
+    """The file's text."""
+    raw: Mapping[str, Any]
+    """Plain data with overrides, short forms written out, and references kept."""
+    resolved: Mapping[str, Any]
+    """Everything, defaults included, with references kept: what is written and hashed."""
+    document: Document = field(repr=False)
+    overrides: tuple[str, ...] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The environment variables that the recipe names, with their values: for `mask` alone."""
+
+    def where(self, path: Path_) -> str:
+        """`file:line` of a path of the recipe."""
+        return f"{self.path}:{self.document.line(path)}"
+
+    def mask(self, text: str) -> str:
+        """`text` without values from the environment."""
+        return mask(text, self.secrets)
+
+    @contextmanager
+    def masking(self) -> Iterator[None]:
+        """Errors raised inside leave without values from the environment."""
+        try:
+            yield
+        except PosttrainError as error:
+            texts = [self.mask(text) if text else text for text in (error.what, error.where, error.fix)]
+            if texts == [error.what, error.where, error.fix]:
+                raise
+            raise type(error)(texts[0] or "", where=texts[1], fix=texts[2]) from None
+
+
+def packaged_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+
+
+def load_recipe(ref: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Load the recipe `ref` (a path or a packaged name) and apply `overrides` like `stages.rl.steps=50`.
+
+    Raises:
+        RecipeError: there is no such recipe, or it doesn't say something valid; the message has all problems.
+    """
+    path = _find(ref)
+    return _load(read_document(path), path, path.resolve().parent, overrides)
+
+
+def recipe_from_data(data: Mapping[str, Any], recipe_dir: Path, origin: str) -> LoadedRecipe:
+    """A recipe that a command builds in memory; `origin` names it in errors. Raises RecipeError."""
+    text = yaml.safe_dump(dict(data), sort_keys=False)
+    return _load(parse_document(text, origin), Path(origin), recipe_dir, ())
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe, for editors."""
+    return Recipe.model_json_schema(by_alias=True)
+
+
+def _find(ref: str | Path) -> Path:
+    path = Path(ref).expanduser()
+    if path.is_file():
+        return path
+    name = str(ref)
+    if (packaged := PACKAGED / f"{name}.yaml").is_file() and "/" not in name:
+        return packaged
+    near = get_close_matches(name, packaged_recipes(), n=1)
+    fix = (
+        f"did you mean `{near[0]}`?"
+        if near
+        else f"packaged recipes: {', '.join(packaged_recipes()) or 'none'}"
+    )
+    raise RecipeError("no such recipe: neither a file nor a packaged name", where=name, fix=fix)
+
+
+def _load(document: Document, path: Path, recipe_dir: Path, overrides: Sequence[str]) -> LoadedRecipe:
+    if not isinstance(document.data, dict):
+        raise RecipeError("a recipe is a mapping: `name: ...`, `stages: ...`", where=str(path))
+    raw: dict[str, Any] = shape.expand(document.data)
+    origins: dict[Path_, str] = {}
+    for override in overrides:
+        origins[_override(raw, override)] = override
+
+    def where(at: Path_) -> str:
+        for length in range(len(at), 0, -1):
+            if at[:length] in origins:
+                return f"override {origins[at[:length]]}"
+        return f"{path}:{document.line(at)}"
+
+    missing: list[Problem] = []
+
+    def unset(at: Path_, name: str) -> None:
+        what = f"the environment variable {name} isn't set; set it, or write ${{{name}:-default}}"
+        missing.append(Problem(path=at, what=what))
+
+    data = resolve(raw, os.environ, unset)
+    if missing:
+        raise recipe_error(missing, where)
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise recipe_error(problems_of(error, data, raw), where) from None
+    resolved = keep_references(recipe.model_dump(mode="json", by_alias=True), raw)
+    return LoadedRecipe(
+        recipe=recipe,
+        path=path,
+        recipe_dir=recipe_dir,
+        source=document.text,
+        raw=raw,
+        resolved=resolved,
+        overrides=tuple(overrides),
+        secrets=values(raw, os.environ),
+        document=document,
+    )
+
+
+def _override(raw: dict[str, Any], text: str) -> Path_:
+    """Apply `a.b=c` to `raw` in place and return its path."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InputError("an override is key=value, like stages.rl.steps=50", where=f"override {text}")
+    path: Path_ = tuple(int(part) if part.isdigit() else part for part in name.split("."))
+    node: Any = raw
+    for index, part in enumerate(path):
+        at = path[:index]
+        annotation = shape.type_at(at, raw)
+        known = shape.below(annotation, part, node) is not None
+        if (
+            at == ("stages",) and part not in node
+        ):  # a mapping of any names, but an override can't add a stage
+            raise RecipeError(f"no such stage; {closest(str(part), node)}", where=f"override {text}")
+        if not known or (isinstance(node, list) and not (isinstance(part, int) and part < len(node))):
+            valid = (
+                [str(i) for i in range(len(node))] if isinstance(node, list) else shape.keys(annotation, node)
+            )
+            what = f"{dotted((*at, part))}: no such key; {closest(str(part), valid)}"
+            raise RecipeError(what, where=f"override {text}")
+        if index < len(path) - 1:
+            if isinstance(node, dict) and not isinstance(node.get(part), dict | list):
+                node[part] = {}  # a mapping that the file left to its defaults
+            node = node[part]
+    node[path[-1]] = shape.expand(
+        parse_document(value, f"override {text}").data if value else "", shape.type_at(path, raw)
+    )
+    return path
