@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from posttrain.configs import shape
 from posttrain.configs.document import Document, parse_document, read_document
 from posttrain.configs.problems import Path_, Problem, closest, dotted, problems_of, recipe_error
-from posttrain.configs.references import keep_references, mask, resolve, values
+from posttrain.configs.references import keep_references, mask, mask_data, resolve, values
 from posttrain.configs.schema import Recipe
 from posttrain.errors import InputError, PosttrainError, RecipeError
 
@@ -53,6 +53,10 @@ class LoadedRecipe:
     def mask(self, text: str) -> str:
         """`text` without values from the environment."""
         return mask(text, self.secrets)
+
+    def mask_data(self, data: Any) -> Any:
+        """`mask` for every string in plain data."""
+        return mask_data(data, self.secrets)
 
     @contextmanager
     def masking(self) -> Iterator[None]:

@@ -66,6 +66,15 @@ def mask(text: str, secrets: Mapping[str, str]) -> str:
     return text
 
 
+def mask_data(data: Any, secrets: Mapping[str, str]) -> Any:
+    """`mask` for every string in plain data."""
+    if isinstance(data, Mapping):
+        return {mask(str(key), secrets): mask_data(value, secrets) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [mask_data(value, secrets) for value in data]
+    return mask(data, secrets) if isinstance(data, str) else data
+
+
 def _names(data: Any) -> Iterator[str]:
     if isinstance(data, dict):
         data = list(data.values())

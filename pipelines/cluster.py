@@ -1,0 +1,171 @@
+"""The run's actors over Ray: started on first use, kept for the whole run, ended with it.
+
+Embedded by default: a Ray of our own on the loopback, without dashboard, that ends with the command. With
+`cluster.address` or RAY_ADDRESS the run joins a cluster that somebody else keeps.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain.configs.schema import Cluster, RewardUse
+from posttrain.errors import RunError
+
+if TYPE_CHECKING:
+    from posttrain.rewards.mix import Scorer
+    from posttrain.stages.learner.group import Learner
+    from posttrain.stages.rollout.pool import RolloutPool
+
+FORWARDED = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "CUDA_", "NCCL_", "OMP_", "POSTTRAIN_")
+"""Environment variables that actors on other nodes need too, by prefix."""
+
+_NOT_FORWARDED = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+_NODE_CHECK_S = 60.0
+
+
+class ClusterWorkers:
+    """Implements `stages.context.Workers`. Nothing is imported or started before a stage asks for it."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        recipe_dir: Path,
+        run_dir: Path,
+        after_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._cluster, self._recipe_dir, self._run_dir = cluster, recipe_dir, run_dir
+        self._after_start = after_start
+        self._started = False
+        self._scratch: str | None = None
+        self._learner: Learner | None = None
+        self._rollout: RolloutPool | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether Ray was started or joined."""
+        return self._started
+
+    def learner(self) -> Learner:
+        """The learner's ranks."""
+        if self._learner is None:
+            self._start()
+            from posttrain.stages.learner.group import Learner
+
+            self._learner = Learner(self._cluster)
+        return self._learner
+
+    def rollout(self) -> RolloutPool:
+        """The rollout workers."""
+        if self._rollout is None:
+            self._start()
+            from posttrain.stages.rollout.pool import RolloutPool
+
+            self._rollout = RolloutPool(self._cluster)
+        return self._rollout
+
+    def scorer(self, uses: tuple[RewardUse, ...]) -> Scorer:
+        """A scorer for these rewards; the caller closes it."""
+        from posttrain.rewards.mix import Scorer
+
+        return Scorer(uses, recipe_dir=self._recipe_dir)
+
+    def close(self) -> None:
+        """End the actors, and Ray if it was started here."""
+        if not self._started:
+            return
+        import ray
+
+        for group in (self._learner, self._rollout):
+            if group is not None:
+                group.close()
+        self._learner = self._rollout = None
+        ray.shutdown()
+        if self._scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        self._started = False
+
+    def _start(self) -> None:
+        if self._started:
+            return
+        address = self._cluster.address or os.environ.get("RAY_ADDRESS")
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        # ray.init replaces the handler of SIGTERM by one that exits: a run that is told to stop must save first.
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(**(self._join(address) if address else self._embedded()))
+        except Exception as error:  # noqa: BLE001  (Ray raises whatever its processes died of)
+            what = f"Ray didn't start: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            fix = f"is the cluster at {address} up?" if address else "see `posttrain doctor`"
+            raise RunError(what, fix=fix) from error
+        finally:
+            if callable(before):
+                signal.signal(signal.SIGTERM, before)
+        self._started = True
+        self._after_start()
+        if address:
+            self._check_nodes()
+
+    def _embedded(self) -> dict[str, Any]:
+        # Unix sockets below this folder have names of up to 107 bytes, so it must be short.
+        self._scratch = tempfile.mkdtemp(prefix="pt-", dir="/tmp")
+        cluster = self._cluster
+        actors = cluster.learner.workers + cluster.rollout.workers + cluster.sandbox.workers
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return {
+            "address": "local",  # without it, ray.init joins whatever Ray runs on this machine
+            "num_cpus": max(os.cpu_count() or 1, actors + 2),
+            "object_store_memory": min(max(memory // 16, 256 << 20), 1 << 30),
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+            "_temp_dir": self._scratch,
+            "logging_level": logging.ERROR,
+            "log_to_driver": False,
+            "namespace": "posttrain",
+        }
+
+    def _join(self, address: str) -> dict[str, Any]:
+        variables = {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith(FORWARDED) and not any(word in name for word in _NOT_FORWARDED)
+        }
+        return {
+            "address": address,
+            "runtime_env": {
+                "env_vars": variables,
+                "working_dir": str(self._recipe_dir),  # reward files that the recipe names by path
+                "excludes": ["runs", ".git", ".venv", "*.parquet", "*.safetensors"],
+            },
+            "logging_level": logging.ERROR,
+            "log_to_driver": False,
+            "namespace": "posttrain",
+        }
+
+    def _check_nodes(self) -> None:
+        """Every node must see the run folder: artifacts and checkpoints cross by it."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        folder = str(self._run_dir.resolve())
+        nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+        probe = ray.remote(num_cpus=0)(os.path.isdir)
+        answers = {
+            name: probe.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+            ).remote(folder)
+            for node, name in nodes.items()
+        }
+        blind = [name for name, seen in answers.items() if not ray.get(seen, timeout=_NODE_CHECK_S)]
+        if blind:
+            what = f"the nodes {', '.join(blind)} don't see {folder}"
+            raise RunError(what, fix="put the run folder on storage that all nodes mount")

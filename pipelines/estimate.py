@@ -1,0 +1,126 @@
+"""Rough sizes before anything runs: parameters, memory a rank, disk, tokens. Good for choosing a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.configs.load import LoadedRecipe
+from posttrain.configs.schema import (
+    Distill,
+    Evaluate,
+    Grpo,
+    LearnerCluster,
+    ModelSource,
+    Sample,
+    Sft,
+    TrainingStage,
+)
+from posttrain.pipelines.dag import Node
+from posttrain.pipelines.keys import model_folder
+from posttrain.pipelines.ledger import read_json
+
+GIB = float(1 << 30)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """None where it isn't known before the run: a model that isn't here yet, rows of another stage."""
+
+    devices: str
+    parameters: int | None = None
+    memory_gib: float | None = None
+    """Weights, gradients and AdamW's state of one rank; activations come on top."""
+    disk_gib: float | None = None
+    tokens: int | None = None
+    """At most: every completion as long as it may be."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def estimate(loaded: LoadedRecipe, node: Node) -> Estimate:
+    """The estimate of one stage."""
+    cluster, spec = loaded.recipe.cluster, node.spec
+    learner = f"{cluster.learner.workers} x {'GPU' if cluster.learner.gpus else 'CPU'} learner"
+    rollout = f"{cluster.rollout.workers} x {'GPU' if cluster.rollout.gpus else 'CPU'} rollout"
+    if not isinstance(spec, TrainingStage):
+        return Estimate(devices=rollout, tokens=_tokens(spec))
+    parameters = _parameters(loaded, spec.model)
+    devices = learner if isinstance(spec, Sft) else f"{learner}, {rollout}"
+    if parameters is None:
+        return Estimate(devices=devices, tokens=_tokens(spec))
+    copies = 1 + (
+        spec.keep_checkpoints * 3 if spec.checkpoint_every else 0
+    )  # a checkpoint: weights and AdamW
+    return Estimate(
+        devices=devices,
+        parameters=parameters,
+        memory_gib=round(_bytes_a_rank(parameters, cluster.learner) / GIB, 3),
+        disk_gib=round(parameters * 4 * copies / GIB, 3),
+        tokens=_tokens(spec),
+    )
+
+
+def _tokens(spec: Any) -> int | None:
+    match spec:
+        case Sft():
+            return spec.steps * spec.batch_size * spec.max_length
+        case Grpo() | Distill():
+            return spec.steps * spec.prompts_per_step * spec.group_size * spec.sampling.max_tokens
+        case Evaluate():
+            counts = [
+                source.n * suite.k * len(suite.modes) * suite.sampling.max_tokens if source.n else None
+                for suite in spec.suites
+                for source in suite.prompts
+            ]
+            return None if None in counts else sum(count or 0 for count in counts)
+        case Sample() if all(source.n for source in spec.prompts):
+            return sum(source.n or 0 for source in spec.prompts) * spec.n * spec.sampling.max_tokens
+    return None
+
+
+def _bytes_a_rank(parameters: int, learner: LearnerCluster) -> float:
+    """fp32 weights, gradients and two AdamW moments, each split over the ranks from its ZeRO level on."""
+    split = [parameters / learner.workers if learner.zero >= level else parameters for level in (3, 2, 1)]
+    weights, gradients, moments = split
+    return 4 * weights + 4 * gradients + 8 * moments
+
+
+def _parameters(loaded: LoadedRecipe, model: ModelSource) -> int | None:
+    """Parameters of a model whose config is at hand; follows stages back to where their weights come from."""
+    stages, cut = loaded.recipe.stages, model.layers
+    seen: set[str] = set()
+    while model.scratch is None and model.source not in seen:
+        seen.add(model.source)
+        if model.source in stages and stages[model.source].model is not None:
+            model = stages[model.source].model  # type: ignore[assignment]
+        elif model.source == "base" and loaded.recipe.base is not None:
+            model = loaded.recipe.base
+        cut = cut or model.layers
+    folder = model_folder(model.source, loaded.recipe_dir)
+    config = {**(_config(folder) if folder else {}), **(model.scratch or {})}
+    if cut:
+        config["num_hidden_layers"] = len(cut)
+    return _count(config)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "config.json")
+
+
+def _count(config: Mapping[str, Any]) -> int | None:
+    """Parameters of a dense decoder (Qwen3, Llama) by its config; None if the config doesn't say enough."""
+    try:
+        hidden, layers, inner = (config[k] for k in ("hidden_size", "num_hidden_layers", "intermediate_size"))
+        heads = config["num_attention_heads"]
+        vocabulary = config.get("vocab_size", 0)
+    except KeyError:
+        return None
+    width = config.get("head_dim") or hidden // heads
+    key_values = config.get("num_key_value_heads") or heads
+    attention = hidden * width * (2 * heads + 2 * key_values)
+    embeddings = vocabulary * hidden * (1 if config.get("tie_word_embeddings", False) else 2)
+    return int(layers * (attention + 3 * hidden * inner + 2 * hidden) + embeddings + hidden)

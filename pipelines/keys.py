@@ -1,0 +1,158 @@
+"""A stage's key: the hash of all that decides its result, and of nothing else.
+
+In: the stage's fields with defaults, kind, seed, the keys of the stages it needs, the base, and the content of
+every file it names. Out: the cluster, logging, thresholds, and fields that only say how to get there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from posttrain.configs.load import LoadedRecipe
+from posttrain.pipelines.dag import Node, Reference
+
+VERSION = 1
+"""Raised when the meaning of a recipe changes, so that old results don't pass for new ones."""
+
+NOT_SEMANTIC = frozenset({"keep_checkpoints", "checkpoint_every", "micro_tokens"})
+
+_CACHE_FROM = 1 << 20
+"""Smaller files are hashed each time: cheaper than trusting their dates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageKey:
+    """A key and what it was made of."""
+
+    key: str
+    payload: Mapping[str, Any]
+
+
+@dataclass
+class Hashes:
+    """sha256 of files; those of large ones are remembered by (path, size, mtime_ns)."""
+
+    known: dict[str, str] = field(default_factory=dict)
+
+    def file(self, path: Path) -> str:
+        """The sha256 of a file's content."""
+        stat = path.stat()
+        name = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        if stat.st_size >= _CACHE_FROM and name in self.known:
+            return self.known[name]
+        with path.open("rb") as handle:
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        if stat.st_size >= _CACHE_FROM:
+            self.known[name] = digest
+        return digest
+
+    def folder(self, path: Path) -> str:
+        """One hash over names and contents of all files below `path`, hidden ones aside."""
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        visible = [p for p in files if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+        return digest_of({p.relative_to(path).as_posix(): self.file(p) for p in visible})
+
+
+def stage_keys(loaded: LoadedRecipe, dag: Mapping[str, Node], hashes: Hashes) -> dict[str, StageKey]:
+    """The keys of all stages of `dag`, which is in running order."""
+    keys: dict[str, StageKey] = {}
+    for name, node in dag.items():
+        payload = {
+            "version": VERSION,
+            "kind": node.spec.kind,
+            "seed": loaded.resolved["seed"] if node.spec.seed is None else node.spec.seed,
+            "spec": _semantic(loaded, node),
+            "inputs": {needed: keys[needed].key for needed in node.inputs},
+            "base": _base(loaded, node, hashes),
+            "files": _files(loaded, node, hashes),
+        }
+        keys[name] = StageKey(key=digest_of(_nameless(payload)), payload=payload)
+    return keys
+
+
+def digest_of(data: Any) -> str:
+    """sha256 of canonical JSON."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _semantic(loaded: LoadedRecipe, node: Node) -> dict[str, Any]:
+    if node.at[0] == "evaluate":  # expanded: the suites' own nodes, with their references to the environment
+        names = {suite.name for suite in getattr(node.spec, "suites", ())}
+        suites = [suite for suite in loaded.resolved["evaluate"]["suites"] if suite["name"] in names]
+        return {"kind": "evaluate", "model": {"from": node.evaluates}, "suites": suites}
+    fields = loaded.resolved["stages"][node.name]
+    return {key: value for key, value in fields.items() if key not in NOT_SEMANTIC}
+
+
+def _nameless(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stage that is renamed keeps its result, and so do those that need it: names give way to keys."""
+    inputs = payload["inputs"]
+
+    def rename(data: Any) -> Any:
+        if isinstance(data, dict):
+            return {
+                key: f"stage:{inputs[value]}" if key == "from" and value in inputs else rename(value)
+                for key, value in data.items()
+            }
+        return [rename(value) for value in data] if isinstance(data, list) else data
+
+    return {**payload, "spec": rename(payload["spec"]), "inputs": sorted(inputs.values())}
+
+
+def _base(loaded: LoadedRecipe, node: Node, hashes: Hashes) -> Any:
+    if not any(reference.what == "base" for reference in node.references) or loaded.recipe.base is None:
+        return None
+    folder = model_folder(loaded.recipe.base.source, loaded.recipe_dir)
+    return {**loaded.resolved["base"], "content": hashes.folder(folder) if folder else None}
+
+
+def _files(loaded: LoadedRecipe, node: Node, hashes: Hashes) -> dict[str, str]:
+    """Content of each file that the stage names, by the name the recipe gives it."""
+    return {
+        **{
+            _label(loaded, ref): hashes.file(ref.path)
+            for ref in node.references
+            if ref.what == "file" and ref.path
+        },
+        **{
+            _label(loaded, ref): hashes.folder(folder)
+            for ref in node.references
+            if ref.wants == "model" and (folder := model_folder(ref.source, loaded.recipe_dir))
+        },
+        **{_relative(path, loaded): hashes.file(path) for path in reward_files(loaded, node)},
+    }
+
+
+def model_folder(source: str, recipe_dir: Path) -> Path | None:
+    """Where a model's files are, if the name alone says so: a folder, or a packaged model of `builtin:`."""
+    if source.startswith("builtin:"):
+        folder = Path(__file__).resolve().parents[1] / "configs" / "models" / source.removeprefix("builtin:")
+    else:
+        folder = recipe_dir / Path(source).expanduser()
+    return folder if folder.is_dir() else None
+
+
+def reward_files(loaded: LoadedRecipe, node: Node) -> list[Path]:
+    """The files of rewards that are named by path."""
+    if not node.rewards:
+        return []
+    from posttrain.rewards.base import files_of
+
+    return files_of(node.rewards, loaded.recipe_dir)
+
+
+def _label(loaded: LoadedRecipe, reference: Reference) -> str:
+    return loaded.mask(reference.source)
+
+
+def _relative(path: Path, loaded: LoadedRecipe) -> str:
+    try:
+        return path.resolve().relative_to(loaded.recipe_dir).as_posix()
+    except ValueError:
+        return loaded.mask(str(path))

@@ -1,0 +1,210 @@
+"""What a run folder holds, and which of it still counts: states, artifacts, the lock.
+
+    runs/<name>/.lock plan.json ...
+      <stage>/spec.json state.json metrics.jsonl rollouts/ checkpoints/ artifact/ (+ manifest.json)
+      .replaced/<stage>-<key8>-<n>/         moved aside when its key changed; never deleted
+
+An artifact becomes real by one rename: it is written under a temporary name, each file is fsynced, a manifest
+with checksums is added, and only then does `artifact/` appear. Whatever moment a crash picks, no half is left.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from posttrain.errors import HandoverError, InputError, RunError
+from posttrain.pipelines.keys import Hashes, StageKey
+
+State = Literal["done", "running", "failed", "pending"]
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The stages of one run folder."""
+
+    run_dir: Path
+
+    def dir(self, stage: str) -> Path:
+        return self.run_dir / stage
+
+    def artifact(self, stage: str) -> Path:
+        return self.dir(stage) / "artifact"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run folder alone. Raises InputError if another command holds it."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with (self.run_dir / ".lock").open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                what = "another command is writing to this run folder"
+                raise InputError(
+                    what, where=str(self.run_dir), fix="wait for it, or pass --run-dir"
+                ) from None
+            yield
+
+    def locked(self) -> bool:
+        """True while a command is at work in the run folder."""
+        try:
+            with (self.run_dir / ".lock").open() as handle:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    def recorded(self, stage: str) -> dict[str, Any]:
+        """spec.json of the stage: its key and what the key was made of; empty if it never started."""
+        return read_json(self.dir(stage) / "spec.json")
+
+    def manifest(self, stage: str) -> dict[str, Any]:
+        """The finished artifact's manifest; empty if there is none."""
+        return read_json(self.artifact(stage) / MANIFEST)
+
+    def state(self, stage: str) -> tuple[State, str]:
+        """The stage's state, and a word on why (the error of a failed one)."""
+        if self.manifest(stage):
+            return "done", ""
+        written = read_json(self.dir(stage) / "state.json")
+        if not written:
+            return "pending", ""
+        if written["state"] == "running":
+            return ("running", "") if self.locked() else ("failed", "it was killed")
+        return written["state"], written.get("error", "")
+
+    def damage(self, stage: str) -> str:
+        """What is wrong with the finished artifact, by its files and their sizes; empty if nothing is."""
+        folder, manifest = self.artifact(stage), self.manifest(stage)
+        if not manifest:
+            return "there is no manifest"
+        for name, entry in manifest["files"].items():
+            try:
+                size = (folder / name).stat().st_size
+            except OSError:
+                return f"{name} is missing"
+            if size != entry["size"]:
+                return f"{name} has {size} bytes, not {entry['size']}"
+        return ""
+
+    def hand_over(self, stage: str, hashes: Hashes) -> Path:
+        """The finished artifact's folder, after its checksums were compared. Raises HandoverError."""
+        folder = self.artifact(stage)
+        what = self.damage(stage) or next(
+            (
+                f"{name} doesn't have the checksum of its manifest"
+                for name, entry in self.manifest(stage)["files"].items()
+                if hashes.file(folder / name) != entry["sha256"]
+            ),
+            "",
+        )
+        if what:
+            fix = f"run again with --force {stage}"
+            raise HandoverError(f"the artifact of `{stage}` is damaged: {what}", where=str(folder), fix=fix)
+        return folder
+
+    def set_aside(self, stage: str) -> Path | None:
+        """Move the stage's folder to .replaced/; None if there is none."""
+        folder = self.dir(stage)
+        if not folder.exists():
+            return None
+        replaced = self.run_dir / ".replaced"
+        replaced.mkdir(exist_ok=True)
+        stem = f"{stage}-{self.recorded(stage).get('key', 'unknown')[:8]}"
+        target = next(path for n in range(1, 1 << 30) if not (path := replaced / f"{stem}-{n}").exists())
+        folder.rename(target)
+        _sync_folder(self.run_dir)
+        return target
+
+    def begin(self, stage: str, key: StageKey, extra: Mapping[str, Any]) -> Path:
+        """Mark the stage as running and return an empty temporary folder for its artifact."""
+        folder = self.dir(stage)
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob("artifact.tmp-*"):  # half an artifact of a command that was killed
+            shutil.rmtree(left)
+        write_json(folder / "spec.json", {"key": key.key, **key.payload, **extra})
+        self.mark(stage, "running")
+        return Path(tempfile.mkdtemp(prefix="artifact.tmp-", dir=folder))
+
+    def mark(self, stage: str, state: State, error: str = "") -> None:
+        """Record the state of a stage that isn't done."""
+        write_json(self.dir(stage) / "state.json", {"state": state, "error": error, "pid": os.getpid()})
+
+    def finish(self, stage: str, filled: Path, key: str, about: Mapping[str, Any]) -> None:
+        """Make the artifact in `filled` real. Raises RunError if it is empty or holds links."""
+        hashes = Hashes()
+        files: dict[str, Any] = {}
+        for path in sorted(filled.rglob("*")):
+            if path.is_symlink():
+                raise RunError(f"{path.name} is a link; an artifact holds its own files", where=str(filled))
+            if path.is_file():
+                _sync(path)
+                entry = {"sha256": hashes.file(path), "size": path.stat().st_size}
+                files[path.relative_to(filled).as_posix()] = entry
+        if not files:
+            raise RunError(f"`{stage}` left no files", where=str(filled))
+        filled.chmod(0o755)  # mkdtemp's 0700 would lock out whoever serves the model
+        write_json(filled / MANIFEST, {"stage": stage, "key": key, **about, "files": files})
+        for path in (*(p for p in filled.rglob("*") if p.is_dir()), filled):
+            _sync_folder(path)
+        filled.rename(self.artifact(stage))
+        _sync_folder(self.dir(stage))
+        self.mark(stage, "done")
+
+    def carry_forward(self, aside: Path, stage: str) -> None:
+        """Give a stage whose `steps` were raised the checkpoints and metrics it had."""
+        folder = self.dir(stage)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(aside / "checkpoints", folder / "checkpoints")
+        if (aside / "metrics.jsonl").exists():
+            shutil.copy2(aside / "metrics.jsonl", folder / "metrics.jsonl")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file or it isn't whole."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write `data` so that the file is whole or as it was before."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to a temporary name, fsync, rename."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(name, 0o644)
+    os.replace(name, path)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

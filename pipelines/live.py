@@ -1,0 +1,201 @@
+"""What a person sees while a run goes on: bars with rate and time left on a terminal, plain lines elsewhere.
+
+Also writes the two growing files: a stage's metrics.jsonl and the run's events.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from posttrain.errors import InputError
+from posttrain.pipelines.ledger import write_text
+
+MAIN_METRICS = (
+    "loss",
+    "reward",
+    "accuracy",
+    "pass_rate",
+    "kl",
+    "entropy",
+    "length",
+    "tokens_per_second",
+)
+"""Metrics worth a place on the line, in this order."""
+
+_LINES_A_STAGE = 10
+
+
+class MetricFile:
+    """metrics.jsonl: one line a step, flushed as it is written, so that a crash loses none."""
+
+    def __init__(
+        self, path: Path, show: Callable[[Mapping[str, float]], None], *, tensorboard: bool = False
+    ) -> None:
+        self.path, self._show = path, show
+        self._board = _summary_writer(path.parent / "tensorboard") if tensorboard else None
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line. A value that isn't finite becomes null, which every JSON reader takes."""
+        plain = {name: float(value) for name, value in metrics.items()}
+        line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in plain.items()}}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._board is not None:
+            for name, value in plain.items():
+                self._board.add_scalar(name, value, step)
+        self._show(plain)
+
+    def cut(self, step: int) -> None:
+        """Drop the lines of steps after `step`, and a last line that a crash tore."""
+        kept = [line for line in read_metrics(self.path) if line["step"] <= step]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; none if there is no such file."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text("utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue  # torn by a crash
+        if isinstance(line, dict) and "step" in line:
+            lines.append(line)
+    return lines
+
+
+class EventLog:
+    """events.jsonl: what happened to the run, when."""
+
+    def __init__(self, path: Path, mask: Callable[[Any], Any]) -> None:
+        self.path, self._mask = path, mask
+
+    def write(self, event: str, **fields: Any) -> None:
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **self._mask(fields)}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+
+
+class StageView:
+    """The progress of one stage: the `Progress` that a stage is given, fed by its metrics too."""
+
+    def __init__(self, console: Console, title: str, mask: Callable[[str], str]) -> None:
+        self._console, self._title, self._mask = console, title, mask
+        self._total, self._done, self._unit, self._note = 0, 0, "step", ""
+        self._began = time.monotonic()
+        self._shown, self._first = 0, 0
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def __enter__(self) -> Self:
+        self.say(f"{self._title}: start")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_bar()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def say(self, text: str) -> None:
+        """Print one line, above the bar if there is one."""
+        self._console.print(self._mask(text), markup=False, highlight=False, soft_wrap=True)
+
+    def start(self, total: int, done: int = 0, unit: str = "step") -> None:
+        """Begin a bar of `total` units, `done` of them behind us."""
+        self._end_bar()
+        self._total, self._done, self._unit, self._first = total, done, unit, done
+        self._shown = done * _LINES_A_STAGE // total if total else 0
+        self._began_bar = time.monotonic()
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("  {task.fields[unit]}"),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=total, completed=done, unit=unit, rate="", note="")
+            self._bar.start()
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Move on by `n` units."""
+        self._done += n
+        self._note = note or self._note
+        rate = self._rate()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, rate=rate, note=self._note)
+            return
+        tenth = self._done * _LINES_A_STAGE // self._total if self._total else 0
+        if tenth > self._shown:
+            self._shown = tenth
+            left = f", {self._left()} left" if self._done < self._total else ""
+            note = f"  {self._note}" if self._note else ""
+            self.say(f"{self._title}: {self._unit} {self._done}/{self._total} ({rate}{left}){note}")
+
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """Take the latest metrics as the note of the next line."""
+        self._note = main_metrics(metrics)
+        if self._bar is not None:
+            self._bar.update(self._task, note=self._note)
+
+    def _rate(self) -> str:
+        seconds = max(time.monotonic() - self._began_bar, 1e-9)
+        rate = (self._done - self._first) / seconds
+        return f"{rate:.3g} {self._unit}/s" if rate >= 1 or rate == 0 else f"{1 / rate:.3g} s/{self._unit}"
+
+    def _left(self) -> str:
+        made = max(self._done - self._first, 1)
+        return duration((self._total - self._done) * (time.monotonic() - self._began_bar) / made)
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def main_metrics(metrics: Mapping[str, Any]) -> str:
+    """The few metrics that fit on a line: `loss 0.412  reward 0.73`."""
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    names = [name for name in MAIN_METRICS if name in numbers] or list(numbers)
+    return "  ".join(f"{name} {numbers[name]:.4g}" for name in names[:4])
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `48 s`, `3 min 12 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _summary_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        what = "logging.tensorboard needs the package tensorboard"
+        raise InputError(what, fix="pip install tensorboard, or leave logging.tensorboard out") from None
+    return SummaryWriter(str(folder))

@@ -1,0 +1,229 @@
+"""What a command would do: each stage in order, reused, resumed or run, and why. Starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from posttrain.configs.load import LoadedRecipe
+from posttrain.errors import InputError
+from posttrain.pipelines.dag import GIVES, Node, build_dag
+from posttrain.pipelines.environment import package_versions
+from posttrain.pipelines.estimate import Estimate, estimate
+from posttrain.pipelines.keys import Hashes, StageKey, stage_keys
+from posttrain.pipelines.ledger import Ledger, read_json
+from posttrain.pipelines.thresholds import Check, check_cells, parse_check
+
+Action = Literal["reuse", "resume", "continue", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """One stage of a plan.
+
+    `continue` is a stage whose `steps` were raised: it goes on from its last checkpoint.
+    """
+
+    node: Node
+    key: StageKey
+    action: Action
+    why: str
+    estimate: Estimate
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All stages in running order, the thresholds, and what a person should know before the start."""
+
+    recipe: str
+    run_dir: Path
+    stages: tuple[StagePlan, ...]
+    checks: tuple[Check, ...]
+    warnings: tuple[str, ...] = ()
+    hashes: Hashes = field(default_factory=Hashes, repr=False)
+
+    @property
+    def pending(self) -> tuple[StagePlan, ...]:
+        """The stages that need work."""
+        return tuple(stage for stage in self.stages if stage.action != "reuse")
+
+    def to_json(self) -> dict[str, Any]:
+        """What `plan --json` prints."""
+        return {
+            "recipe": self.recipe,
+            "run_dir": str(self.run_dir),
+            "stages": [
+                {
+                    "name": stage.name,
+                    "kind": stage.node.spec.kind,
+                    "gives": GIVES[stage.node.spec.kind],
+                    "inputs": list(stage.node.inputs),
+                    "key": stage.key.key,
+                    "action": stage.action,
+                    "why": stage.why,
+                    "estimate": stage.estimate.to_json(),
+                }
+                for stage in self.stages
+            ],
+            "warnings": list(self.warnings),
+        }
+
+
+def make_plan(
+    loaded: LoadedRecipe, run_dir: Path, *, until: str | None = None, force: tuple[str, ...] = ()
+) -> Plan:
+    """Plan the recipe in `run_dir`: up to `until`, with the stages `force` and those that need them run anew.
+
+    Raises:
+        RecipeError: the stages don't fit together, or a threshold can't be checked.
+        InputError: a file or folder isn't there, or an interrupted stage can't go on under this cluster.
+    """
+    dag = build_dag(loaded)
+    for name in (*force, *((until,) if until else ())):
+        if name not in dag:
+            raise InputError(f"there is no stage {name!r}", fix=f"stages: {', '.join(dag)}")
+    checks = _checks(loaded, dag)
+    hashes = Hashes(known=read_json(run_dir / "hashes.json"))
+    with loaded.masking():
+        keys = stage_keys(loaded, dag, hashes)
+    ledger, stages, forced = Ledger(run_dir), [], set(force)
+    for name, node in dag.items():
+        if forced.intersection(node.inputs):
+            forced.add(name)
+        action, why = _decide(ledger, loaded, node, keys[name])
+        if name in forced:
+            action, why = "run", "forced" if name in force else "needs a stage that is forced"
+        stages.append(
+            StagePlan(node=node, key=keys[name], action=action, why=why, estimate=estimate(loaded, node))
+        )
+        if name == until:
+            break
+    return Plan(
+        recipe=loaded.recipe.name,
+        run_dir=run_dir,
+        stages=tuple(stages),
+        checks=checks,
+        warnings=tuple(_warnings(ledger, stages)),
+        hashes=hashes,
+    )
+
+
+def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
+    """Read every source of the stages that need work, and say what is in it.
+
+    Raises:
+        DataError: a row is malformed or a column is missing, with file and line.
+    """
+    from posttrain.configs.schema import PromptSource
+    from posttrain.pipelines.dag import sources
+    from posttrain.stages.data.load import check_source
+
+    found: list[dict[str, Any]] = []
+    with loaded.masking():
+        for stage in plan.pending:
+            for _, source in sources(stage.node.spec):
+                if not isinstance(source, PromptSource) or source.source in loaded.recipe.stages:
+                    continue
+                report = check_source(source, loaded.recipe_dir, kind=stage.node.spec.kind)
+                name = loaded.mask(source.source)
+                found.append(
+                    {"stage": stage.name, "from": name, "rows": report.rows, "columns": list(report.columns)}
+                )
+    return found
+
+
+def _decide(ledger: Ledger, loaded: LoadedRecipe, node: Node, key: StageKey) -> tuple[Action, str]:
+    recorded = ledger.recorded(node.name)
+    if not recorded:
+        return "run", "never run"
+    state, why = ledger.state(node.name)
+    if recorded.get("key") != key.key:
+        if _only_more_steps(recorded, key, loaded, node) and _checkpoints(ledger.dir(node.name)):
+            return "continue", f"steps raised from {recorded['spec']['steps']}"
+        return "run", f"changed: {_difference(recorded, key)}"
+    if state == "done":
+        damage = ledger.damage(node.name)
+        return ("run", f"artifact damaged: {damage}") if damage else ("reuse", "done")
+    if not _checkpoints(ledger.dir(node.name)):
+        return (
+            "run",
+            f"{why or 'interrupted'}; no checkpoint yet" if why or state == "failed" else "interrupted",
+        )
+    ranks = loaded.recipe.cluster.learner.workers
+    if recorded.get("ranks", ranks) != ranks:
+        raise InputError(
+            f"`{node.name}` was interrupted with {recorded['ranks']} learner workers; it can't resume with {ranks}",
+            where=str(ledger.dir(node.name)),
+            fix=f"set cluster.learner.workers={recorded['ranks']}, or start it anew with --force {node.name}",
+        )
+    return "resume", f"{why or 'interrupted'}; last checkpoint {_checkpoints(ledger.dir(node.name))[-1].name}"
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.glob("checkpoints/step-*") if path.is_dir() and "tmp" not in path.name
+    )
+
+
+def _only_more_steps(recorded: Mapping[str, Any], key: StageKey, loaded: LoadedRecipe, node: Node) -> bool:
+    """Steps were raised, nothing else changed, and the schedule doesn't depend on their number."""
+    optimizer, spec = getattr(node.spec, "optimizer", None), recorded.get("spec", {})
+    if optimizer is None or optimizer.schedule != "constant" or "steps" not in spec:
+        return False
+    theirs = {**recorded, "spec": {**spec, "steps": None}}
+    ours = {**key.payload, "spec": {**key.payload["spec"], "steps": None}}
+    same = all(theirs.get(name) == ours[name] for name in ours)
+    steps = spec["steps"]
+    same_ranks = recorded.get("ranks") == loaded.recipe.cluster.learner.workers
+    return same and same_ranks and isinstance(steps, int) and steps < node.spec.steps  # type: ignore[union-attr]
+
+
+def _difference(recorded: Mapping[str, Any], key: StageKey) -> str:
+    """Which parts of the key changed, by name."""
+    changed: list[str] = []
+    for part, ours in key.payload.items():
+        theirs = recorded.get(part)
+        if theirs == ours:
+            continue
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            names = dict.fromkeys((*ours, *theirs))
+            changed += [
+                f"{part}.{name}" if part != "spec" else name
+                for name in names
+                if ours.get(name) != theirs.get(name)
+            ]
+        else:
+            changed.append(part)
+    return ", ".join(changed) or "an input"
+
+
+def _checks(loaded: LoadedRecipe, dag: Mapping[str, Node]) -> tuple[Check, ...]:
+    suites: dict[str, dict[str, list[str]]] = {}
+    for node in dag.values():
+        for suite in getattr(node.spec, "suites", ()):
+            modes = list(suite.modes) if suite.measure == "reward" else []
+            suites.setdefault(node.name, {})[suite.name] = modes
+            if node.evaluates:
+                suites.setdefault(node.evaluates, {})[suite.name] = modes
+    checks = tuple(parse_check(threshold.check, threshold.about) for threshold in loaded.recipe.thresholds)
+    for check in checks:
+        check_cells(check, suites)
+    return checks
+
+
+def _warnings(ledger: Ledger, stages: list[StagePlan]) -> list[str]:
+    now, warnings = package_versions(), []
+    for stage in stages:
+        then = ledger.manifest(stage.name).get("packages", {}) if stage.action == "reuse" else {}
+        changed = [
+            f"{name} {then[name]} -> {now[name]}" for name in then if now.get(name, then[name]) != then[name]
+        ]
+        if changed:
+            warnings.append(f"{stage.name} was made with other packages: {', '.join(changed)}")
+    return warnings
