@@ -1,0 +1,47 @@
+"""`posttrain sandbox judge`: JSON lines in, JSON lines out."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import TextIO
+
+from posttrain.sandbox.jobs import MESSAGE_CHARS, JobError, Verdict, job_from_json
+from posttrain.sandbox.supervisor import Judge
+from posttrain.sandbox.tiers import require
+
+
+def judge_lines(stdin: TextIO, stdout: TextIO, min_tier: str = "B") -> int:
+    """Judges one job a line of `stdin` and writes one verdict a line, in order and flushed; returns the exit code.
+
+    A line that is no job gets an infra_error of its own. Raises SandboxError if the host allows less than
+    `min_tier`.
+    """
+    report = require(min_tier)
+    if report.tier == "C":
+        warnings.warn(
+            f"sandbox tier C: no files can be opened, few modules import. {report.reason}", stacklevel=2
+        )
+    with Judge(report.tier) as judge:
+        for line in stdin:
+            if line.strip():
+                stdout.write(json.dumps(_answer(judge, line)) + "\n")
+                stdout.flush()
+    return 0
+
+
+def _answer(judge: Judge, line: str) -> dict[str, object]:
+    row: object = None
+    try:
+        row = json.loads(line)
+        verdict = judge.run(job_from_json(row))  # type: ignore[arg-type]
+    except (JobError, ValueError, TypeError, RecursionError) as error:
+        verdict = Verdict(id="", outcome="infra_error", message=f"not a job: {error}"[:MESSAGE_CHARS])
+    return {
+        "id": row.get("id") if isinstance(row, dict) else None,
+        "outcome": verdict.outcome,
+        "passed": verdict.passed,
+        "total": verdict.total,
+        "seconds": verdict.seconds,
+        "message": verdict.message,
+    }

@@ -1,0 +1,219 @@
+"""The tester room's view of the solution: stand-ins for objects that live in the other room.
+
+What comes back from the solution is plain data, or a `Handle`. A handle equals nothing but itself, save another
+handle: where a test compares two of the solution's own objects, the solution's `__eq__` is what is being tested.
+There is no arithmetic, no `in` and no `abs` on handles: each would let the solution answer for the test.
+"""
+
+from __future__ import annotations
+
+import builtins
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from posttrain.sandbox import codec
+
+_NEVER_RAISED = ("AssertionError", "SystemExit", "KeyboardInterrupt", "GeneratorExit")
+_EXCEPTIONS: dict[str, type[Exception]] = {
+    name: kind
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, Exception) and name not in _NEVER_RAISED
+}
+
+
+class SolutionGone(BaseException):
+    """The solution room died or broke the protocol. No test may catch this as an ordinary exception."""
+
+
+class Solution:
+    """One end of the pipe to the solution room."""
+
+    def __init__(self, rpc: int) -> None:
+        self._rpc = rpc
+        self._functions: list[Callable[..., Any]] = []
+
+    def loaded(self) -> list[str]:
+        """How loading the code went: ["loaded" | "compile" | "memory" | "exit" | "raised", class, text]."""
+        frame = self._receive()
+        if len(frame) != 3 or not all(isinstance(v, str) for v in frame):
+            raise SolutionGone("malformed answer")
+        return frame
+
+    def _receive(self) -> list[Any]:
+        try:
+            frame = codec.read_frame(self._rpc)
+        except (EOFError, OSError, codec.CodecError) as error:
+            raise SolutionGone(str(error)) from error
+        if not isinstance(frame, list) or not frame:
+            raise SolutionGone("malformed answer")
+        return frame
+
+    def _send(self, data: Any) -> None:
+        try:
+            codec.write_frame(self._rpc, data)
+        except OSError as error:
+            raise SolutionGone(str(error)) from error
+
+    def ask(self, op: str, target: Any, *rest: Any) -> Any:
+        """One request; the value that comes back. Raises what the solution raised, by its built-in class."""
+        return self._ask(op, target, *rest)[0]
+
+    def _ask(self, op: str, target: Any, *rest: Any) -> tuple[Any, list[Any]]:
+        self._send([op, target, *rest])
+        while True:
+            frame = self._receive()
+            if frame[0] == "callback" and len(frame) == 3:
+                self._send(self._call_back(frame[1], frame[2]))
+                continue
+            if len(frame) != 3:
+                raise SolutionGone("malformed answer")
+            if frame[0] == "raised":
+                _raise(str(frame[1]), str(frame[2]))
+            if frame[0] != "ok" or not isinstance(frame[2], list):
+                raise SolutionGone("malformed answer")
+            return self.decode(frame[1]), frame[2]
+
+    def _call_back(self, number: Any, args: Any) -> list[Any]:
+        if type(number) is not int or not 0 <= number < len(self._functions) or not isinstance(args, list):
+            raise SolutionGone("malformed callback")
+        try:
+            return ["ok", self.encode(self._functions[number](*(self.decode(a) for a in args)))]
+        except Exception as error:  # noqa: BLE001  the test's own function, called with the solution's values
+            return ["raised", f"{type(error).__name__}: {error}"[:300]]
+
+    def call(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Calls the object behind handle `number`; mutable arguments are changed in place as it changed them."""
+        encoded = [self.encode(a) for a in args]
+        value, changed = self._ask("call", number, encoded, {k: self.encode(v) for k, v in kwargs.items()})
+        for argument, data in zip(args, changed, strict=False):
+            if data is not None:
+                _update(argument, self.decode(data))
+        return value
+
+    def encode(self, value: Any) -> Any:
+        """Raises CodecError if `value` is nothing that can be handed to the solution."""
+        return codec.encode(value, self._to_handle)
+
+    def decode(self, data: Any) -> Any:
+        """Raises SolutionGone if the solution sent nonsense."""
+        try:
+            return codec.decode(data, self._from_handle)
+        except codec.CodecError as error:
+            raise SolutionGone(str(error)) from error
+
+    def _to_handle(self, value: Any) -> list[Any] | None:
+        if type(value) is Handle:
+            return ["handle", object.__getattribute__(value, "_number"), ""]
+        if isinstance(value, types.FunctionType | types.BuiltinFunctionType | type):
+            self._functions.append(value)
+            return ["function", len(self._functions) - 1]
+        return None
+
+    def _from_handle(self, data: list[Any]) -> Any:
+        if len(data) != 3 or data[0] != "handle" or type(data[1]) is not int or not isinstance(data[2], str):
+            raise codec.CodecError("malformed frame")
+        return Handle(self, data[1], data[2])
+
+
+def _raise(name: str, text: str) -> NoReturn:
+    # A solution can't raise AssertionError or leave the tests: those mean something here.
+    kind = _EXCEPTIONS.get(name, RuntimeError)
+    try:
+        error: Exception = kind(text)
+    except TypeError:  # UnicodeDecodeError and its like want more arguments
+        error = RuntimeError(f"{name}: {text}")
+    raise error
+
+
+def _update(argument: Any, value: Any) -> None:
+    if type(argument) is not type(value):
+        return
+    if isinstance(argument, list | bytearray):
+        argument[:] = value
+    elif isinstance(argument, dict | set):
+        argument.clear()
+        argument.update(value)
+
+
+class Handle:
+    """An object of the solution, by number."""
+
+    __slots__ = ("_drawn", "_kind", "_number", "_solution")
+    _solution: Solution
+    _number: int
+
+    def __init__(self, solution: Solution, number: int, kind: str) -> None:
+        for name, value in (("_solution", solution), ("_number", number), ("_kind", kind), ("_drawn", 0)):
+            object.__setattr__(self, name, value)
+
+    def _ask(self, op: str, *rest: Any) -> Any:
+        return self._solution.ask(op, self._number, *rest)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._ask("attribute", name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._ask("set_attribute", name, self._solution.encode(value))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._solution.call(self._number, args, kwargs)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._ask("item", self._solution.encode(key))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._ask("set_item", self._solution.encode(key), self._solution.encode(value))
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._ask("iter")
+
+    def __next__(self) -> Any:
+        if self._drawn >= codec.MAX_ITEMS:
+            raise codec.CodecError(f"more than {codec.MAX_ITEMS} items drawn from an iterator")
+        object.__setattr__(self, "_drawn", self._drawn + 1)
+        return self._ask("next")
+
+    def __len__(self) -> int:
+        return self._ask("len")
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __contains__(self, item: Any) -> bool:
+        return any(item is v or item == v for v in self)
+
+    def __str__(self) -> str:
+        return str(self._ask("str"))
+
+    def __repr__(self) -> str:
+        return str(self._ask("repr"))
+
+    def _compare(self, name: str, other: Any) -> Any:
+        if type(other) is not Handle or other._kind != self._kind:
+            return NotImplemented
+        return self._ask("compare", name, self._solution.encode(other)) is True
+
+    def __eq__(self, other: object) -> Any:
+        same = type(other) is Handle and other._number == self._number
+        return True if same else self._compare("eq", other)
+
+    def __lt__(self, other: Any) -> Any:
+        return self._compare("lt", other)
+
+    def __le__(self, other: Any) -> Any:
+        return self._compare("le", other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self._compare("gt", other)
+
+    def __ge__(self, other: Any) -> Any:
+        return self._compare("ge", other)
+
+    def __hash__(self) -> int:
+        return hash(self._number)
+
+    _kind: str
+    _drawn: int

@@ -1,0 +1,126 @@
+"""What the sandbox is asked, and what it answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Outcome = Literal[
+    "pass", "wrong", "timeout", "memory", "crash", "compile_error", "output_limit", "infra_error"
+]
+OUTCOMES: tuple[Outcome, ...] = (
+    "pass", "wrong", "timeout", "memory", "crash", "compile_error", "output_limit", "infra_error",
+)  # fmt: skip
+"""`infra_error` is the judge's own failure (or a job that can't be judged): never evidence about the code."""
+
+TestKind = Literal["asserts", "stdio", "calls"]
+MESSAGE_CHARS = 500
+
+
+class JobError(ValueError):
+    """A job doesn't say what is to be judged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A program and its tests.
+
+    >>> Job(id="1", code="def add(a, b): return a + b", tests=("assert add(1, 2) == 3",), entry=("add",))
+    """
+
+    id: str
+    code: str
+    tests: tuple[Any, ...]
+    """asserts: module texts, run one after the other in one namespace. stdio: (input, expected output) pairs of
+    text. calls: (arguments, expected value) pairs of plain data; the first entry is called."""
+    kind: TestKind = "asserts"
+    entry: tuple[str, ...] = ()
+    """Names of the solution that the tests may use; found in the tests where empty."""
+    timeout_s: float = 3.0
+    """Seconds of processor time; the wall clock allows 3 times as much and one second more."""
+    memory_mb: int = 1024
+    """MiB of address space above what an idle room has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the judge saw.
+
+    >>> Verdict(id="1", outcome="pass", passed=1, total=1, seconds=0.008)
+    """
+
+    id: str
+    outcome: Outcome
+    passed: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    """Wall clock, from the request to the last process reaped."""
+    message: str = ""
+    """A short hint for a person. Written by the code under test in part: never parse it."""
+
+
+def _pair(test: Any) -> tuple[TestKind, tuple[Any, Any]] | None:
+    if isinstance(test, Mapping):
+        if "input" in test and "output" in test:
+            return "stdio", (test["input"], test["output"])
+        if "args" in test and "expected" in test:
+            return "calls", (test["args"], test["expected"])
+    elif isinstance(test, list | tuple) and len(test) == 2:
+        return "calls", (test[0], test[1])
+    return None
+
+
+def parse_tests(tests: Any) -> tuple[TestKind, tuple[Any, ...]]:
+    """The kind and the cases of a `tests` column.
+
+    Text or a list of texts are asserts; {"input", "output"} are stdin and stdout; {"args", "expected"} or
+    [args, expected] are calls; a mapping of two lists {"inputs", "outputs"} is zipped to stdin and stdout. Text
+    that is JSON of one of these is read as such. Raises JobError.
+    """
+    if isinstance(tests, str):
+        if tests.lstrip()[:1] not in ("[", "{"):
+            return "asserts", (tests,)
+        try:
+            tests = json.loads(tests)
+        except ValueError:
+            return "asserts", (tests,)
+    if isinstance(tests, Mapping) and "inputs" in tests and "outputs" in tests:
+        if len(tests["inputs"]) != len(tests["outputs"]):
+            raise JobError("tests: as many inputs as outputs are needed")
+        tests = [{"input": i, "output": o} for i, o in zip(tests["inputs"], tests["outputs"], strict=True)]
+    if isinstance(tests, Mapping):
+        tests = [tests]
+    if not isinstance(tests, Sequence) or not tests:
+        raise JobError("no tests: give text, a list of asserts, or a list of pairs")
+    if all(isinstance(t, str) for t in tests):
+        return "asserts", tuple(tests)
+    pairs = [_pair(t) for t in tests]
+    kinds = {p[0] for p in pairs if p}
+    if None in pairs or len(kinds) != 1:
+        raise JobError('tests must all be asserts, all {"input", "output"}, or all {"args", "expected"}')
+    return kinds.pop(), tuple(p[1] for p in pairs if p)
+
+
+def job_from_json(row: Mapping[str, Any]) -> Job:
+    """A job from one JSON line: id, code, tests, and as you like entry, timeout_s, memory_mb. Raises JobError."""
+    if not isinstance(row, Mapping) or not isinstance(row.get("code"), str):
+        raise JobError("a job is an object with the text `code`")
+    kind, tests = parse_tests(row.get("tests"))
+    entry = row.get("entry") or ()
+    names = (entry,) if isinstance(entry, str) else tuple(entry)
+    if kind == "stdio" and not all(isinstance(i, str) and isinstance(o, str) for i, o in tests):
+        raise JobError("stdin and stdout tests are pairs of text")
+    timeout_s, memory_mb = float(row.get("timeout_s") or 3.0), int(row.get("memory_mb") or 1024)
+    if not 0 < timeout_s <= 3600 or not 0 < memory_mb <= 1 << 20:
+        raise JobError("timeout_s must be in (0, 3600] and memory_mb in (0, 1048576]")
+    return Job(
+        id=str(row.get("id", "")),
+        code=row["code"],
+        tests=tests,
+        kind=kind,
+        entry=names,
+        timeout_s=timeout_s,
+        memory_mb=memory_mb,
+    )

@@ -1,0 +1,244 @@
+"""The tester room T: the tests. It alone owns the descriptor on which a verdict can be given.
+
+The names of the solution that tests use are bound to handles; nothing else of the solution is in reach, so it
+can't offer its own `len` or `math`. Exit codes and standard output are no evidence here.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import math
+import os
+import struct
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from posttrain.sandbox import codec
+from posttrain.sandbox.handles import Handle, Solution, SolutionGone
+from posttrain.sandbox.jobs import MESSAGE_CHARS, OUTCOMES, Outcome
+from posttrain.sandbox.solution_room import READY
+
+MAX_TESTS = 64 << 20
+"""Bytes of the tests' frame."""
+VERDICT = struct.Struct("!BII")
+"""Index into OUTCOMES, passed, total; a message of at most MAX_MESSAGE bytes follows."""
+MAX_MESSAGE = 4 * MESSAGE_CHARS
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+class UnusableTests(Exception):
+    """The tests can't be run whatever the solution is: the job's fault, not the code's."""
+
+
+class Tally:
+    """Counts tests and remembers the first failure."""
+
+    def __init__(self) -> None:
+        self.passed = self.total = 0
+        self.outcome: Outcome = "pass"
+        self.message = ""
+
+    def fail(self, outcome: Outcome, message: str) -> None:
+        if self.outcome == "pass":
+            self.outcome, self.message = outcome, message
+
+    def run(self, test: Callable[[], bool], counts: bool, label: str) -> None:
+        """Runs one test; only SolutionGone leaves this method."""
+        try:
+            if not test():
+                self.fail("wrong", f"failed: {label}")
+                return
+            self.passed += counts
+        except SolutionGone:
+            raise
+        except MemoryError:
+            self.fail("memory", f"MemoryError: {label}")
+        except BaseException as error:  # noqa: BLE001  a test may raise anything, and so may the solution through it
+            self.fail("wrong", f"{_text(error)}: {label}")
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:200] if str(error) else type(error).__name__
+
+
+def run(channel: int, rpc: int, confine: Callable[[], None]) -> None:
+    """Reads the tests, locks itself in, runs them, gives one verdict."""
+    spec = codec.read_frame(channel, MAX_TESTS)
+    confine()
+    os.write(channel, READY)
+    tally = Tally()
+    try:
+        tests = Tests(spec, Solution(rpc))
+        tally.total = tests.total
+        _judge(tests, tally)
+    except UnusableTests as error:
+        tally.outcome, tally.message = "infra_error", str(error)
+    body = tally.message[:MESSAGE_CHARS].encode("utf-8", "replace")[:MAX_MESSAGE]
+    frame = VERDICT.pack(OUTCOMES.index(tally.outcome), tally.passed, tally.total) + body
+    os.write(channel, struct.pack("!I", len(frame)) + frame)
+
+
+def _judge(tests: Tests, tally: Tally) -> None:
+    try:
+        state, kind, text = tests.solution.loaded()
+        if state != "loaded":
+            outcomes: dict[str, Outcome] = {"compile": "compile_error", "memory": "memory"}
+            tally.fail(outcomes.get(state, "crash"), f"{kind}: {text}"[:MESSAGE_CHARS])
+            return
+        for test, counts, label in tests.cases():
+            tally.run(test, counts, label)
+    except SolutionGone as error:
+        tally.fail("crash", f"the solution is gone: {error}")
+    if tally.outcome == "pass" and tally.passed != tally.total:
+        tally.fail("wrong", "not every test was reached")
+
+
+class Tests:
+    """A job's tests, made ready before the solution says anything."""
+
+    def __init__(self, spec: dict[str, Any], solution: Solution) -> None:
+        self.solution = solution
+        self._entry: list[str] = spec["entry"]
+        self._calls: list[Any] = spec["tests"] if spec["kind"] == "calls" else []
+        self._statements = [] if self._calls else _parse(spec["tests"])
+        self._counted = _counted(self._statements)
+        self._functions = _test_functions(self._statements)
+        self.total = len(self._calls) or len(self._counted) + len(self._functions)
+        if not self.total:
+            raise UnusableTests("the tests hold no assert and no call")
+        if self._calls and not self._entry:
+            raise UnusableTests("tests of arguments and results need `entry`")
+
+    def cases(self) -> Iterator[tuple[Callable[[], bool], bool, str]]:
+        """(test, whether it counts, label), in order. Statements that only prepare must not fail either."""
+        if self._calls:
+            function = _lookup(self.solution, self._entry[0])
+            for args, expected in self._calls:
+                yield self._call_test(function, args, expected), True, f"{self._entry[0]}{_short(args)}"
+            return
+        namespace = self._namespace()
+        for statement in self._statements:
+            label = ast.unparse(statement)[:200]
+            yield self._statement_test(statement, namespace), id(statement) in self._counted, label
+        for name in self._functions:
+            yield (lambda name=name: namespace[name]() is not False), True, name  # type: ignore[misc]
+
+    def _call_test(self, function: Callable[[], Any], args: Any, expected: Any) -> Callable[[], bool]:
+        arguments = args if isinstance(args, list | tuple) else [args]
+        return lambda: matches(function()(*arguments), expected)
+
+    def _statement_test(self, statement: ast.stmt, namespace: dict[str, Any]) -> Callable[[], bool]:
+        def test() -> bool:
+            exec(compile(ast.Module([statement], []), "<tests>", "exec", dont_inherit=True), namespace)
+            return True
+
+        return test
+
+    def _namespace(self) -> dict[str, Any]:
+        namespace: dict[str, Any] = {"__name__": "tests"}
+        names = self._entry or sorted(_free_names(self._statements))
+        module = _SolutionModule("solution")
+        object.__setattr__(module, "_solution", self.solution)
+        sys.modules["solution"] = module
+        for name in names:
+            try:
+                namespace[name] = self.solution.ask("global", name)
+            except KeyError:
+                continue  # using it then raises NameError, in the test that uses it
+        return namespace
+
+
+class _SolutionModule(types.ModuleType):
+    """`from solution import f` in a test."""
+
+    _solution: Solution
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            return self._solution.ask("global", name)
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def _lookup(solution: Solution, entry: str) -> Callable[[], Any]:
+    """`f`, or `Class.method` of a fresh instance."""
+    owner, _, method = entry.partition(".")
+
+    def find() -> Any:
+        found = solution.ask("global", owner)
+        return getattr(found(), method) if method else found
+
+    return find
+
+
+def _parse(texts: list[str]) -> list[ast.stmt]:
+    try:
+        return [statement for text in texts for statement in ast.parse(text).body]
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UnusableTests(f"the tests don't compile: {_text(error)}") from error
+
+
+def _counted(statements: list[ast.stmt]) -> set[int]:
+    """Which statements are tests: those that assert; where none does, the calls (`check(f)`)."""
+    plain = [s for s in statements if not isinstance(s, _FUNCTIONS)]
+    asserting = {id(s) for s in plain if any(isinstance(n, ast.Assert) for n in ast.walk(s))}
+    if asserting or _test_functions(statements):
+        return asserting
+    return {id(s) for s in plain if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call)}
+
+
+def _test_functions(statements: list[ast.stmt]) -> list[str]:
+    """Names of pytest-style functions: `def test_x():` that nothing else calls."""
+    called = {n.id for s in statements for n in ast.walk(s) if isinstance(n, ast.Name)}
+    return [
+        s.name
+        for s in statements
+        if isinstance(s, ast.FunctionDef)
+        and s.name.startswith("test")
+        and not s.args.args
+        and s.name not in called
+    ]
+
+
+def _free_names(statements: list[ast.stmt]) -> set[str]:
+    used: set[str] = set()
+    bound: set[str] = set(dir(builtins))
+    for node in (n for s in statements for n in ast.walk(s)):
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            bound.update((a.asname or a.name).split(".")[0] for a in node.names)
+        elif isinstance(node, _FUNCTIONS):
+            bound.add(node.name)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            bound.add(node.name)
+    return used - bound
+
+
+def matches(actual: Any, expected: Any) -> bool:
+    """Equality of plain data as JSON sees it: tuples are lists; floats within 1e-9, relative or absolute."""
+    if type(actual) is Handle:
+        return False
+    if isinstance(actual, list | tuple) and isinstance(expected, list | tuple):
+        return len(actual) == len(expected) and all(map(matches, actual, expected))
+    if isinstance(actual, dict) and isinstance(expected, dict):
+        return actual.keys() == expected.keys() and all(matches(v, expected[k]) for k, v in actual.items())
+    if isinstance(actual, bool) or isinstance(expected, bool):
+        return actual is expected
+    if isinstance(actual, float) and isinstance(expected, int | float):
+        return math.isclose(actual, expected, rel_tol=1e-9, abs_tol=1e-9)
+    if isinstance(expected, float) and isinstance(actual, int):
+        return math.isclose(actual, expected, rel_tol=1e-9, abs_tol=1e-9)
+    return bool(actual == expected)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."
