@@ -257,7 +257,6 @@ class Suite(Strict):
     rewards: tuple[RewardUse, ...] = (RewardUse(use="math"),)
     modes: tuple[Mode, ...] = ("default",)
     k: int = Field(1, ge=1, description="samples a question: avg@k and pass@k")
-    turns: int = Field(3, ge=1, description="of mode_following dialogues")
     budgets: tuple[int, ...] = Field((0, 8, 16, 32), description="thinking budgets, tokens")
     sampling: Sampling = Sampling(temperature=0.6, top_p=0.95, top_k=20)
 

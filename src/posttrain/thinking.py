@@ -10,6 +10,13 @@ from dataclasses import dataclass
 
 OPEN, CLOSE = "<think>", "</think>"
 
+EARLY_STOP = (
+    "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n"
+    "</think>\n\n"
+)
+"""What is injected where the budget ends. The report prints `</think>.\\n\\n`; Qwen's code has no dot, and training
+always has "\\n\\n" behind the mark, so the code's form is used."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Thinking:

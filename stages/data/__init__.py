@@ -1,0 +1,1 @@
+"""Rows in: loading, generators, chat templates, packing, filters."""

@@ -1,0 +1,215 @@
+"""Built-in generators: endless, seeded, with a held-out split by content.
+
+A row's `key` names its content (the expression, the instruction). A key belongs to the held-out split iff its
+hash says so, in every generator: what is evaluated was never trained on, in no stage and not in the base.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Row = dict[str, Any]
+
+WORDS = tuple(
+    "red blue green black white pink gray gold cat dog bird fish fox bear wolf frog tree leaf rose sun moon star "
+    "rain snow wind fire lake hill road door book lamp ship cup bell hat coat ring salt milk".split()
+)
+HELD_OUT_SHARE = 8  # one key in eight
+MAX_TOTAL = 99
+MAX_OPERAND = 20
+_QUESTIONS = ("What is {}?", "Compute {}.", "Find {}.", "Work out {}.")
+
+
+def held_out(key: str) -> bool:
+    """Whether content `key` belongs to the held-out split."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % HELD_OUT_SHARE == 0
+
+
+def _in_split(key: str, split: str) -> bool:
+    return held_out(key) == (split == "heldout")
+
+
+# ---------------------------------------------------------------- arithmetic
+
+
+def _expression(rng: random.Random, terms: int) -> tuple[str, list[str]]:
+    """A sum of `terms` numbers whose running totals stay in 0..99, and its steps."""
+    total = rng.randint(1, MAX_TOTAL)
+    text, steps = str(total), []
+    for _ in range(terms - 1):
+        operand = rng.randint(1, MAX_OPERAND)
+        plus = rng.random() < 0.5
+        if not 0 <= total + (operand if plus else -operand) <= MAX_TOTAL:
+            plus = not plus
+        result = total + (operand if plus else -operand)
+        sign = "+" if plus else "-"
+        text += f"{sign}{operand}"
+        steps.append(f"{total}{sign}{operand}={result}")
+        total = result
+    return text, steps
+
+
+def arithmetic(rng: random.Random, split: str, *, terms: tuple[int, int] = (2, 6)) -> Iterator[Row]:
+    """Sums and differences of `terms[0]` to `terms[1]` numbers: "What is 23+7-12?"."""
+    while True:
+        expression, steps = _expression(rng, rng.randint(*terms))
+        if not _in_split(expression, split):
+            continue
+        yield {
+            "key": expression,
+            "prompt": rng.choice(_QUESTIONS).format(expression),
+            "answer": steps[-1].rpartition("=")[2] if steps else expression,
+            "solution": "\n".join(steps),
+            "task": "math",
+            "domain": f"sum{len(steps) + 1}",
+        }
+
+
+# ---------------------------------------------------------------- instructions
+
+
+def _repeat(rng: random.Random) -> tuple[str, str]:
+    words, n = " ".join(rng.sample(WORDS, rng.randint(1, 2))), rng.randint(2, 5)
+    return f"Repeat {words} {n} times.", " ".join([words] * n)
+
+
+def _count(rng: random.Random) -> tuple[str, str]:
+    first, length = rng.randint(1, 80), rng.randint(3, 7)
+    numbers = range(first, first + length)
+    if rng.random() < 0.5:
+        return f"Count from {first} to {numbers[-1]}.", " ".join(map(str, numbers))
+    return f"Count from {numbers[-1]} to {first}.", " ".join(map(str, reversed(numbers)))
+
+
+def _sort(rng: random.Random) -> tuple[str, str]:
+    numbers = rng.sample(range(1, 100), rng.randint(3, 5))
+    return f"Sort {' '.join(map(str, numbers))}.", " ".join(map(str, sorted(numbers)))
+
+
+def _reverse(rng: random.Random) -> tuple[str, str]:
+    words = rng.sample(WORDS, rng.randint(3, 5))
+    return f"Reverse {' '.join(words)}.", " ".join(reversed(words))
+
+
+_INSTRUCTIONS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
+    "repeat": _repeat,
+    "count": _count,
+    "sort": _sort,
+    "reverse": _reverse,
+}
+
+
+def instructions(rng: random.Random, split: str, *, tasks: tuple[str, ...] = tuple(_INSTRUCTIONS)) -> Iterator[Row]:
+    """Short instructions with one right answer: repeat, count, sort, reverse."""
+    while True:
+        task = rng.choice(tasks)
+        prompt, answer = _INSTRUCTIONS[task](rng)
+        if _in_split(prompt, split):
+            yield {"key": prompt, "prompt": prompt, "answer": answer, "task": "instruction", "domain": task}
+
+
+def chat(rng: random.Random, split: str, *, math: float = 0.3, terms: tuple[int, int] = (2, 6)) -> Iterator[Row]:
+    """Non-thinking conversations with answers: instructions, and a share `math` of sums answered at once."""
+    questions, sums = instructions(rng, split), arithmetic(rng, split, terms=terms)
+    while True:
+        row = next(sums) if rng.random() < math else next(questions)
+        response = f"\\boxed{{{row['answer']}}}" if row["task"] == "math" else row["answer"]
+        yield {**row, "mode": "no_think", "response": response}
+
+
+def dialogues(rng: random.Random, split: str, *, turns: int = 3, terms: tuple[int, int] = (2, 4)) -> Iterator[Row]:
+    """Multi-turn user queries with random /think and /no_think flags (report, 4.7: ThinkFollow).
+
+    `queries` are the user turns; `flags` their flags ("" for none: the last one met still holds); `modes` what
+    each turn has to do. `messages` holds a prefix that ends with a user turn, earlier turns answered rightly.
+    """
+    questions, sums = instructions(rng, split), arithmetic(rng, split, terms=terms)
+    while True:
+        rows = [next(sums) if rng.random() < 0.6 else next(questions) for _ in range(turns)]
+        flags = [rng.choice(("/think", "/no_think", "")) for _ in rows]
+        mode, modes, messages = "think", [], []
+        last = rng.randrange(turns)
+        for i, (row, flag) in enumerate(zip(rows, flags, strict=True)):
+            mode = flag[1:] or mode
+            modes.append(mode)
+            if i <= last:
+                messages.append({"role": "user", "content": f"{row['prompt']} {flag}".strip()})
+            if i < last:
+                answer = f"\\boxed{{{row['answer']}}}" if row["task"] == "math" else row["answer"]
+                messages.append({"role": "assistant", "content": answer})
+        yield {
+            "key": "|".join(row["key"] for row in rows),
+            "messages": messages,
+            "queries": [row["prompt"] for row in rows],
+            "flags": flags,
+            "modes": modes,
+            "answer": rows[last]["answer"],
+            "task": "dialogue",
+            "domain": rows[last]["task"],
+        }
+
+
+# ---------------------------------------------------------------- the tiny base's corpus
+
+
+def _facts(rng: random.Random) -> str:
+    facts = []
+    for _ in range(rng.randint(4, 9)):
+        facts += _expression(rng, 2)[1]
+    return rng.choice(("\n", ", ", "; ")).join(facts)
+
+
+def _ledger(rng: random.Random) -> str:
+    """Worked sums in prose, another form than the cold start's."""
+    expression, steps = _expression(rng, rng.randint(2, 5))
+    if held_out(expression):
+        return _facts(rng)
+    total, lines = steps[0].split("+")[0].split("-")[0], []
+    for step in steps:
+        left, _, result = step.partition("=")
+        operand = left[len(total) :]
+        lines.append(f"{'add' if operand[0] == '+' else 'take'} {operand[1:]}: {result}")
+        total = result
+    return f"start {expression.split('+')[0].split('-')[0]}, " + ", ".join(lines) + "."
+
+
+def _direct(rng: random.Random) -> str:
+    lines = []
+    for _ in range(rng.randint(2, 5)):
+        expression, steps = _expression(rng, rng.randint(2, 4))
+        if not held_out(expression):
+            lines.append(f"{expression}={steps[-1].rpartition('=')[2]}")
+    return "\n".join(lines)
+
+
+def _tasks(rng: random.Random) -> str:
+    lines = []
+    for _ in range(rng.randint(2, 4)):
+        prompt, answer = _INSTRUCTIONS[rng.choice(tuple(_INSTRUCTIONS))](rng)
+        if not held_out(prompt):
+            lines.append(f"{prompt} {answer}")
+    return "\n".join(lines)
+
+
+def corpus(
+    rng: random.Random, split: str, *, shares: tuple[float, ...] = (0.55, 0.15, 0.1, 0.2)
+) -> Iterator[Row]:
+    """Plain documents for the tiny base: facts, worked sums in prose, direct sums, small tasks."""
+    del split  # one corpus; held-out keys are left out of every kind of document
+    kinds = (_facts, _ledger, _direct, _tasks)
+    while True:
+        text = rng.choices(kinds, shares)[0](rng)
+        if text:
+            yield {"text": text, "key": text}
+
+
+GENERATORS: dict[str, Callable[..., Iterator[Row]]] = {
+    "arithmetic": arithmetic,
+    "instructions": instructions,
+    "chat": chat,
+    "dialogues": dialogues,
+    "corpus": corpus,
+}

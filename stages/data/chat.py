@@ -1,0 +1,147 @@
+"""The chat format of a model: prompts and training conversations to ids, by the tokenizer's own template.
+
+Training uses TRL's variant of Qwen3's template: it keeps every think block and marks what the assistant says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posttrain.errors import DataError, HandoverError
+from posttrain.stages.data.templates import training_template
+from posttrain.thinking import CLOSE, EARLY_STOP, OPEN
+from posttrain.types import Message, Prompt, Sample
+
+
+class ChatFormat:
+    """Renders conversations for one tokenizer. `stops` are the ids that end a turn."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not tokenizer.chat_template:
+            raise HandoverError("the tokenizer has no chat template", fix="use a chat model, or builtin:tiny")
+        self.tokenizer = tokenizer
+        vocabulary = tokenizer.get_vocab()
+        self.stops = frozenset(
+            vocabulary[t] for t in (tokenizer.eos_token, "<|im_end|>", "<|endoftext|>") if t in vocabulary
+        )
+        self.end_of_turn: int = vocabulary.get("<|im_end|>", tokenizer.eos_token_id)
+        self.open_id: int | None = vocabulary.get(OPEN)
+        self.close_id: int | None = vocabulary.get(CLOSE)
+        self.early_stop = tuple(self._encode(EARLY_STOP))
+        self.empty_block = tuple(self._encode(f"\n\n{CLOSE}\n\n"))
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    # ------------------------------------------------------------ prompts
+
+    def prompt_ids(self, prompt: Prompt) -> NDArray[np.int64]:
+        """The ids a completion continues, mode applied."""
+        ids = self.tokenizer.apply_chat_template(
+            [dict(m) for m in with_mode(prompt)],
+            tools=prompt.columns.get("tools"),
+            add_generation_prompt=True,
+            enable_thinking=prompt.mode != "closed",
+            tokenize=True,
+            return_dict=False,
+        )
+        return np.asarray(ids, np.int64)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of a completion with its think and tool marks, without what ends the turn."""
+        kept = [i for i in ids if i not in self.stops]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    # ------------------------------------------------------------ training
+
+    def conversation(self, messages: Sequence[Message], tools: Any = None, weight: float = 1.0) -> Sample:
+        """A training sample: every assistant turn is target, with its think block and its end of turn.
+
+        Raises:
+            DataError: the template marks nothing as the assistant's.
+        """
+        encoded = self.tokenizer.apply_chat_template(
+            [dict(m) for m in messages],
+            tools=tools,
+            chat_template=training_template(self.tokenizer.chat_template),
+            return_assistant_tokens_mask=True,
+            return_dict=True,
+            tokenize=True,
+        )
+        ids = np.asarray(encoded["input_ids"], np.int64)
+        mask = np.asarray(encoded["assistant_masks"], np.float32)
+        # The turn's line end stands behind its stop token: a model that stopped never writes it.
+        previous = np.concatenate(([-1], ids[:-1]))
+        mask[np.isin(previous, list(self.stops)) & (mask > 0)] = 0
+        if not mask.any():
+            raise DataError("a conversation has no assistant turn to learn from")
+        return Sample(ids=ids, loss_mask=mask, weight=weight)
+
+    def last_turn(self, messages: Sequence[Message], tools: Any = None, weight: float = 1.0) -> Sample:
+        """A training sample whose only target is the last assistant turn.
+
+        What precedes it is rendered as it will be when the model is used: earlier think blocks are gone.
+        """
+        prompt = self.tokenizer.apply_chat_template(
+            [dict(m) for m in messages[:-1]], tools=tools, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        last = messages[-1]
+        target = self._encode(f"{OPEN}\n{last.get('reasoning_content', '')}\n{CLOSE}\n\n{last['content']}")
+        ids = np.asarray([*prompt, *target, self.end_of_turn], np.int64)
+        mask = np.zeros(len(ids), np.float32)
+        mask[len(prompt) :] = 1
+        return Sample(ids=ids, loss_mask=mask, weight=weight)
+
+    def document_ids(self, text: str) -> NDArray[np.int64]:
+        """A plain document between two end-of-text tokens."""
+        end = self.tokenizer.pad_token_id
+        return np.asarray([end, *self._encode(text), end], np.int64)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What two models must share to be handed over: template hash, special tokens, stop ids."""
+        vocabulary = self.tokenizer.get_vocab()
+        digest = hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()
+        return {
+            "chat_template_sha256": hashlib.sha256(self.tokenizer.chat_template.encode()).hexdigest(),
+            "vocabulary_sha256": digest,
+            "stop_ids": sorted(self.stops),
+            "special_tokens": {
+                t: vocabulary[t] for t in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", OPEN, CLOSE) if t in vocabulary
+            },
+        }
+
+
+def with_mode(prompt: Prompt) -> tuple[Message, ...]:
+    """The prompt's messages, a soft switch appended to the last user turn (report, Table 9: after a space)."""
+    if prompt.mode not in ("think", "no_think"):
+        return prompt.messages
+    return with_flag(prompt.messages, f"/{prompt.mode}")
+
+
+def with_flag(messages: Sequence[Message], flag: str) -> tuple[Message, ...]:
+    """Append `flag` to the last user turn."""
+    last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
+    if last is None:
+        raise DataError("a prompt has no user turn to put a flag on")
+    changed = {**messages[last], "content": f"{messages[last]['content']} {flag}"}
+    return (*messages[:last], changed, *messages[last + 1 :])
+
+
+def check_handover(ours: Mapping[str, Any], theirs: Mapping[str, Any], left: str, right: str) -> None:
+    """Stop if two fingerprints differ, with both sides shown.
+
+    Raises:
+        HandoverError: the field that differs, on both sides.
+    """
+    for name, value in ours.items():
+        if name in theirs and theirs[name] != value:
+            raise HandoverError(
+                f"{name} differs: {left} has {value}, {right} has {theirs[name]}",
+                fix="both must come from one base: same tokenizer, same chat template",
+            )

@@ -1,0 +1,235 @@
+"""Rows in, from everywhere a recipe may name; malformed ones are reported with file and line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from posttrain.configs.schema import PromptSource
+from posttrain.errors import DataError
+from posttrain.stages.data.builtin import GENERATORS
+from posttrain.stages.data.store import FILE, read_rows
+from posttrain.types import Mode, Prompt
+
+Row = dict[str, Any]
+DEFAULT_GENERATED = 1000
+MIXED_MODES: tuple[Mode, ...] = ("default", "think", "no_think")
+_NOT_COLUMNS = ("id", "messages", "prompt", "mode", "task", "domain")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceReport:
+    """What a source holds, as `plan --check` shows it."""
+
+    rows: int
+    columns: tuple[str, ...]
+
+
+def derive_seed(*parts: object) -> int:
+    """A 63-bit seed from anything printable: the same parts, the same seed, on every machine."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def load_rows(source: PromptSource, *, recipe_dir: Path, inputs: Mapping[str, Path], seed: int) -> list[Row]:
+    """All rows of one source, at most `source.n`, columns renamed, `task` and `mode` set.
+
+    Raises:
+        DataError: the source doesn't exist or a row is malformed; with file and line.
+    """
+    name = source.source
+    if name in inputs:
+        rows: Iterable[Row] = read_rows(inputs[name] / FILE)
+    elif name.startswith("builtin:"):
+        rows = _generate(source, seed)
+    elif name.startswith("reasoning_gym:"):
+        rows = _reasoning_gym(source, seed)
+    elif name.startswith("hf:"):
+        rows = _hub(source)
+    else:
+        rows = _file(recipe_dir / Path(name).expanduser())
+    taken = [_renamed(row, source, name) for row in islice(rows, source.n)]
+    if not taken:
+        raise DataError("there isn't a single row", where=name)
+    return taken
+
+
+def _renamed(row: Row, source: PromptSource, where: str) -> Row:
+    row = dict(row)
+    for ours, theirs in source.columns.items():
+        if theirs not in row:
+            raise DataError(
+                f"no column {theirs!r}; there are {sorted(row)}", where=where, fix=f"mend `columns: {{{ours}: ...}}`"
+            )
+        row[ours] = row[theirs]
+    if source.task is not None:
+        row["task"] = source.task
+    return row
+
+
+def _generate(source: PromptSource, seed: int) -> Iterable[Row]:
+    name = source.source.removeprefix("builtin:")
+    if name not in GENERATORS:
+        raise DataError(f"no generator {source.source!r}", fix=f"use builtin:{{{', '.join(GENERATORS)}}}")
+    if source.split not in ("train", "heldout"):
+        raise DataError(f"generators have no split {source.split!r}", where=source.source, fix="use train or heldout")
+    rng = random.Random(derive_seed("generator", name, source.split, seed))
+    try:
+        rows = GENERATORS[name](rng, source.split, **source.params)
+        return _unique(rows, source.n or DEFAULT_GENERATED)
+    except TypeError as error:
+        raise DataError(f"wrong params: {error}", where=source.source) from None
+
+
+def _unique(rows: Iterable[Row], n: int) -> list[Row]:
+    """The first `n` rows with different keys; a small space of keys ends the search early."""
+    found: dict[str, Row] = {}
+    for row in islice(rows, 50 * n):
+        found.setdefault(row["key"], row)
+        if len(found) == n:
+            break
+    return list(found.values())
+
+
+def _reasoning_gym(source: PromptSource, seed: int) -> Iterable[Row]:
+    try:
+        import reasoning_gym
+    except ImportError:
+        raise DataError(
+            "reasoning-gym isn't installed", where=source.source, fix="pip install 'posttrain[reasoning]'"
+        ) from None
+    task = source.source.removeprefix("reasoning_gym:")
+    # The held-out split is another seed; equal questions are dropped where they are compared, by content.
+    offset = derive_seed("reasoning_gym", source.split, seed) % 2**31
+    count = source.n or DEFAULT_GENERATED
+    try:
+        data = reasoning_gym.create_dataset(task, size=count, seed=offset, **source.params)
+    except Exception as error:
+        raise DataError(f"reasoning_gym refuses: {error}", where=source.source) from error
+    for entry in data:
+        yield {
+            "key": entry["question"], "prompt": entry["question"], "answer": str(entry["answer"]), "task": "reasoning_gym",
+            "domain": task, "task_name": task, "entry": json.dumps(entry, default=str),
+        }  # fmt: skip
+
+
+def _hub(source: PromptSource) -> Iterable[Row]:
+    from datasets import load_dataset
+
+    try:
+        data = load_dataset(source.source.removeprefix("hf:"), split=source.split, revision=source.revision)
+    except Exception as error:
+        raise DataError(f"can't load from the Hub: {error}", where=source.source) from error
+    return (dict(row) for row in data)
+
+
+def _file(path: Path) -> Iterable[Row]:
+    if not path.is_file():
+        raise DataError("no such file", where=str(path), fix="paths in a recipe start at the recipe's folder")
+    if path.suffix == ".parquet":
+        return read_rows(path)
+    if path.suffix != ".jsonl":
+        raise DataError(f"can't read {path.suffix!r} files", where=str(path), fix="use .jsonl or .parquet")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"not JSON: {error.msg} (column {error.colno})", where=f"{path}:{number}") from None
+        if not isinstance(row, dict):
+            raise DataError(f"a row is an object, this is {type(row).__name__}", where=f"{path}:{number}")
+        rows.append(row)
+    return rows
+
+
+def row_messages(row: Row, where: str) -> list[dict[str, Any]]:
+    """The row's `messages`, or its `prompt` as one user turn.
+
+    Raises:
+        DataError: neither is there, or a message has no role or content.
+    """
+    messages = row.get("messages")
+    if messages is None:
+        prompt = row.get("prompt")
+        if isinstance(prompt, str) and prompt.strip():
+            return [{"role": "user", "content": prompt}]
+        raise DataError(
+            f"a row has neither `messages` nor `prompt`; its columns are {sorted(row)}", where=where,
+            fix="map them: columns: {prompt: question}",
+        )  # fmt: skip
+    if not isinstance(messages, list) or not messages:
+        raise DataError("`messages` must be a non-empty list", where=where)
+    for message in messages:
+        if not isinstance(message, dict) or "role" not in message or ("content" not in message and "tool_calls" not in message):
+            raise DataError(f"a message needs role and content, this is {str(message)[:80]}", where=where)
+    return messages
+
+
+def to_prompt(row: Row, source: PromptSource, where: str, mode: str | None = None) -> Prompt:
+    """A row as a prompt; its id is a hash of its content unless it has one."""
+    messages = row_messages(row, where)
+    identity = str(row.get("id") or hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()[:16])
+    wanted: Any = mode or source.mode or row.get("mode") or "default"
+    if wanted == "mixed":
+        wanted = MIXED_MODES[derive_seed("mode", identity) % len(MIXED_MODES)]
+    return Prompt(
+        id=identity,
+        messages=tuple(messages),
+        mode=wanted,
+        task=str(row.get("task", "")),
+        domain=str(row.get("domain", "")),
+        columns={k: v for k, v in row.items() if k not in _NOT_COLUMNS},
+    )
+
+
+def load_prompts(
+    sources: Sequence[PromptSource], *, recipe_dir: Path, inputs: Mapping[str, Path], seed: int, mode: str | None = None
+) -> list[list[Prompt]]:
+    """The prompts of each source; ids are unique over all of them (a repeated prompt gets a suffix)."""
+    seen: dict[str, int] = {}
+    result = []
+    for source in sources:
+        prompts = []
+        for number, row in enumerate(load_rows(source, recipe_dir=recipe_dir, inputs=inputs, seed=seed), 1):
+            prompt = to_prompt(row, source, f"{source.source}:{number}", mode)
+            count = seen.get(prompt.id, 0)
+            seen[prompt.id] = count + 1
+            if count:
+                prompt = Prompt(**{**prompt.__dict__, "id": f"{prompt.id}.{count}"})
+            prompts.append(prompt)
+        result.append(prompts)
+    return result
+
+
+def check_source(source: PromptSource, recipe_dir: Path, *, kind: str, text: bool = False) -> SourceReport:
+    """Read a source that isn't a stage and check every row; `kind` is the consuming stage's.
+
+    Raises:
+        DataError: with file and line.
+    """
+    rows = load_rows(source, recipe_dir=recipe_dir, inputs={}, seed=0)
+    for number, row in enumerate(rows, 1):
+        where = f"{source.source}:{number}"
+        if text:
+            if not isinstance(row.get("text"), str):
+                raise DataError("a document needs the column `text`", where=where)
+            continue
+        messages = row_messages(row, where)
+        if kind == "sft" and "response" not in row and messages[-1]["role"] != "assistant":
+            raise DataError("a training row needs a `response` or a last assistant turn", where=where)
+    return SourceReport(rows=len(rows), columns=tuple(sorted({key for row in rows for key in row})))
+
+
+def load_all(context: Any, sources: Sequence[PromptSource], mode: str | None = None) -> list[list[Prompt]]:
+    """`load_prompts` for a stage."""
+    return load_prompts(
+        sources, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, mode=mode
+    )

@@ -1,0 +1,123 @@
+"""Packing: many samples in one row without padding, in equal numbers of micro-batches a rank.
+
+Worked example, samples A (3 tokens, the last one is the target) and B (2 tokens, likewise):
+
+    ids        a0 a1 a2 b0 b1      position  0 1 2 0 1      lengths  3 2
+    targets    index 2 (predicted from the hidden state at 1), index 4 (from 3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posttrain.errors import RunError
+from posttrain.types import Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedBatch:
+    """One forward pass. T tokens in all, S of them targets; float fields have shape [S]."""
+
+    ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    lengths: tuple[int, ...]
+    targets: NDArray[np.int64]
+    """Indices into ids of the tokens to predict; never the first token of a sample."""
+    weights: NDArray[np.float32]
+    """Share of each target in the loss, before the global normaliser; 0 in a filler batch."""
+    advantages: NDArray[np.float32]
+    old_logprobs: NDArray[np.float32]
+    reference_logprobs: NDArray[np.float32]
+    samples: NDArray[np.int64]
+    """Which sample (index in the step's list) each target belongs to."""
+
+
+def first_fit_decreasing(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Bins of indices whose lengths sum to at most `budget`; deterministic; a longer item is an error."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for i in order:
+        if lengths[i] > budget:
+            raise RunError(
+                f"a sample of {lengths[i]} tokens doesn't fit micro_tokens={budget}", fix="raise micro_tokens"
+            )
+        slot = next((b for b, free in enumerate(room) if free >= lengths[i]), None)
+        if slot is None:
+            bins.append([i])
+            room.append(budget - lengths[i])
+        else:
+            bins[slot].append(i)
+            room[slot] -= lengths[i]
+    return bins
+
+
+def plan_micro_batches(lengths: Sequence[int], ranks: int, budget: int) -> list[list[list[int]]]:
+    """Indices by rank and micro-batch: as few as fit, balanced by tokens, equally many on every rank.
+
+    A rank with less work gets empty micro-batches (unequal counts hang ZeRO-3).
+    """
+    bins = first_fit_decreasing(lengths, budget)
+    if len(bins) < ranks <= len(lengths):  # too few bins to go round: split the samples evenly instead
+        order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+        bins = [order[r::ranks] for r in range(ranks)]
+    loads = [0] * ranks
+    shares: list[list[list[int]]] = [[] for _ in range(ranks)]
+    for group in sorted(bins, key=lambda b: -sum(lengths[i] for i in b)):
+        rank = min(range(ranks), key=lambda r: (len(shares[r]), loads[r]))
+        shares[rank].append(sorted(group))
+        loads[rank] += sum(lengths[i] for i in group)
+    most = max(len(s) for s in shares)
+    for share in shares:
+        share.extend([] for _ in range(most - len(share)))
+    return shares
+
+
+def token_weights(samples: Sequence[Sample], aggregate: str) -> list[NDArray[np.float32]]:
+    """Each token's share of the loss, summing to 1 over all samples.
+
+    `token`: every target counts the same (DAPO, 2503.14476, eq. 8). `sequence`: every sample counts the same,
+    its targets share it (GRPO, 2402.03300, eq. 3).
+    """
+    masks = [s.loss_mask * np.float32(s.weight) for s in samples]
+    if aggregate == "sequence":
+        masks = [m / max(float(s.loss_mask.sum()), 1.0) for m, s in zip(masks, samples, strict=True)]
+    total = float(sum(m.sum() for m in masks))
+    return [(m / max(total, 1e-30)).astype(np.float32) for m in masks]
+
+
+def pack(samples: Sequence[Sample], weights: Sequence[NDArray[np.float32]], indices: Sequence[int]) -> PackedBatch:
+    """One row of the samples at `indices`; no index gives a filler of two tokens and weight 0."""
+    if not indices:
+        zero = np.zeros(1, np.float32)
+        return PackedBatch(
+            ids=np.zeros(2, np.int64), positions=np.arange(2), lengths=(2,), targets=np.array([1]), weights=zero,
+            advantages=zero, old_logprobs=zero, reference_logprobs=zero, samples=np.array([-1]),
+        )  # fmt: skip
+    chosen = [samples[i] for i in indices]
+    lengths = tuple(s.tokens for s in chosen)
+    offsets = np.cumsum((0, *lengths[:-1]))
+    local = [np.flatnonzero(s.loss_mask) for s in chosen]
+    if any(len(t) and t[0] == 0 for t in local):
+        raise RunError("the first token of a sample can't be a target: nothing precedes it")
+    pick = list(zip(chosen, local, strict=True))
+
+    def field(values: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32]:
+        parts = [np.zeros(len(t)) if v is None else v[t] for v, t in zip(values, local, strict=True)]
+        return np.concatenate(parts).astype(np.float32)
+
+    return PackedBatch(
+        ids=np.concatenate([s.ids for s in chosen]),
+        positions=np.concatenate([np.arange(n) for n in lengths]),
+        lengths=lengths,
+        targets=np.concatenate([t + o for t, o in zip(local, offsets, strict=True)]),
+        weights=field([weights[i] for i in indices]),
+        advantages=np.concatenate([np.full(len(t), s.advantage, np.float32) for s, t in pick]),
+        old_logprobs=field([s.old_logprobs for s in chosen]),
+        reference_logprobs=field([s.reference_logprobs for s in chosen]),
+        samples=np.concatenate([np.full(len(t), i) for i, t in zip(indices, local, strict=True)]),
+    )

@@ -1,0 +1,155 @@
+"""The learner as a stage sees it: four verbs over all ranks. Packs, balances, normalises; Ray stays in here."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from posttrain.configs.schema import Cluster, Optimizer
+from posttrain.errors import RunError
+from posttrain.stages.data.pack import PackedBatch, pack, plan_micro_batches, token_weights
+from posttrain.stages.learner.losses import Loss
+from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.learner.schedule import learning_rate
+from posttrain.types import Sample
+
+START_TIMEOUT = 300.0
+CALL_TIMEOUT = 3600.0
+
+
+class Learner:
+    """A group of ranks. Built once a run; `load` changes the model inside."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        settings = cluster.learner
+        self.ranks, self.settings = settings.workers, settings
+        threads = settings.threads or max(1, (os.cpu_count() or 1) // (1 if settings.gpus else settings.workers))
+        actor = ray.remote(_worker_class())
+        port = _free_port()
+        address = ray.util.get_node_ip_address() if cluster.address else "127.0.0.1"
+        self.actors = [
+            actor.options(num_cpus=0 if not settings.gpus else 1, num_gpus=settings.gpus, max_concurrency=1).remote(
+                rank, self.ranks, address, port, settings, threads
+            )
+            for rank in range(self.ranks)
+        ]
+        self.sizes: dict[str, float] = {}
+
+    def _all(self, method: str, *args: Any, each: Sequence[Any] | None = None, timeout: float = CALL_TIMEOUT) -> list[Any]:
+        calls = [
+            getattr(actor, method).remote(*((each[rank],) if each is not None else ()), *args)
+            for rank, actor in enumerate(self.actors)
+        ]
+        try:
+            return ray.get(calls, timeout=timeout)
+        except ray.exceptions.GetTimeoutError:
+            raise RunError(f"the learner didn't finish `{method}` in {timeout:.0f} s") from None
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, RunError):
+                raise cause from None
+            raise
+
+    def load(self, spec: ModelSpec, optimizer: Optimizer | None, *, total_steps: int = 1, seed: int = 0) -> None:
+        """Put a model into the engines, fresh optimizer, step counter at 0."""
+        self.optimizer, self.total_steps = optimizer, total_steps
+        self.sizes = self._all("load", spec, optimizer, seed, timeout=START_TIMEOUT)[0]
+
+    def load_teacher(self, spec: ModelSpec) -> None:
+        """Add a frozen teacher beside the model."""
+        self._all("load_teacher", spec, timeout=START_TIMEOUT)
+
+    def step(
+        self, samples: Sequence[Sample], loss: Loss, *, step: int, micro_tokens: int, aggregate: str = "token"
+    ) -> dict[str, float]:
+        """One optimizer step over all `samples`; returns the means over targets of the loss's metrics.
+
+        The loss is normalised over the whole batch: how it's cut into ranks and micro-batches changes nothing.
+        """
+        if self.optimizer is None:
+            raise RunError("the learner was loaded without an optimizer")
+        weights = token_weights(samples, aggregate)
+        shares = self._pack(samples, weights, micro_tokens)
+        lr = learning_rate(self.optimizer, step, self.total_steps)
+        results = self._all("step", loss, lr, each=shares)
+        targets = sum(r["targets"] for r in results) or 1.0
+        metrics = {
+            name: sum(r[name] for r in results) / targets
+            for name in results[0]
+            if name not in ("loss", "targets", "grad_norm")
+        }
+        metrics |= {"loss": sum(r["loss"] for r in results), "grad_norm": results[0]["grad_norm"], "lr": lr}
+        return metrics | {"targets": targets, "tokens": float(sum(s.tokens for s in samples))}
+
+    def with_reference(self, samples: Sequence[Sample], *, micro_tokens: int) -> list[Sample]:
+        """The samples with the frozen teacher's log-probabilities as their reference."""
+        values = self.logprobs(samples, micro_tokens=micro_tokens, teacher=True)
+        return [replace(s, reference_logprobs=v) for s, v in zip(samples, values, strict=True)]
+
+    def logprobs(
+        self, samples: Sequence[Sample], *, micro_tokens: int, temperature: float = 1.0, teacher: bool = False
+    ) -> list[NDArray[np.float32]]:
+        """log pi of every masked token of every sample; arrays as long as the samples, 0 where not masked."""
+        shares = self._pack(samples, [s.loss_mask for s in samples], micro_tokens)
+        results = self._all("logprobs", temperature, teacher, each=shares)
+        out = [np.zeros(s.tokens, np.float32) for s in samples]
+        for batches, values in zip(shares, results, strict=True):
+            for batch, row in zip(batches, values, strict=True):
+                for index in np.unique(batch.samples[batch.samples >= 0]):
+                    out[index][np.flatnonzero(samples[index].loss_mask)] = row[batch.samples == index]
+        return out
+
+    def _pack(
+        self, samples: Sequence[Sample], weights: Sequence[NDArray[np.float32]], micro_tokens: int
+    ) -> list[list[PackedBatch]]:
+        plan = plan_micro_batches([s.tokens for s in samples], self.ranks, micro_tokens)
+        return [[pack(samples, weights, indices) for indices in share] for share in plan]
+
+    def weights(self) -> Any:
+        """A Ray reference to the full weights {name: array}: in shared memory on one host."""
+        return [actor.weights.remote() for actor in self.actors][0]
+
+    def export(self, folder: Path, tokenizer_path: str, dtype: str = "float32") -> None:
+        """Write a Hugging Face checkpoint into `folder`."""
+        self._all("export", str(folder), tokenizer_path, dtype)
+
+    def save(self, folder: Path) -> None:
+        """Write a resumable checkpoint into `folder` (the caller renames it once it's whole)."""
+        self._all("save", str(folder))
+
+    def restore(self, folder: Path) -> None:
+        """Continue from a checkpoint of the same rank count."""
+        self._all("restore", str(folder))
+
+    def free(self) -> None:
+        """Drop the models; the actors stay for the next stage."""
+        self._all("free")
+
+    def memory(self) -> dict[str, float]:
+        """The largest peak GPU memory of any rank, GiB."""
+        return {"peak_gib": max(m["peak_gib"] for m in self._all("memory"))}
+
+    def close(self) -> None:
+        """End the actors."""
+        for actor in self.actors:
+            ray.kill(actor)
+
+
+def _worker_class() -> type:
+    from posttrain.stages.learner.worker import LearnerWorker
+
+    return LearnerWorker
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,119 @@
+"""The model as the learner sees it: packed ids in, per-target statistics out, the head applied chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from posttrain.stages.learner.attention import NAME, Layout
+from posttrain.stages.learner.losses import divergence
+
+CHUNK_ELEMENTS = 1 << 25
+"""Most logits alive at once (128 MiB in float32): a chunk has CHUNK_ELEMENTS // vocabulary targets."""
+
+
+def chunk_size(vocabulary: int) -> int:
+    return max(1, CHUNK_ELEMENTS // vocabulary)
+
+
+class Policy(nn.Module):
+    """Wraps a causal language model. DeepSpeed's engine wraps this, so the head is always called as a module
+    (under ZeRO-3 its bare weight is an empty shard).
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.vocabulary: int = model.config.vocab_size
+
+    def hidden(self, ids: Tensor, positions: Tensor, layout: Layout, targets: Tensor) -> Tensor:
+        """Final hidden states at the positions that predict `targets`: [S, d]."""
+        backbone = self.model.base_model
+        if hasattr(self.model, "get_base_model"):  # peft keeps the causal model one level down
+            backbone = self.model.get_base_model().base_model
+        states = backbone(
+            input_ids=ids[None], position_ids=positions[None], attention_mask=None, use_cache=False, layout=layout
+        ).last_hidden_state[0]
+        return states[targets - 1]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Float32 logits [n, V]: the head in float32 precision keeps log-probabilities comparable (ScaleRL)."""
+        head = self.model.get_output_embeddings()
+        return head(hidden).float()
+
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        layout: Layout,
+        targets: Tensor,
+        chunks: int,
+        temperature: float = 1.0,
+        teacher: Policy | None = None,
+        divergence_kind: str = "",
+        beta: float = 0.5,
+    ) -> dict[str, Tensor]:
+        """Statistics a target, [S]: `logprobs` and `entropy` at `temperature`, and `divergence` if a teacher is given.
+
+        `chunks` is the number of head calls, the same on all ranks.
+        """
+        hidden = self.hidden(ids, positions, layout, targets)
+        labels = ids[targets]
+
+        if teacher is None:
+
+            def stats(part: Tensor, label: Tensor) -> tuple[Tensor, ...]:
+                logprobs = F.log_softmax(self.logits(part) / temperature, dim=-1)
+                chosen = logprobs.gather(-1, label[:, None])[:, 0]
+                with torch.no_grad():
+                    entropy = -(logprobs.exp() * logprobs).sum(-1)
+                return chosen, entropy
+
+            chosen, entropy = run_chunks(stats, (hidden, labels), chunks)
+            return {"logprobs": chosen, "entropy": entropy}
+
+        with torch.no_grad():
+            wisdom = teacher.hidden(ids, positions, layout, targets)
+
+        def compare(part: Tensor, guide: Tensor, label: Tensor) -> tuple[Tensor, ...]:
+            student = F.log_softmax(self.logits(part), dim=-1)
+            with torch.no_grad():
+                target = teacher.logits(guide)
+                # Padded heads: models of one family pad the vocabulary differently; the common ids count.
+                common = min(student.shape[-1], target.shape[-1])
+                target = F.log_softmax(target[:, :common], dim=-1)
+            if student.shape[-1] > common:
+                student = F.log_softmax(student[:, :common], dim=-1)
+            distance = divergence(student, target, divergence_kind, beta)
+            with torch.no_grad():
+                agree = (student.argmax(-1) == target.argmax(-1)).float()
+                entropy = -(student.exp() * student).sum(-1)
+            return distance, student.gather(-1, label[:, None])[:, 0], entropy, agree
+
+        distance, chosen, entropy, agree = run_chunks(compare, (hidden, wisdom, labels), chunks)
+        return {"divergence": distance, "logprobs": chosen, "entropy": entropy, "agreement": agree}
+
+
+def run_chunks(
+    function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, ...], chunks: int
+) -> tuple[Tensor, ...]:
+    """Apply `function` to `chunks` slices and join the results; recomputed in the backward pass if over one.
+
+    Slices may be empty: a rank with fewer targets still calls the head as often as the others.
+    """
+    if chunks == 1:
+        return function(*tensors)
+    parts = []
+    for pieces in zip(*(t.tensor_split(chunks) for t in tensors), strict=True):
+        parts.append(checkpoint(function, *pieces, use_reentrant=False))
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def packed_model_arguments(dtype: torch.dtype) -> dict[str, Any]:
+    """Keyword arguments with which transformers loads a model for the learner."""
+    return {"dtype": dtype, "attn_implementation": NAME}

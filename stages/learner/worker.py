@@ -1,0 +1,288 @@
+"""One rank of the learner: a DeepSpeed engine around a `Policy`. Runs inside a Ray actor, but knows no Ray."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from posttrain.configs.schema import LearnerCluster, Optimizer
+from posttrain.errors import RunError
+from posttrain.stages.data.pack import PackedBatch
+from posttrain.stages.learner.attention import NAME, Layout
+from posttrain.stages.learner.losses import (
+    CrossEntropy,
+    DivergenceLoss,
+    Loss,
+    PolicyLoss,
+    clipped_policy,
+    cross_entropy,
+)
+from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model, merged_names
+from posttrain.stages.learner.policy import Policy, chunk_size
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+BUCKET_BYTES = 256 << 20
+
+
+class LearnerWorker:
+    """Holds at most one training engine and one teacher. Every method is called on all ranks together."""
+
+    def __init__(self, rank: int, ranks: int, address: str, port: int, settings: LearnerCluster, threads: int) -> None:
+        self.rank, self.ranks, self.settings = rank, ranks, settings
+        self.cuda = settings.gpus > 0
+        self.device = torch.device("cuda", 0) if self.cuda else torch.device("cpu")
+        torch.set_num_threads(threads)
+        os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(ranks))
+        os.environ["LOCAL_RANK"] = "0"
+        if not self.cuda:
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        import deepspeed
+
+        deepspeed.utils.logging.logger.setLevel("WARNING")
+        dist.init_process_group("nccl" if self.cuda else "gloo", rank=rank, world_size=ranks)
+        deepspeed.init_distributed("nccl" if self.cuda else "gloo", verbose=False)
+        self.engine: Any = None
+        self.policy: Policy | None = None
+        self.teacher: Policy | None = None
+
+    # ------------------------------------------------------------ set-up
+
+    def load(self, spec: ModelSpec, optimizer: Optimizer | None, seed: int) -> dict[str, float]:
+        """Load the model; with `optimizer` ready to train, without only to score."""
+        import deepspeed
+
+        self.free()
+        dtype = DTYPES[self.settings.dtype]
+        model = load_model(spec, torch.float32 if optimizer else dtype, NAME, seed)
+        if self.settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.spec, self.config = spec, model.config
+        self.policy = Policy(model)
+        trainable = [p for p in self.policy.parameters() if p.requires_grad]
+        sizes = {"parameters": float(sum(p.numel() for p in model.parameters()))}
+        if optimizer is None:
+            self.policy.to(self.device).eval()
+            return sizes
+        adam = torch.optim.AdamW(
+            _decay_groups(self.policy, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas
+        )
+        self.engine, *_ = deepspeed.initialize(
+            model=self.policy, optimizer=adam, model_parameters=trainable, config=self._deepspeed_config(optimizer)
+        )
+        return sizes
+
+    def _deepspeed_config(self, optimizer: Optimizer) -> dict[str, Any]:
+        config: dict[str, Any] = {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,  # boundaries are set by hand: a step has as many passes as it needs
+            "gradient_clipping": optimizer.clip_norm,
+            "zero_optimization": {"stage": self.settings.zero, "overlap_comm": False},
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": 10**9,
+        }
+        if self.settings.dtype == "bfloat16":
+            config["bf16"] = {"enabled": True}
+        return config
+
+    def load_teacher(self, spec: ModelSpec) -> None:
+        """A frozen model whose distribution is the target; whole on every rank."""
+        model = load_model(spec, DTYPES[self.settings.dtype], NAME)
+        self.teacher = Policy(model).to(self.device).eval().requires_grad_(False)
+
+    def free(self) -> None:
+        """Drop engine, model and teacher; the process stays."""
+        if self.engine is not None:
+            self.engine.destroy()
+        self.engine = self.policy = self.teacher = None
+        gc.collect()
+        if self.cuda:
+            torch.cuda.empty_cache()
+
+    # ------------------------------------------------------------ train
+
+    def step(self, batches: Sequence[PackedBatch], loss: Loss, lr: float) -> dict[str, float]:
+        """One optimizer step over this rank's micro-batches; all ranks have equally many.
+
+        Returns this rank's sums over targets by metric, and their count as `targets`. `loss` is the global loss's
+        part of this rank; `grad_norm` is global.
+
+        Raises:
+            RunError: the loss or the gradient is not finite; no weight was changed.
+        """
+        if self.engine is None:
+            raise RunError("the learner has no model to train: call load first")
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        self.engine.train()
+        sums: dict[str, float] = {}
+        for index, batch in enumerate(batches):
+            self.engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
+            value, metrics = self._loss(batch, loss)
+            if not torch.isfinite(value):
+                raise RunError(f"the loss is {value.item()}", fix="lower the learning rate; see the last checkpoint")
+            # DeepSpeed averages gradients over ranks; the loss is normalised by global tokens already.
+            self.engine.backward(value * self.ranks)
+            sums["loss"] = sums.get("loss", 0.0) + value.item()
+            real = torch.from_numpy(batch.samples >= 0)
+            sums["targets"] = sums.get("targets", 0.0) + float(real.sum())
+            for name, column in metrics.items():
+                sums[name] = sums.get(name, 0.0) + column.cpu()[real].sum().item()
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm()
+        sums["grad_norm"] = float(norm) if norm is not None else 0.0
+        if not np.isfinite(sums["grad_norm"]):
+            raise RunError(f"the gradient norm is {sums['grad_norm']}", fix="lower the learning rate")
+        return sums
+
+    def _loss(self, batch: PackedBatch, loss: Loss) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        stats = self._statistics(self.engine, batch, loss)
+        weights = self._tensor(batch.weights)
+        metrics = {"entropy": stats["entropy"]}
+        match loss:
+            case CrossEntropy():
+                tokens = cross_entropy(stats["logprobs"])
+            case PolicyLoss():
+                tokens, extra = clipped_policy(
+                    stats["logprobs"], self._tensor(batch.old_logprobs), self._tensor(batch.advantages),
+                    self._tensor(batch.reference_logprobs), loss,
+                )  # fmt: skip
+                metrics |= extra
+            case DivergenceLoss():
+                tokens = stats["divergence"]
+                metrics |= {"divergence": tokens.detach(), "agreement": stats["agreement"]}
+        return (tokens * weights).sum(), metrics
+
+    def _statistics(self, module: Any, batch: PackedBatch, loss: Loss) -> dict[str, torch.Tensor]:
+        extra: dict[str, Any] = {}
+        if isinstance(loss, PolicyLoss):
+            extra = {"temperature": loss.temperature}
+        elif isinstance(loss, DivergenceLoss):
+            if self.teacher is None:
+                raise RunError("a divergence needs a teacher: call load_teacher first")
+            extra = {"teacher": self.teacher, "divergence_kind": loss.kind, "beta": loss.beta}
+        assert self.policy is not None
+        return module(
+            self._tensor(batch.ids), self._tensor(batch.positions), Layout.of(batch.lengths, self.device),
+            self._tensor(batch.targets), self._chunks(len(batch.targets)), **extra,
+        )  # fmt: skip
+
+    def _chunks(self, targets: int) -> int:
+        """Head calls for this micro-batch: the most that any rank needs."""
+        assert self.policy is not None
+        count = torch.tensor([-(-targets // chunk_size(self.policy.vocabulary))], device=self.device)
+        if self.ranks > 1:
+            dist.all_reduce(count, op=dist.ReduceOp.MAX)
+        return int(count)
+
+    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(np.array(array)).to(self.device)
+
+    # ------------------------------------------------------------ score
+
+    @torch.no_grad()
+    def logprobs(self, batches: Sequence[PackedBatch], temperature: float) -> list[NDArray[np.float32]]:
+        """log pi(target) of each batch's targets, at `temperature`."""
+        assert self.policy is not None
+        module = self.engine if self.engine is not None else self.policy
+        module.eval()
+        stats = (self._statistics(module, b, PolicyLoss(temperature=temperature)) for b in batches)
+        return [s["logprobs"].float().cpu().numpy() for s in stats]
+
+    # ------------------------------------------------------------ weights
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Each full weight of the plain model (adapters merged), gathered a bucket at a time under ZeRO-3."""
+        import deepspeed
+
+        assert self.policy is not None
+        model = self.policy.model
+        peft = hasattr(model, "merge_adapter")
+        sharded = self.settings.zero == 3 and self.engine is not None
+        with deepspeed.zero.GatheredParameters(list(model.parameters()), enabled=sharded and peft):
+            if peft:
+                model.merge_adapter()
+            try:
+                for bucket in _buckets(model.named_parameters()):
+                    with deepspeed.zero.GatheredParameters([p for _, p in bucket], enabled=sharded and not peft):
+                        for name, parameter in bucket:
+                            plain = merged_names(name) if peft else name
+                            if plain is not None:
+                                yield plain, parameter.detach()
+            finally:
+                if peft:
+                    model.unmerge_adapter()
+
+    def weights(self) -> dict[str, NDArray[Any]] | None:
+        """The full weights as float32 arrays on rank 0, None elsewhere (all ranks take part in gathering)."""
+        gathered = {}
+        for name, weight in self.named_weights():
+            if self.rank == 0:
+                gathered[name] = weight.float().cpu().numpy().copy()
+        return gathered if self.rank == 0 else None
+
+    def export(self, folder: str, tokenizer_path: str, dtype: str) -> None:
+        """Write the Hugging Face checkpoint on rank 0."""
+        from transformers import AutoTokenizer
+
+        # All ranks walk through the weights (gathering is collective); only rank 0 keeps them.
+        state = {n: w.cpu().clone() if self.rank == 0 else w for n, w in self.named_weights()}
+        if self.rank == 0:
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+            export_model(self.config, state, tokenizer, Path(folder), DTYPES[dtype])
+
+    # ------------------------------------------------------------ checkpoints
+
+    def save(self, folder: str) -> None:
+        """Write everything a bit-for-bit resume needs: weights, optimizer, counters (DeepSpeed's layout)."""
+        self.engine.save_checkpoint(folder, tag="engine", exclude_frozen_parameters=self.spec.lora is not None)
+
+    def restore(self, folder: str) -> None:
+        """Continue from `folder`, which was saved with as many ranks and the same ZeRO stage."""
+        loaded, _ = self.engine.load_checkpoint(folder, tag="engine", load_module_strict=self.spec.lora is None)
+        if loaded is None:
+            raise RunError(f"no engine checkpoint in {folder}", fix="delete this checkpoint folder to start earlier")
+
+    def memory(self) -> dict[str, float]:
+        """Peak GPU memory in GiB since the last call (0 on a CPU)."""
+        if not self.cuda:
+            return {"peak_gib": 0.0}
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        torch.cuda.reset_peak_memory_stats()
+        return {"peak_gib": peak}
+
+
+def _decay_groups(module: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: norms and biases aren't decayed."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    if decay == 0:
+        return [{"params": trainable, "weight_decay": 0.0}]
+    matrices = [p for p in trainable if p.ndim >= 2]
+    rest = [p for p in trainable if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+    return [g for g in groups if g["params"]]
+
+
+def _buckets(
+    named: Iterator[tuple[str, torch.nn.Parameter]],
+) -> Iterator[list[tuple[str, torch.nn.Parameter]]]:
+    """Parameters in order, in buckets of at most BUCKET_BYTES by their full size (`ds_numel` under ZeRO-3)."""
+    bucket: list[tuple[str, torch.nn.Parameter]] = []
+    size = 0
+    for name, parameter in named:
+        full = int(getattr(parameter, "ds_numel", parameter.numel())) * parameter.element_size()
+        if bucket and size + full > BUCKET_BYTES:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append((name, parameter))
+        size += full
+    if bucket:
+        yield bucket

@@ -1,0 +1,1 @@
+"""Workers that turn prompts into groups of completions."""

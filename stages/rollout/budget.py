@@ -1,0 +1,57 @@
+"""The thinking budget (report, 4.3): works on ids, never on text, so that a cut inside a character is harmless."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posttrain.stages.data.chat import ChatFormat
+
+@dataclass(kw_only=True)
+class ThinkingBudget:
+    """Watches one sequence; says what to inject. Budget None never injects.
+
+    The count starts behind `<think>`. Whoever closed the block in time, or never opened one, is left alone. A
+    budget of 0 closes the block as soon as it's opened, with the empty block's own form.
+    """
+
+    budget: int | None
+    open_id: int | None
+    close_id: int | None
+    early_stop: tuple[int, ...]
+    empty: tuple[int, ...]
+    opened_in_prompt: bool = False
+    closed_in_prompt: bool = False
+    spent: bool = False
+
+    @classmethod
+    def watch(cls, chat: ChatFormat, budget: int | None, prompt_ids: NDArray[np.int64]) -> ThinkingBudget:
+        """A watcher for one sequence that continues `prompt_ids`."""
+        tail = prompt_ids[-8:].tolist()
+        opens = max((i for i, t in enumerate(tail) if t == chat.open_id), default=-1)
+        closes = max((i for i, t in enumerate(tail) if t == chat.close_id), default=-1)
+        return cls(
+            budget=budget, open_id=chat.open_id, close_id=chat.close_id, early_stop=chat.early_stop,
+            empty=chat.empty_block, opened_in_prompt=opens > closes, closed_in_prompt=closes > opens,
+        )  # fmt: skip
+
+    def inject(self, ids: Sequence[int]) -> list[int]:
+        """The ids to force next, given all ids so far; empty when the model may go on by itself."""
+        if self.budget is None or self.spent or self.closed_in_prompt:
+            return []
+        if self.close_id in ids:
+            self.spent = True
+            return []
+        if self.opened_in_prompt:
+            thought = len(ids)
+        elif self.open_id in ids:
+            thought = len(ids) - 1 - list(ids).index(self.open_id)  # type: ignore[arg-type]
+        else:
+            return []
+        if thought < self.budget:
+            return []
+        self.spent = True
+        return list(self.empty if self.budget == 0 else self.early_stop)

@@ -1,0 +1,111 @@
+"""Groups with their scores: verification runs in threads while the rest is still being generated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from posttrain.configs.schema import Sampling
+from posttrain.rewards.mix import Scorer
+from posttrain.stages.rollout.pool import RolloutPool
+from posttrain.thinking import split_thinking
+from posttrain.types import Completion, Group, Prompt, SamplingParams, Score, Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredGroup:
+    """A group and a score for each of its completions."""
+
+    group: Group
+    scores: tuple[Score, ...]
+
+
+def sampling_params(sampling: Sampling, thinking_budget: int | None = None) -> SamplingParams:
+    """The recipe's sampling node as the engine takes it; a budget given here wins."""
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        thinking_budget=sampling.thinking_budget if thinking_budget is None else thinking_budget,
+    )
+
+
+def collect(
+    pool: RolloutPool, scorer: Scorer, prompts: Sequence[Prompt], n: int, params: SamplingParams, *, seed: int
+) -> list[ScoredGroup]:
+    """`n` scored completions for each prompt, in the order of `prompts` (whatever finished first)."""
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        pending = {}
+        for group in pool.generate(prompts, n, params, seed=seed):
+            items = [(group.prompt, c) for c in group.completions]
+            pending[group.prompt.id] = (group, threads.submit(scorer.score, items))
+        done = {
+            name: ScoredGroup(group=group, scores=tuple(future.result())) for name, (group, future) in pending.items()
+        }
+    return [done[p.id] for p in prompts]
+
+
+def sampled_share(completion: Completion) -> np.ndarray:
+    """1.0 where the policy sampled the token itself."""
+    return (completion.sources == Source.SAMPLED).astype(np.float32)
+
+
+def completion_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """What a batch of completions looks like: lengths, truncation, think form, throughput's numerator."""
+    completions = [c for g in groups for c in g.completions]
+    splits = [split_thinking(c.text) for c in completions]
+    lengths = np.array([len(c.token_ids) for c in completions])
+    return {
+        "length": float(lengths.mean()),
+        "length_max": float(lengths.max()),
+        "truncated": float(np.mean([c.finish_reason == "length" for c in completions])),
+        "think_format": float(np.mean([s.well_formed for s in splits])),
+        "thinking": float(np.mean([s.closed and not s.empty for s in splits])),
+        "generated_tokens": float(lengths.sum()),
+    }
+
+
+def score_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Mean reward, its parts by reward and by task, and how many scores are missing and why."""
+    scores = [s for g in scored for s in g.scores]
+    values = [s.value for s in scores if s.value is not None]
+    metrics = {
+        "reward": float(np.mean(values)) if values else 0.0,
+        "infra_error_rate": float(np.mean([s.status == "infra_error" for s in scores])),
+        "not_applicable_rate": float(np.mean([s.status == "not_applicable" for s in scores])),
+    }
+    for name in sorted({name for s in scores for name in s.parts}):
+        part = [v for s in scores if (v := s.parts.get(name)) is not None]
+        if part:
+            metrics[f"reward/{name}"] = float(np.mean(part))
+    for task in sorted({g.group.prompt.task for g in scored}):
+        mine = [s.value for g in scored if g.group.prompt.task == task for s in g.scores if s.value is not None]
+        if task and mine:
+            metrics[f"reward_by_task/{task}"] = float(np.mean(mine))
+    return metrics
+
+
+def rollout_rows(scored: Sequence[ScoredGroup], versions: bool = True) -> list[dict[str, object]]:
+    """Rollouts as rows of a table that a person can read."""
+    return [
+        {
+            "prompt_id": g.group.prompt.id,
+            "prompt": str(g.group.prompt.messages[-1].get("content", "")),
+            "mode": g.group.prompt.mode,
+            "task": g.group.prompt.task,
+            "index": c.index,
+            "text": c.text,
+            "tokens": len(c.token_ids),
+            "finish_reason": c.finish_reason,
+            "version": int(c.versions.max()) if versions and len(c.versions) else 0,
+            "score": s.value,
+            "status": s.status,
+            "parts": [{"reward": k, "value": v} for k, v in s.parts.items()],
+        }
+        for g in scored
+        for c, s in zip(g.group.completions, g.scores, strict=True)
+    ]

@@ -1,0 +1,170 @@
+"""The `transformers` engine: batched decoding of prompt groups with per-row budgets, for CPUs and as a fallback.
+
+A group's prompt is prefilled once and its cache repeated; rows leave the batch as they finish, and a group is
+handed on with its last row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from posttrain.errors import InputError
+from posttrain.stages.data.chat import ChatFormat
+from posttrain.stages.rollout.budget import ThinkingBudget
+from posttrain.stages.rollout.cache import RowCache
+from posttrain.stages.rollout.sampling import draw, uniforms
+from posttrain.types import Completion, FinishReason, Group, Prompt, SamplingParams, Source
+
+
+@dataclass(kw_only=True)
+class _Row:
+    """One sequence being decoded."""
+
+    group: int
+    index: int
+    prompt_ids: NDArray[np.int64]
+    random: NDArray[np.float64]
+    budget: ThinkingBudget
+    ids: list[int] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    forced: list[int] = field(default_factory=list)
+    finish: FinishReason | None = None
+
+
+class TransformersEngine:
+    """Generates with plain transformers forward passes and a cache of our own."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, batch: int = 256) -> None:
+        self.model, self.tokenizer, self.batch = model, tokenizer, batch
+        self.chat = ChatFormat(tokenizer)
+        self.version = 0
+        self.device = model.device
+        self.dtype = next(model.parameters()).dtype
+
+    def generate(self, prompts: Sequence[Prompt], n: int, params: SamplingParams, seed: int) -> Iterator[Group]:
+        """Groups of `n` completions, in the order in which they finish within a batch.
+
+        Raises:
+            InputError: prompt and completion don't fit the model's context.
+        """
+        encoded = [self.chat.prompt_ids(p) for p in prompts]
+        order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))  # like lengths share a batch
+        per_batch = max(1, self.batch // n)
+        for start in range(0, len(order), per_batch):
+            chosen = order[start : start + per_batch]
+            yield from self._batch([prompts[i] for i in chosen], [encoded[i] for i in chosen], n, params, seed)
+
+    @torch.inference_mode()
+    def _batch(
+        self, prompts: list[Prompt], encoded: list[NDArray[np.int64]], n: int, params: SamplingParams, seed: int
+    ) -> Iterator[Group]:
+        capacity = max(map(len, encoded)) + params.max_tokens
+        limit = getattr(self.model.config, "max_position_embeddings", capacity)
+        if capacity > limit:
+            raise InputError(f"prompt and completion need {capacity} tokens, the model has {limit}", fix="lower max_tokens")
+        cache, logits = self._prefill(encoded, capacity, n)
+        rows = [
+            _Row(group=g, index=i, prompt_ids=encoded[g], random=uniforms(seed, prompts[g].id, i, params.max_tokens),
+                 budget=ThinkingBudget.watch(self.chat, params.thinking_budget, encoded[g]))
+            for g in range(len(prompts))
+            for i in range(n)
+        ]  # fmt: skip
+        alive, done = list(rows), [0] * len(prompts)
+        while alive:
+            tokens = self._choose(alive, logits, params)
+            for row in alive:
+                if row.finish is not None:
+                    done[row.group] += 1
+            finished = {row.group for row in alive if row.finish is not None and done[row.group] == n}
+            for group in sorted(finished):
+                yield self._group(prompts[group], [r for r in rows if r.group == group])
+            keep = [i for i, row in enumerate(alive) if row.finish is None]
+            if not keep:
+                return
+            if len(keep) < len(alive):
+                selection = torch.tensor(keep, device=self.device)
+                cache.select(selection)
+                tokens = tokens[selection]
+                alive = [alive[i] for i in keep]
+            positions = torch.tensor([[len(r.prompt_ids) + len(r.ids) - 1] for r in alive], device=self.device)
+            logits = self._forward(tokens[:, None], positions, cache)[:, -1]
+
+    def _prefill(self, encoded: list[NDArray[np.int64]], capacity: int, n: int) -> tuple[RowCache, torch.Tensor]:
+        longest = max(map(len, encoded))
+        ids = torch.zeros(len(encoded), longest, dtype=torch.long)
+        for row, prompt in zip(ids, encoded, strict=True):
+            row[: len(prompt)] = torch.from_numpy(np.array(prompt))
+        cache = RowCache(self.model.config, len(encoded), capacity, self.dtype, self.device)
+        positions = torch.arange(longest, device=self.device).expand(len(encoded), -1)
+        last = torch.tensor([len(p) - 1 for p in encoded], device=self.device)
+        logits = self._forward(ids.to(self.device), positions, cache, last)
+        # Slots behind a shorter prompt hold leftovers; they are overwritten before any query may look at them.
+        repeat = torch.arange(len(encoded), device=self.device).repeat_interleave(n)
+        cache.select(repeat)
+        return cache, logits[repeat]
+
+    def _forward(
+        self, ids: torch.Tensor, positions: torch.Tensor, cache: RowCache, last: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        cache.place(positions)
+        hidden = self.model.base_model(
+            input_ids=ids, attention_mask=cache.mask(), position_ids=positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        if last is not None:
+            return self.model.lm_head(hidden[torch.arange(len(last), device=self.device), last])
+        return self.model.lm_head(hidden)
+
+    def _choose(self, alive: list[_Row], logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+        random = torch.tensor([r.random[len(r.ids)] for r in alive], device=self.device)
+        tokens, logprobs = draw(logits, random, params)
+        chosen, likely = tokens.tolist(), logprobs.tolist()
+        changed = False
+        for i, row in enumerate(alive):
+            if not row.forced:
+                row.forced = row.budget.inject(row.ids)
+            source, token, logprob = Source.SAMPLED, chosen[i], likely[i]
+            if row.forced:
+                source, token, logprob, changed = Source.INJECTED, row.forced.pop(0), 0.0, True
+                chosen[i] = token
+            row.ids.append(token)
+            row.sources.append(source)
+            row.logprobs.append(logprob)
+            if token in self.chat.stops:
+                row.finish = "stop"
+            elif len(row.ids) >= params.max_tokens:
+                row.finish = "length"
+        return torch.tensor(chosen, device=self.device) if changed else tokens
+
+    def _group(self, prompt: Prompt, rows: list[_Row]) -> Group:
+        completions = tuple(
+            Completion(
+                prompt_id=prompt.id, index=row.index, prompt_ids=row.prompt_ids,
+                token_ids=np.array(row.ids, np.int64), text=self.chat.decode(row.ids),
+                sources=np.array(row.sources, np.int8), logprobs=np.array(row.logprobs, np.float32),
+                versions=np.full(len(row.ids), self.version, np.int32), finish_reason=row.finish or "abort",
+            )
+            for row in sorted(rows, key=lambda r: r.index)
+        )  # fmt: skip
+        return Group(prompt=prompt, completions=completions)
+
+    def update_weights(self, weights: dict[str, NDArray[Any]], version: int) -> None:
+        """Copy new weights in place; every name must fit."""
+        own = dict(self.model.named_parameters())
+        if set(own) - set(weights):
+            missing = sorted(set(own) - set(weights))
+            raise InputError(f"the new weights lack {missing[:3]} and {max(0, len(missing) - 3)} more")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(torch.from_numpy(np.array(weights[name])))
+        self.version = version
+
+    def checksum(self) -> float:
+        """A sum over all weights that agrees with the learner's after a sync."""
+        return float(sum(p.double().abs().sum() for p in self.model.parameters()))

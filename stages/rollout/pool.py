@@ -1,0 +1,134 @@
+"""The rollout workers as a stage sees them: prompts in, groups out as they finish; weights in by shared memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from posttrain.configs.schema import Cluster, RolloutCluster
+from posttrain.errors import PosttrainError, RunError
+from posttrain.types import Group, Prompt, SamplingParams
+
+START_TIMEOUT = 300.0
+GROUP_TIMEOUT = 1800.0
+
+
+class RolloutWorker:
+    """One actor: one engine, whose model changes between stages."""
+
+    def __init__(self, settings: RolloutCluster, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.settings = settings
+        self.engine: Any = None
+        self.path = ""
+
+    def load(self, path: str, revision: str | None = None) -> None:
+        """Put the model at `path` into the engine."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from posttrain.stages.rollout.engine import TransformersEngine
+
+        self.free()
+        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.settings.dtype]
+        model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=dtype, attn_implementation="sdpa")
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        model.eval().requires_grad_(False)
+        if self.settings.gpus:
+            model = model.cuda()
+        self.engine = TransformersEngine(model, tokenizer, batch=self.settings.batch)
+
+    def generate(self, prompts: Sequence[Prompt], n: int, params: SamplingParams, seed: int) -> Iterator[Group]:
+        """Groups as they finish (a Ray streaming generator)."""
+        yield from self.engine.generate(prompts, n, params, seed)
+
+    def update_weights(self, weights: dict[str, Any], version: int) -> float:
+        """New weights in place; returns their checksum."""
+        self.engine.update_weights(weights, version)
+        return self.engine.checksum()
+
+    def free(self) -> None:
+        """Drop the engine; the process stays."""
+        import gc
+
+        self.engine = None
+        gc.collect()
+
+
+class RolloutPool:
+    """A fixed set of workers. Which worker gets which prompt is a function of the list alone."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        settings = cluster.rollout
+        threads = settings.threads or max(1, (os.cpu_count() or 1) // (1 if settings.gpus else settings.workers))
+        actor = ray.remote(RolloutWorker)
+        self.actors = [
+            actor.options(num_cpus=0, num_gpus=settings.gpus).remote(settings, threads) for _ in range(settings.workers)
+        ]
+
+    def load(self, path: str | Path, revision: str | None = None) -> None:
+        """Put the model at `path` into every worker."""
+        self._all([a.load.remote(str(path), revision) for a in self.actors], START_TIMEOUT, "load")
+
+    def generate(
+        self, prompts: Sequence[Prompt], n: int, params: SamplingParams, *, seed: int
+    ) -> Iterator[Group]:
+        """Groups of `n` completions a prompt, handed on as soon as each is done.
+
+        Raises:
+            RunError: a worker died or took over GROUP_TIMEOUT seconds for one group.
+        """
+        ids = [p.id for p in prompts]
+        if len(set(ids)) < len(ids):
+            raise RunError("two prompts share an id: their samples would be equal")
+        shares = [list(prompts[i :: len(self.actors)]) for i in range(len(self.actors))]
+        streams = [
+            actor.generate.options(num_returns="streaming").remote(share, n, params, seed)
+            for actor, share in zip(self.actors, shares, strict=True)
+            if share
+        ]
+        while streams:
+            ready, _ = ray.wait(streams, num_returns=1, timeout=GROUP_TIMEOUT, fetch_local=False)
+            if not ready:
+                raise RunError(f"no rollout worker finished a group in {GROUP_TIMEOUT:.0f} s")
+            stream = ready[0]
+            try:
+                yield self._get(next(stream))
+            except StopIteration:
+                streams.remove(stream)
+
+    def update_weights(self, weights: Any, version: int) -> list[float]:
+        """Give every worker the weights behind a Ray reference; returns their checksums, which must agree."""
+        sums = self._all([a.update_weights.remote(weights, version) for a in self.actors], START_TIMEOUT, "update weights")
+        if max(sums) - min(sums) > 1e-6 * abs(sums[0]):
+            raise RunError(f"rollout workers disagree on the new weights: checksums {sums}")
+        return sums
+
+    def free(self) -> None:
+        """Drop the engines; the actors stay for the next stage."""
+        self._all([a.free.remote() for a in self.actors], START_TIMEOUT, "free")
+
+    def close(self) -> None:
+        """End the actors."""
+        for actor in self.actors:
+            ray.kill(actor)
+
+    def _get(self, reference: Any) -> Any:
+        return self._all([reference], GROUP_TIMEOUT, "generate")[0]
+
+    @staticmethod
+    def _all(references: list[Any], timeout: float, verb: str) -> list[Any]:
+        try:
+            return ray.get(references, timeout=timeout)
+        except ray.exceptions.GetTimeoutError:
+            raise RunError(f"the rollout workers didn't {verb} in {timeout:.0f} s") from None
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, PosttrainError):
+                raise error.cause from None
+            raise

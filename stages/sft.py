@@ -1,0 +1,126 @@
+"""Supervised fine-tuning on a weighted mixture: long-CoT cold start, thinking-mode fusion, off-policy distillation.
+
+Fusion (report, 4.3 and Table 9): thinking rows carry /think or no flag at all (thinking is the default), non-thinking
+rows /no_think and an empty think block as target; in dialogues the last flag met decides, and earlier turns have lost
+their think blocks, as they will have when the model is used.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from posttrain.configs.schema import DataSource, Sft
+from posttrain.errors import DataError
+from posttrain.stages.context import StageContext, StageResult
+from posttrain.stages.data.chat import ChatFormat, with_flag
+from posttrain.stages.data.load import Row, derive_seed, load_rows, row_messages
+from posttrain.stages.data.schedule import BatchSchedule
+from posttrain.stages.learner.losses import CrossEntropy
+from posttrain.stages.learner.session import TrainingSession
+from posttrain.thinking import last_flag, split_thinking
+from posttrain.types import Sample
+
+NO_FLAG_SHARE = 3  # one thinking row in three has no flag: the default mode
+
+
+def run(context: StageContext) -> StageResult:
+    """Train the stage's model on its data."""
+    spec: Sft = context.spec
+    session = TrainingSession.start(context, spec.steps)
+    sources = build_sources(context, session.chat, spec)
+    schedule = BatchSchedule(sources, [d.weight for d in spec.data], size=spec.batch_size, seed=context.seed)
+    rows = sum(map(len, sources))
+    tokens = sum(s.tokens for source in sources for s in source)
+    context.say(f"{context.name}: {rows} rows, {tokens} tokens, {spec.steps} steps of {spec.batch_size}")
+    metrics: dict[str, float] = {}
+    for step in session.steps():
+        started = time.monotonic()
+        metrics = session.learner.step(
+            schedule.batch(step), CrossEntropy(), step=step, micro_tokens=spec.micro_tokens
+        )
+        metrics["seconds_train"] = time.monotonic() - started
+        session.end_step(step, metrics, f"loss {metrics['loss']:.3f}")
+    return session.finish({"loss": metrics["loss"], "rows": float(rows)} if metrics else {"rows": float(rows)})
+
+
+def build_sources(context: StageContext, chat: ChatFormat, spec: Sft) -> list[list[Sample]]:
+    """The training samples of each source.
+
+    Raises:
+        DataError: a row has nothing to learn from, or is longer than max_length.
+    """
+    tables = [
+        load_rows(source, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed)
+        for source in spec.data
+    ]
+    if spec.text:
+        return [[_document(chat, row, spec) for row in rows] for rows in tables]
+    conversations = [
+        [_messages(row, source, number) for number, row in enumerate(rows, 1)]
+        for rows, source in zip(tables, spec.data, strict=True)
+    ]
+    earlier = [c for source in conversations for c in source if len(c) == 2]
+    rng = np.random.default_rng(derive_seed(context.seed, context.name, "dialogues"))
+    samples = []
+    for rows, source in zip(conversations, spec.data, strict=True):
+        mine = []
+        for number, messages in enumerate(rows, 1):
+            if earlier and rng.random() < spec.multi_turn:
+                messages = _dialogue(messages, earlier, rng)
+            sample = chat.last_turn(messages)
+            if sample.tokens > spec.max_length:
+                raise DataError(
+                    f"{sample.tokens} tokens, more than max_length={spec.max_length}", where=f"{source.source}:{number}"
+                )
+            mine.append(sample)
+        samples.append(mine)
+    return samples
+
+
+def _document(chat: ChatFormat, row: Row, spec: Sft) -> Sample:
+    ids = chat.document_ids(row["text"])[: spec.max_length]
+    mask = np.ones(len(ids), np.float32)
+    mask[0] = 0
+    return Sample(ids=ids, loss_mask=mask)
+
+
+def _messages(row: Row, source: DataSource, number: int) -> list[dict[str, Any]]:
+    """A row as a conversation whose last turn is the assistant's, its flag on the last user turn."""
+    where = f"{source.source}:{number}"
+    messages = list(row_messages(row, where))
+    if "response" in row:
+        split = split_thinking(row["response"])
+        messages.append({"role": "assistant", "reasoning_content": split.thinking, "content": split.answer})
+    if messages[-1]["role"] != "assistant":
+        raise DataError("a training row needs a `response` or a last assistant turn", where=where)
+    flag = _flag(row, source, number)
+    if flag:
+        messages = [*with_flag(messages[:-1], flag), messages[-1]]  # type: ignore[list-item]
+    return messages
+
+
+def _flag(row: Row, source: DataSource, number: int) -> str | None:
+    if source.flag != "mixed":
+        return source.flag
+    if row.get("mode") in ("no_think", "closed"):
+        return "/no_think"
+    return None if number % NO_FLAG_SHARE == 0 else "/think"
+
+
+def _dialogue(
+    messages: list[dict[str, Any]], earlier: list[list[dict[str, Any]]], rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    """Put one or two other conversations in front; the last turn keeps its mode.
+
+    A turn without a flag inherits the last flag met, so a thinking turn that would inherit /no_think says /think.
+    """
+    chosen = [earlier[int(i)] for i in rng.integers(len(earlier), size=int(rng.integers(1, 3)))]
+    history = [m for conversation in chosen for m in conversation]
+    flag = last_flag([m["content"] for m in history if m["role"] == "user"])
+    own = last_flag([m["content"] for m in messages if m["role"] == "user"])
+    if own is None and flag == "no_think":
+        messages = [*with_flag(messages[:-1], "/think"), messages[-1]]  # type: ignore[list-item]
+    return [*history, *messages]
