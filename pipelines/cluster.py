@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from posttrain.errors import RunError
 
 if TYPE_CHECKING:
     from posttrain.rewards.mix import Scorer
+
     from posttrain.stages.learner.group import Learner
     from posttrain.stages.rollout.pool import RolloutPool
 
@@ -33,15 +33,8 @@ _NODE_CHECK_S = 60.0
 class ClusterWorkers:
     """Implements `stages.context.Workers`. Nothing is imported or started before a stage asks for it."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        recipe_dir: Path,
-        run_dir: Path,
-        after_start: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, cluster: Cluster, recipe_dir: Path, run_dir: Path) -> None:
         self._cluster, self._recipe_dir, self._run_dir = cluster, recipe_dir, run_dir
-        self._after_start = after_start
         self._started = False
         self._scratch: str | None = None
         self._learner: Learner | None = None
@@ -99,11 +92,11 @@ class ClusterWorkers:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
-        # ray.init replaces the handler of SIGTERM by one that exits: a run that is told to stop must save first.
+        # ray.init puts in a handler of SIGTERM that exits; a run that is told to stop must save first.
         before = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(**(self._join(address) if address else self._embedded()))
-        except Exception as error:  # noqa: BLE001  (Ray raises whatever its processes died of)
+        except Exception as error:
             what = f"Ray didn't start: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
             fix = f"is the cluster at {address} up?" if address else "see `posttrain doctor`"
             raise RunError(what, fix=fix) from error
@@ -111,7 +104,6 @@ class ClusterWorkers:
             if callable(before):
                 signal.signal(signal.SIGTERM, before)
         self._started = True
-        self._after_start()
         if address:
             self._check_nodes()
 
@@ -160,9 +152,9 @@ class ClusterWorkers:
         nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
         probe = ray.remote(num_cpus=0)(os.path.isdir)
         answers = {
-            name: probe.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-            ).remote(folder)
+            name: probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False)).remote(
+                folder
+            )
             for node, name in nodes.items()
         }
         blind = [name for name, seen in answers.items() if not ray.get(seen, timeout=_NODE_CHECK_S)]

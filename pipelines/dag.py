@@ -111,9 +111,7 @@ class _Settler:
             if name in after:
                 title = f"eval-{name}"
                 if title in recipe.stages:
-                    raise self._error(
-                        ("stages", title), f"`evaluate.after` makes a stage `{title}`; rename this one"
-                    )
+                    raise self._error(("stages", title), f"`evaluate.after` makes a stage `{title}`; rename this one")
                 nodes[title] = self._node(title, evaluations[name], ("evaluate",), evaluates=name)
         return nodes
 
@@ -122,17 +120,13 @@ class _Settler:
         if base is None:
             return
         if base.source == "base" or base.source in self.recipe.stages:
-            raise self._error(
-                ("base",), "the base is where stages start: name a builtin:, a folder or a Hub id"
-            )
+            raise self._error(("base",), "the base is where stages start: name a builtin:, a folder or a Hub id")
         self._settle(base, ("base",))
 
     def _node(self, name: str, spec: Stage, at: Path_, *, evaluates: str | None = None) -> Node:
         references = tuple(self._settle(source, (*at, *inside)) for inside, source in sources(spec))
         inputs = dict.fromkeys(ref.source for ref in references if ref.what == "stage")
-        return Node(
-            name=name, spec=spec, at=at, references=references, inputs=tuple(inputs), evaluates=evaluates
-        )
+        return Node(name=name, spec=spec, at=at, references=references, inputs=tuple(inputs), evaluates=evaluates)
 
     def _settle(self, node: ModelSource | PromptSource, at: Path_) -> Reference:
         wants: Gives = "model" if isinstance(node, ModelSource) else "data"
@@ -141,17 +135,11 @@ class _Settler:
             gives = GIVES[recipe.stages[source].kind]
             if gives != wants:
                 kind = recipe.stages[source].kind
-                raise self._error(
-                    at, f"`{source}` is a {kind} stage, which gives {gives}; {wants} is needed here"
-                )
+                raise self._error(at, f"`{source}` is a {kind} stage, which gives {gives}; {wants} is needed here")
             return Reference(at=at, source=source, what="stage", wants=wants)
         if source == "base":
             if recipe.base is None or wants != "model":
-                what = (
-                    "is a model; data is needed here"
-                    if recipe.base
-                    else "is used, but the recipe has no `base:`"
-                )
+                what = "is a model; data is needed here" if recipe.base else "is used, but the recipe has no `base:`"
                 raise self._error(at, f"`base` {what}")
             return Reference(at=at, source=source, what="base", wants=wants)
         scheme, colon, _ = source.partition(":")
@@ -204,18 +192,14 @@ def _evaluations(loaded: LoadedRecipe) -> dict[str, Evaluate]:
         raise refuse(("evaluate", "suites"), "two suites have the same name")
     for index, name in enumerate(evaluate.after):
         if name not in trained:
-            raise refuse(
-                ("evaluate", "after", index), f"no stage {name!r} gives a model; {closest(name, trained)}"
-            )
+            raise refuse(("evaluate", "after", index), f"no stage {name!r} gives a model; {closest(name, trained)}")
     for name, only in evaluate.only.items():
         if name not in evaluate.after:
             what = f"`{name}` isn't in `evaluate.after`; {closest(name, evaluate.after)}"
             raise refuse(("evaluate", "only", name), what)
         for index, suite in enumerate(only):
             if suite not in suites:
-                raise refuse(
-                    ("evaluate", "only", name, index), f"no suite {suite!r}; {closest(suite, suites)}"
-                )
+                raise refuse(("evaluate", "only", name, index), f"no suite {suite!r}; {closest(suite, suites)}")
     if evaluate.after and not suites:
         raise refuse(("evaluate", "after"), "there are no suites to run; name some in `evaluate.suites`")
     return {

@@ -52,9 +52,7 @@ def estimate(loaded: LoadedRecipe, node: Node) -> Estimate:
     devices = learner if isinstance(spec, Sft) else f"{learner}, {rollout}"
     if parameters is None:
         return Estimate(devices=devices, tokens=_tokens(spec))
-    copies = 1 + (
-        spec.keep_checkpoints * 3 if spec.checkpoint_every else 0
-    )  # a checkpoint: weights and AdamW
+    copies = 1 + (spec.keep_checkpoints * 3 if spec.checkpoint_every else 0)  # a checkpoint: weights and AdamW
     return Estimate(
         devices=devices,
         parameters=parameters,

@@ -1,6 +1,6 @@
 """A stage's key: the hash of all that decides its result, and of nothing else.
 
-In: the stage's fields with defaults, kind, seed, the keys of the stages it needs, the base, and the content of
+In: the stage's fields with defaults, kind, seed, the keys of the stages it needs, the base, the content of
 every file it names. Out: the cluster, logging, thresholds, and fields that only say how to get there.
 """
 
@@ -115,11 +115,7 @@ def _base(loaded: LoadedRecipe, node: Node, hashes: Hashes) -> Any:
 def _files(loaded: LoadedRecipe, node: Node, hashes: Hashes) -> dict[str, str]:
     """Content of each file that the stage names, by the name the recipe gives it."""
     return {
-        **{
-            _label(loaded, ref): hashes.file(ref.path)
-            for ref in node.references
-            if ref.what == "file" and ref.path
-        },
+        **{_label(loaded, ref): hashes.file(ref.path) for ref in node.references if ref.what == "file" and ref.path},
         **{
             _label(loaded, ref): hashes.folder(folder)
             for ref in node.references

@@ -5,7 +5,7 @@
       .replaced/<stage>-<key8>-<n>/         moved aside when its key changed; never deleted
 
 An artifact becomes real by one rename: it is written under a temporary name, each file is fsynced, a manifest
-with checksums is added, and only then does `artifact/` appear. Whatever moment a crash picks, no half is left.
+with checksums is added, and only then does `artifact/` appear. Whenever a crash comes, no half is left.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ class Ledger:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 what = "another command is writing to this run folder"
-                raise InputError(
-                    what, where=str(self.run_dir), fix="wait for it, or pass --run-dir"
-                ) from None
+                raise InputError(what, where=str(self.run_dir), fix="wait for it, or pass --run-dir") from None
             yield
 
     def locked(self) -> bool:

@@ -37,9 +37,7 @@ _LINES_A_STAGE = 10
 class MetricFile:
     """metrics.jsonl: one line a step, flushed as it is written, so that a crash loses none."""
 
-    def __init__(
-        self, path: Path, show: Callable[[Mapping[str, float]], None], *, tensorboard: bool = False
-    ) -> None:
+    def __init__(self, path: Path, show: Callable[[Mapping[str, float]], None], *, tensorboard: bool = False) -> None:
         self.path, self._show = path, show
         self._board = _summary_writer(path.parent / "tensorboard") if tensorboard else None
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posttrain.configs.load import LoadedRecipe
+from posttrain.configs.schema import PromptSource, Sft
 from posttrain.errors import InputError
-from posttrain.pipelines.dag import GIVES, Node, build_dag
+from posttrain.pipelines.dag import GIVES, Node, build_dag, sources
 from posttrain.pipelines.environment import package_versions
 from posttrain.pipelines.estimate import Estimate, estimate
 from posttrain.pipelines.keys import Hashes, StageKey, stage_keys
@@ -64,6 +65,7 @@ class Plan:
                     "kind": stage.node.spec.kind,
                     "gives": GIVES[stage.node.spec.kind],
                     "inputs": list(stage.node.inputs),
+                    "evaluates": stage.node.evaluates,
                     "key": stage.key.key,
                     "action": stage.action,
                     "why": stage.why,
@@ -71,12 +73,18 @@ class Plan:
                 }
                 for stage in self.stages
             ],
+            "thresholds": [{"check": check.text, "about": check.about} for check in self.checks],
             "warnings": list(self.warnings),
         }
 
 
 def make_plan(
-    loaded: LoadedRecipe, run_dir: Path, *, until: str | None = None, force: tuple[str, ...] = ()
+    loaded: LoadedRecipe,
+    run_dir: Path,
+    *,
+    until: str | None = None,
+    force: tuple[str, ...] = (),
+    hashes: Hashes | None = None,
 ) -> Plan:
     """Plan the recipe in `run_dir`: up to `until`, with the stages `force` and those that need them run anew.
 
@@ -89,7 +97,7 @@ def make_plan(
         if name not in dag:
             raise InputError(f"there is no stage {name!r}", fix=f"stages: {', '.join(dag)}")
     checks = _checks(loaded, dag)
-    hashes = Hashes(known=read_json(run_dir / "hashes.json"))
+    hashes = hashes or Hashes(known=read_json(run_dir / "hashes.json"))
     with loaded.masking():
         keys = stage_keys(loaded, dag, hashes)
     ledger, stages, forced = Ledger(run_dir), [], set(force)
@@ -99,9 +107,7 @@ def make_plan(
         action, why = _decide(ledger, loaded, node, keys[name])
         if name in forced:
             action, why = "run", "forced" if name in force else "needs a stage that is forced"
-        stages.append(
-            StagePlan(node=node, key=keys[name], action=action, why=why, estimate=estimate(loaded, node))
-        )
+        stages.append(StagePlan(node=node, key=keys[name], action=action, why=why, estimate=estimate(loaded, node)))
         if name == until:
             break
     return Plan(
@@ -120,8 +126,6 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
     Raises:
         DataError: a row is malformed or a column is missing, with file and line.
     """
-    from posttrain.configs.schema import PromptSource
-    from posttrain.pipelines.dag import sources
     from posttrain.stages.data.load import check_source
 
     found: list[dict[str, Any]] = []
@@ -130,11 +134,11 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
             for _, source in sources(stage.node.spec):
                 if not isinstance(source, PromptSource) or source.source in loaded.recipe.stages:
                     continue
-                report = check_source(source, loaded.recipe_dir, kind=stage.node.spec.kind)
+                spec = stage.node.spec
+                text = isinstance(spec, Sft) and spec.text
+                report = check_source(source, loaded.recipe_dir, kind=spec.kind, text=text)
                 name = loaded.mask(source.source)
-                found.append(
-                    {"stage": stage.name, "from": name, "rows": report.rows, "columns": list(report.columns)}
-                )
+                found.append({"stage": stage.name, "from": name, "rows": report.rows, "columns": list(report.columns)})
     return found
 
 
@@ -144,31 +148,29 @@ def _decide(ledger: Ledger, loaded: LoadedRecipe, node: Node, key: StageKey) -> 
         return "run", "never run"
     state, why = ledger.state(node.name)
     if recorded.get("key") != key.key:
-        if _only_more_steps(recorded, key, loaded, node) and _checkpoints(ledger.dir(node.name)):
+        if _only_more_steps(recorded, key, loaded, node) and checkpoints(ledger.dir(node.name)):
             return "continue", f"steps raised from {recorded['spec']['steps']}"
         return "run", f"changed: {_difference(recorded, key)}"
     if state == "done":
         damage = ledger.damage(node.name)
         return ("run", f"artifact damaged: {damage}") if damage else ("reuse", "done")
-    if not _checkpoints(ledger.dir(node.name)):
-        return (
-            "run",
-            f"{why or 'interrupted'}; no checkpoint yet" if why or state == "failed" else "interrupted",
-        )
+    why = why or "interrupted"
+    found = checkpoints(ledger.dir(node.name))
+    if not found:
+        return "resume", f"{why}; no checkpoint yet, so from its start"
     ranks = loaded.recipe.cluster.learner.workers
     if recorded.get("ranks", ranks) != ranks:
         raise InputError(
-            f"`{node.name}` was interrupted with {recorded['ranks']} learner workers; it can't resume with {ranks}",
+            f"`{node.name}` stopped with {recorded['ranks']} learner workers; it can't resume with {ranks}",
             where=str(ledger.dir(node.name)),
             fix=f"set cluster.learner.workers={recorded['ranks']}, or start it anew with --force {node.name}",
         )
-    return "resume", f"{why or 'interrupted'}; last checkpoint {_checkpoints(ledger.dir(node.name))[-1].name}"
+    return "resume", f"{why}; last checkpoint {found[-1].name}"
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.glob("checkpoints/step-*") if path.is_dir() and "tmp" not in path.name
-    )
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole resumable checkpoints of a stage's folder, oldest first."""
+    return sorted(path for path in folder.glob("checkpoints/step-*") if path.is_dir() and "tmp" not in path.name)
 
 
 def _only_more_steps(recorded: Mapping[str, Any], key: StageKey, loaded: LoadedRecipe, node: Node) -> bool:
@@ -194,9 +196,7 @@ def _difference(recorded: Mapping[str, Any], key: StageKey) -> str:
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             names = dict.fromkeys((*ours, *theirs))
             changed += [
-                f"{part}.{name}" if part != "spec" else name
-                for name in names
-                if ours.get(name) != theirs.get(name)
+                f"{part}.{name}" if part != "spec" else name for name in names if ours.get(name) != theirs.get(name)
             ]
         else:
             changed.append(part)
@@ -221,9 +221,7 @@ def _warnings(ledger: Ledger, stages: list[StagePlan]) -> list[str]:
     now, warnings = package_versions(), []
     for stage in stages:
         then = ledger.manifest(stage.name).get("packages", {}) if stage.action == "reuse" else {}
-        changed = [
-            f"{name} {then[name]} -> {now[name]}" for name in then if now.get(name, then[name]) != then[name]
-        ]
+        changed = [f"{name} {then[name]} -> {now[name]}" for name in then if now.get(name, then[name]) != then[name]]
         if changed:
             warnings.append(f"{stage.name} was made with other packages: {', '.join(changed)}")
     return warnings

@@ -38,7 +38,7 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Install the handlers (again: ray.init puts its own in their place)."""
+        """Install the handlers."""
         for number in _SIGNALS:
             signal.signal(number, self._handle)
 

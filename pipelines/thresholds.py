@@ -110,9 +110,7 @@ def judge(check: Check, results: Mapping[Cell, float]) -> Verdict:
     except ZeroDivisionError:
         return Verdict(text=check.text, about=check.about, passed=False, detail="division by zero")
     passed = bool(_COMPARE[check.compare](left, right))
-    return Verdict(
-        text=check.text, about=check.about, passed=passed, detail=f"{left:.4g} against {right:.4g}"
-    )
+    return Verdict(text=check.text, about=check.about, passed=passed, detail=f"{left:.4g} against {right:.4g}")
 
 
 def check_cells(check: Check, suites: Mapping[str, Mapping[str, Iterable[str]]]) -> None:

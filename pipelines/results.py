@@ -1,0 +1,130 @@
+"""The evaluation results of a run folder, and what the thresholds say about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import InputError
+from posttrain.pipelines.ledger import Ledger, read_json
+from posttrain.pipelines.thresholds import Cell, Verdict, judge, parse_check
+
+TABLE = "table.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One number of an evaluation, with its interval."""
+
+    stage: str
+    """The stage that was evaluated, or `base`."""
+    suite: str
+    mode: str
+    metric: str
+    """With its thinking budget, if it has one: accuracy@16."""
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResults:
+    """What a run folder says for itself: its plan, states, rows and verdicts."""
+
+    run_dir: Path
+    recipe: str
+    stages: tuple[Mapping[str, Any], ...]
+    """Of plan.json: name, kind, gives, inputs, evaluates."""
+    states: Mapping[str, Mapping[str, Any]]
+    """By stage: state, why, key, metrics, seconds."""
+    rows: tuple[Row, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def failed(self) -> tuple[Verdict, ...]:
+        """The thresholds that weren't met."""
+        return tuple(verdict for verdict in self.verdicts if verdict.passed is False)
+
+    @property
+    def final_models(self) -> tuple[Path, ...]:
+        """Trained models that no other stage builds on."""
+        used = {needed for stage in self.stages if stage["gives"] != "table" for needed in stage["inputs"]}
+        return tuple(
+            self.run_dir / stage["name"] / "artifact"
+            for stage in self.stages
+            if stage["gives"] == "model" and stage["name"] not in used and self.states[stage["name"]]["state"] == "done"
+        )
+
+
+def read_results(run_dir: Path) -> RunResults:
+    """Read a run folder. Raises InputError if `run` never wrote there."""
+    plan = read_json(run_dir / "plan.json")
+    if not plan:
+        raise InputError("this isn't a run folder: it has no plan.json", where=str(run_dir))
+    ledger = Ledger(run_dir)
+    states = {stage["name"]: _state(ledger, stage["name"]) for stage in plan["stages"]}
+    rows = tuple(row for stage in plan["stages"] for row in _rows(ledger, stage))
+    cells: dict[Cell, float] = {(row.stage, row.suite, row.mode, row.metric): row.value for row in rows}
+    for stage in plan["stages"]:  # an evaluation answers to its own name too
+        for row in _rows(ledger, {**stage, "evaluates": stage["name"]}):
+            cells.setdefault((row.stage, row.suite, row.mode, row.metric), row.value)
+    verdicts = tuple(judge(parse_check(item["check"], item["about"]), cells) for item in plan["thresholds"])
+    return RunResults(
+        run_dir=run_dir,
+        recipe=plan["recipe"],
+        stages=tuple(plan["stages"]),
+        states=states,
+        rows=rows,
+        verdicts=verdicts,
+    )
+
+
+def status_json(results: RunResults) -> dict[str, Any]:
+    """What `status --json` prints."""
+    return {
+        "stages": {
+            name: {"state": state["state"], "key": state["key"], "metrics": state["metrics"]}
+            for name, state in results.states.items()
+        }
+    }
+
+
+def _state(ledger: Ledger, name: str) -> dict[str, Any]:
+    from posttrain.pipelines.live import read_metrics
+
+    state, why = ledger.state(name)
+    manifest = ledger.manifest(name)
+    lines = [] if manifest else read_metrics(ledger.dir(name) / "metrics.jsonl")
+    return {
+        "state": state,
+        "why": why,
+        "key": ledger.recorded(name).get("key"),
+        "metrics": manifest.get("metrics", lines[-1] if lines else {}),
+        "seconds": manifest.get("seconds"),
+    }
+
+
+def _rows(ledger: Ledger, stage: Mapping[str, Any]) -> list[Row]:
+    if stage["gives"] != "table":
+        return []
+    try:
+        table = json.loads((ledger.artifact(stage["name"]) / TABLE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [
+        Row(
+            stage=stage["evaluates"] or stage["name"],
+            suite=row["suite"],
+            mode=row["mode"],
+            metric=row["metric"] if row.get("budget") is None else f"{row['metric']}@{row['budget']}",
+            value=row["value"],
+            low=row["low"],
+            high=row["high"],
+            n=row["n"],
+        )
+        for row in table["rows"]
+    ]

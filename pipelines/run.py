@@ -1,0 +1,221 @@
+"""Runs a recipe: plan, check, then stage after stage; whatever happens, what is done stays done.
+
+lock -> plan -> for each stage: reuse | (set aside) -> run -> artifact -> report -> thresholds
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from posttrain.configs.load import LoadedRecipe
+from posttrain.errors import PosttrainError, Stopped
+from posttrain.pipelines.cluster import ClusterWorkers
+from posttrain.pipelines.environment import describe_environment, package_versions
+from posttrain.pipelines.ledger import Ledger, write_json, write_text
+from posttrain.pipelines.live import EventLog, MetricFile, StageView, duration, main_metrics
+from posttrain.pipelines.plan import Plan, StagePlan, check_data, checkpoints, make_plan
+from posttrain.pipelines.report import print_results, write_report
+from posttrain.pipelines.results import read_results
+from posttrain.pipelines.stop import StopRequest
+from posttrain.stages import run_stage
+from posttrain.stages.context import StageContext, StageResult
+
+RunStage = Callable[[StageContext], StageResult]
+
+
+def run_recipe(
+    loaded: LoadedRecipe,
+    run_dir: Path,
+    *,
+    until: str | None = None,
+    force: tuple[str, ...] = (),
+    console: Console,
+    run_one: RunStage = run_stage,
+) -> int:
+    """Run the recipe in `run_dir` and return the exit code: 0, 1 (failed, or a threshold missed) or 143.
+
+    Raises:
+        InputError: the recipe or its data is wrong, or the folder is in use; nothing was started.
+    """
+    plan = make_plan(loaded, run_dir, until=until, force=force)
+    check_data(loaded, plan)
+    ledger = Ledger(run_dir)
+    with ledger.lock():
+        # Again, now alone: what was true before the lock may not be any more.
+        plan = make_plan(loaded, run_dir, until=until, force=force, hashes=plan.hashes)
+        events = EventLog(run_dir / "events.jsonl", loaded.mask_data)
+        _write_down(loaded, plan)
+        events.write("start", stages={stage.name: stage.action for stage in plan.stages})
+        run = _Run(loaded=loaded, plan=plan, ledger=ledger, events=events, console=console, run_one=run_one)
+        try:
+            code = run.all_stages()
+        finally:
+            write_json(run_dir / "hashes.json", plan.hashes.known)
+        events.write("end", exit_code=code)
+        return code
+
+
+def _write_down(loaded: LoadedRecipe, plan: Plan) -> None:
+    """What the run was asked for and made with; references stay references."""
+    write_text(plan.run_dir / "recipe.yaml", loaded.source)
+    write_text(plan.run_dir / "resolved.yaml", yaml.safe_dump(dict(loaded.resolved), sort_keys=False))
+    write_json(plan.run_dir / "environment.json", describe_environment())
+    write_json(plan.run_dir / "plan.json", loaded.mask_data(plan.to_json()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """One command at work in a run folder."""
+
+    loaded: LoadedRecipe
+    plan: Plan
+    ledger: Ledger
+    events: EventLog
+    console: Console
+    run_one: RunStage
+
+    def say(self, text: str) -> None:
+        self.console.print(self.loaded.mask(text), markup=False, highlight=False, soft_wrap=True)
+
+    def all_stages(self) -> int:
+        stop = StopRequest(self.say)
+        workers = ClusterWorkers(self.loaded.recipe.cluster, self.loaded.recipe_dir, self.plan.run_dir)
+        for warning in self.plan.warnings:
+            self.say(f"note: {warning}")
+        try:
+            with stop.listening():
+                for number, stage in enumerate(self.plan.stages, 1):
+                    title = f"[{number}/{len(self.plan.stages)}] {stage.name} ({stage.node.spec.kind})"
+                    if stage.action == "reuse":
+                        self.say(f"{title}: reused")
+                        continue
+                    if stop():
+                        raise Stopped("stopped before the next stage")
+                    self._stage(stage, title, workers, stop)
+        except Stopped as error:
+            self.say(f"{error}; the same command goes on from here")
+            return Stopped.exit_code
+        except _StageFailed as failure:
+            self.say(str(failure))
+            return 1
+        finally:
+            workers.close()
+        return self._conclude()
+
+    def _stage(self, stage: StagePlan, title: str, workers: ClusterWorkers, stop: StopRequest) -> None:
+        filled = self._prepare(stage)
+        self.events.write("stage start", stage=stage.name, action=stage.action, why=stage.why, key=stage.key.key)
+        view = StageView(self.console, title, self.loaded.mask)
+        logging = self.loaded.recipe.logging
+        folder = self.ledger.dir(stage.name)
+        metrics = MetricFile(folder / "metrics.jsonl", view.show, tensorboard=logging.tensorboard)
+        try:
+            with view:
+                result = self.run_one(self._context(stage, filled, workers, metrics, view, stop))
+                self._finish(stage, filled, result, view.seconds)
+        except Stopped as error:
+            self.ledger.mark(stage.name, "pending", "stopped")
+            self.events.write("stage stopped", stage=stage.name, seconds=view.seconds)
+            raise Stopped(f"{title}: {error.what}") from error
+        except KeyboardInterrupt:
+            self.ledger.mark(stage.name, "failed", "interrupted")
+            raise
+        except Exception as error:
+            self._failed(stage, title, error)
+            raise _StageFailed(_last_words(title, error, self.ledger.run_dir)) from error
+        finally:
+            metrics.close()
+            shutil.rmtree(filled, ignore_errors=True)
+        line = main_metrics(result.metrics)
+        self.say(f"{title}: done in {duration(view.seconds)}{'  ' + line if line else ''}")
+        self.events.write("stage done", stage=stage.name, seconds=view.seconds, metrics=dict(result.metrics))
+
+    def _prepare(self, stage: StagePlan) -> Path:
+        """Make the stage's folder as the plan wants it; returns where its artifact is filled in."""
+        name, resumes = stage.name, stage.action == "resume"
+        aside = None if resumes else self.ledger.set_aside(name)
+        if aside is not None:
+            self.events.write("set aside", stage=name, to=str(aside.relative_to(self.plan.run_dir)))
+            if stage.action == "continue":
+                self.ledger.carry_forward(aside, name)
+        if not checkpoints(self.ledger.dir(name)):  # it starts over, so what it logged before doesn't count
+            (self.ledger.dir(name) / "metrics.jsonl").unlink(missing_ok=True)
+        ranks = self.loaded.recipe.cluster.learner.workers
+        return self.ledger.begin(name, stage.key, {"stage": name, "ranks": ranks})
+
+    def _context(
+        self,
+        stage: StagePlan,
+        filled: Path,
+        workers: ClusterWorkers,
+        metrics: MetricFile,
+        view: StageView,
+        stop: StopRequest,
+    ) -> StageContext:
+        recipe, spec = self.loaded.recipe, stage.node.spec
+        return StageContext(
+            name=stage.name,
+            spec=spec,
+            seed=recipe.seed if spec.seed is None else spec.seed,
+            key=stage.key.key,
+            dir=self.ledger.dir(stage.name),
+            artifact_dir=filled,
+            recipe_dir=self.loaded.recipe_dir,
+            inputs={needed: self.ledger.hand_over(needed, self.plan.hashes) for needed in stage.node.inputs},
+            base=recipe.base,
+            cluster=recipe.cluster,
+            logging=recipe.logging,
+            workers=workers,
+            metrics=metrics,
+            progress=view,
+            say=view.say,
+            stop_requested=stop,
+        )
+
+    def _finish(self, stage: StagePlan, filled: Path, result: StageResult, seconds: float) -> None:
+        about = {
+            "recipe": self.loaded.recipe.name,
+            "kind": result.kind,
+            "stage_kind": stage.node.spec.kind,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "seconds": round(seconds, 3),
+            "metrics": dict(result.metrics),
+            "provenance": self.loaded.mask_data(dict(result.provenance)),
+            "packages": package_versions(),
+        }
+        self.ledger.finish(stage.name, filled, stage.key.key, about)
+
+    def _failed(self, stage: StagePlan, title: str, error: Exception) -> None:
+        trace = "".join(traceback.format_exception(error))
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        self.ledger.mark(stage.name, "failed", self.loaded.mask(first))
+        self.events.write("stage failed", stage=stage.name, error=str(error), traceback=trace)
+
+    def _conclude(self) -> int:
+        results = read_results(self.plan.run_dir)
+        print_results(results, self.console)
+        path = write_report(results)
+        self.say(f"report: {path}")
+        for model in results.final_models:
+            self.say(f"model: {model}")
+        return 1 if results.failed else 0
+
+
+class _StageFailed(Exception):
+    """Carries the last line for a person out of the loop."""
+
+
+def _last_words(title: str, error: Exception, run_dir: Path) -> str:
+    if isinstance(error, PosttrainError):
+        return f"{title}: failed: {error}"
+    last = str(error).strip().splitlines() or ["no message"]
+    trace = f"the traceback is in {run_dir / 'events.jsonl'}"
+    return f"{title}: failed: {type(error).__name__}: {last[-1]}\n  {trace}"
