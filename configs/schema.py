@@ -37,9 +37,7 @@ class ModelSource(Strict):
 
     source: str = Field(alias="from", description="a stage, `base`, builtin:tiny, a folder or a Hub id")
     revision: str | None = Field(None, description="Hub revision")
-    layers: tuple[int, ...] | None = Field(
-        None, description="keep only these decoder layers (a pruned student)"
-    )
+    layers: tuple[int, ...] | None = Field(None, description="keep only these decoder layers (a pruned student)")
     scratch: dict[str, Any] | None = Field(
         None,
         description="ignore the weights: a random model of this Qwen3 config, with the source's tokenizer",
@@ -58,9 +56,7 @@ class PromptSource(Strict):
     params: dict[str, Any] = Field(default_factory=dict, description="parameters of a generator")
     columns: dict[str, str] = Field(default_factory=dict, description="ours: theirs, e.g. {prompt: question}")
     task: str | None = Field(None, description="sets the column `task`, which `when` reads")
-    mode: Mode | Literal["mixed"] | None = Field(
-        None, description="mode of these prompts; mixed draws one a prompt"
-    )
+    mode: Mode | Literal["mixed"] | None = Field(None, description="mode of these prompts; mixed draws one a prompt")
     weight: float = Field(1.0, gt=0, description="share of the batch relative to the other sources")
     revision: str | None = None
 
@@ -81,9 +77,7 @@ class RewardUse(Strict):
     weight: float = 1.0
     params: dict[str, Any] = Field(default_factory=dict)
     when: dict[str, Any] = Field(default_factory=dict, description="rows it applies to, e.g. {task: math}")
-    gate: bool = Field(
-        False, description="the others count only where this one is positive; adds nothing itself"
-    )
+    gate: bool = Field(False, description="the others count only where this one is positive; adds nothing itself")
     timeout: float = Field(30.0, gt=0, description="seconds for one batch of completions")
     sees: Literal["answer", "completion"] | None = Field(
         None, description="what it judges; built-ins default to the answer, functions to the completion"
@@ -94,9 +88,7 @@ def _as_mapping(value: Any, key: str) -> Any:
     return {key: value} if isinstance(value, str) else value
 
 
-Model = Annotated[
-    ModelSource, Field(description="a stage, base, builtin:tiny, a folder, a Hub id, or a mapping")
-]
+Model = Annotated[ModelSource, Field(description="a stage, base, builtin:tiny, a folder, a Hub id, or a mapping")]
 
 
 class Optimizer(Strict):
@@ -153,18 +145,14 @@ class TrainingStage(StageBase):
     optimizer: Optimizer = Optimizer()
     lora: Lora | None = None
     micro_tokens: int = Field(8192, ge=16, description="most tokens of one packed forward pass a rank")
-    checkpoint_every: int = Field(
-        0, ge=0, description="steps between resumable checkpoints; 0: only when stopped"
-    )
+    checkpoint_every: int = Field(0, ge=0, description="steps between resumable checkpoints; 0: only when stopped")
     keep_checkpoints: int = Field(2, ge=1, description="how many resumable checkpoints stay")
 
 
 class Keep(Strict):
     """What `curate` keeps."""
 
-    pass_rate: tuple[float, float] = Field(
-        (0.0, 1.0), description="inclusive window of the model's pass rate"
-    )
+    pass_rate: tuple[float, float] = Field((0.0, 1.0), description="inclusive window of the model's pass rate")
 
 
 class Curate(StageBase):
@@ -175,9 +163,7 @@ class Curate(StageBase):
     n: int = Field(4, ge=1, description="completions a prompt for the pass rate")
     keep: Keep = Keep()
     limit: int | None = Field(None, ge=1, description="keep at most this many")
-    exclude: tuple[PromptSource, ...] = Field(
-        (), description="prompts that must not come back, e.g. the cold start's"
-    )
+    exclude: tuple[PromptSource, ...] = Field((), description="prompts that must not come back, e.g. the cold start's")
     rewards: tuple[RewardUse, ...] = (RewardUse(use="math"),)
     sampling: Sampling = Sampling()
 
@@ -204,9 +190,7 @@ class Sft(TrainingStage):
     data: tuple[DataSource, ...]
     batch_size: int = Field(32, ge=1, description="sequences a step, over all ranks")
     max_length: int = Field(1024, ge=8, description="longer sequences are refused")
-    text: bool = Field(
-        False, description="plain documents (column `text`), loss on every token: pre-training"
-    )
+    text: bool = Field(False, description="plain documents (column `text`), loss on every token: pre-training")
 
 
 class Grpo(TrainingStage):
@@ -218,17 +202,11 @@ class Grpo(TrainingStage):
     prompts_per_step: int = Field(16, ge=1)
     group_size: int = Field(8, ge=2)
     minibatches: int = Field(1, ge=1, description="optimizer steps a rollout batch (off-policy when over 1)")
-    clip: tuple[float, float] = Field(
-        (0.2, 0.28), description="low and high; a higher high is DAPO's clip-higher"
-    )
+    clip: tuple[float, float] = Field((0.2, 0.28), description="low and high; a higher high is DAPO's clip-higher")
     scale_advantages: Literal["group", "batch", "none"] = Field("group", description="divide by which std")
-    aggregate: Literal["token", "sequence"] = Field(
-        "token", description="DAPO's token mean or GRPO's sequence mean"
-    )
+    aggregate: Literal["token", "sequence"] = Field("token", description="DAPO's token mean or GRPO's sequence mean")
     kl: float = Field(0.0, ge=0, description="weight of the k3 KL to the stage's start")
-    shuffle_rewards: bool = Field(
-        False, description="a control: rewards permuted over the batch carry no signal"
-    )
+    shuffle_rewards: bool = Field(False, description="a control: rewards permuted over the batch carry no signal")
     sampling: Sampling = Sampling()
 
 
@@ -282,9 +260,7 @@ class LearnerCluster(Strict):
     workers: int = Field(1, ge=1, description="DeepSpeed ranks")
     zero: Literal[0, 1, 2, 3] = 2
     gpus: float = Field(0, ge=0, description="GPUs a rank")
-    threads: int | None = Field(
-        None, ge=1, description="CPU threads a rank; all cores shared evenly if not given"
-    )
+    threads: int | None = Field(None, ge=1, description="CPU threads a rank; all cores shared evenly if not given")
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
 
@@ -306,9 +282,7 @@ class SandboxCluster(Strict):
 class Cluster(Strict):
     """Where things run; never part of a stage's key."""
 
-    address: str | None = Field(
-        None, description="an existing Ray cluster; else one is started and stopped here"
-    )
+    address: str | None = Field(None, description="an existing Ray cluster; else one is started and stopped here")
     learner: LearnerCluster = LearnerCluster()
     rollout: RolloutCluster = RolloutCluster()
     sandbox: SandboxCluster = SandboxCluster()
@@ -327,9 +301,7 @@ class AutoEvaluate(Strict):
 class Threshold(Strict):
     """A check on evaluation results, printed in the table; a failed one makes the run exit 1."""
 
-    check: str = Field(
-        description="arithmetic over STAGE:SUITE:MODE:METRIC, e.g. `rl:sums:think:accuracy >= 0.9`"
-    )
+    check: str = Field(description="arithmetic over STAGE:SUITE:MODE:METRIC, e.g. `rl:sums:think:accuracy >= 0.9`")
     about: str = ""
 
 

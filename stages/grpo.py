@@ -38,9 +38,7 @@ def run(context: StageContext) -> StageResult:
     """Train the stage's model on its prompts and rewards."""
     spec: Grpo = context.spec
     sources = load_all(context, spec.prompts)
-    schedule = BatchSchedule(
-        sources, [s.weight for s in spec.prompts], size=spec.prompts_per_step, seed=context.seed
-    )
+    schedule = BatchSchedule(sources, [s.weight for s in spec.prompts], size=spec.prompts_per_step, seed=context.seed)
     session = TrainingSession.start(context, spec.steps * spec.minibatches)
     if spec.kl:
         session.learner.load_teacher(ModelSpec.of(session.path, session.source))
@@ -142,9 +140,12 @@ def _learn(session: TrainingSession, samples: Sequence[Sample], spec: Grpo, step
         chosen = [s for s in samples if s.group in set(part.tolist())]
         results.append(
             session.learner.step(
-                chosen, loss, step=step * spec.minibatches + len(results), micro_tokens=spec.micro_tokens,
+                chosen,
+                loss,
+                step=step * spec.minibatches + len(results),
+                micro_tokens=spec.micro_tokens,
                 aggregate=spec.aggregate,
-            )  # fmt: skip
+            )
         )
     first, last = results[0], results[-1]
     mean = {k: float(np.mean([r[k] for r in results])) for k in first if k not in ("logprob_gap", "tokens", "targets")}

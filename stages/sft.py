@@ -38,9 +38,7 @@ def run(context: StageContext) -> StageResult:
     metrics: dict[str, float] = {}
     for step in session.steps():
         started = time.monotonic()
-        metrics = session.learner.step(
-            schedule.batch(step), CrossEntropy(), step=step, micro_tokens=spec.micro_tokens
-        )
+        metrics = session.learner.step(schedule.batch(step), CrossEntropy(), step=step, micro_tokens=spec.micro_tokens)
         metrics["seconds_train"] = time.monotonic() - started
         session.end_step(step, metrics, f"loss {metrics['loss']:.3f}")
     return session.finish({"loss": metrics["loss"], "rows": float(rows)} if metrics else {"rows": float(rows)})

@@ -194,9 +194,7 @@ def _tasks(rng: random.Random) -> str:
     return "\n".join(lines)
 
 
-def corpus(
-    rng: random.Random, split: str, *, shares: tuple[float, ...] = (0.55, 0.15, 0.1, 0.2)
-) -> Iterator[Row]:
+def corpus(rng: random.Random, split: str, *, shares: tuple[float, ...] = (0.55, 0.15, 0.1, 0.2)) -> Iterator[Row]:
     """Plain documents for the tiny base: facts, worked sums in prose, direct sums, small tasks."""
     del split  # one corpus; held-out keys are left out of every kind of document
     kinds = (_facts, _ledger, _direct, _tasks)

@@ -112,7 +112,9 @@ class ChatFormat:
             "vocabulary_sha256": digest,
             "stop_ids": sorted(self.stops),
             "special_tokens": {
-                t: vocabulary[t] for t in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", OPEN, CLOSE) if t in vocabulary
+                t: vocabulary[t]
+                for t in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", OPEN, CLOSE)
+                if t in vocabulary
             },
         }
 

@@ -114,8 +114,8 @@ def _reasoning_gym(source: PromptSource, seed: int) -> Iterable[Row]:
         raise DataError(f"reasoning_gym refuses: {error}", where=source.source) from error
     for entry in data:
         yield {
-            "key": entry["question"], "prompt": entry["question"], "answer": str(entry["answer"]), "task": "reasoning_gym",
-            "domain": task, "task_name": task, "entry": json.dumps(entry, default=str),
+            "key": entry["question"], "prompt": entry["question"], "answer": str(entry["answer"]),
+            "task": "reasoning_gym", "domain": task, "task_name": task, "entry": json.dumps(entry, default=str),
         }  # fmt: skip
 
 
@@ -168,7 +168,11 @@ def row_messages(row: Row, where: str) -> list[dict[str, Any]]:
     if not isinstance(messages, list) or not messages:
         raise DataError("`messages` must be a non-empty list", where=where)
     for message in messages:
-        if not isinstance(message, dict) or "role" not in message or ("content" not in message and "tool_calls" not in message):
+        if (
+            not isinstance(message, dict)
+            or "role" not in message
+            or ("content" not in message and "tool_calls" not in message)
+        ):
             raise DataError(f"a message needs role and content, this is {str(message)[:80]}", where=where)
     return messages
 
@@ -230,6 +234,4 @@ def check_source(source: PromptSource, recipe_dir: Path, *, kind: str, text: boo
 
 def load_all(context: Any, sources: Sequence[PromptSource], mode: str | None = None) -> list[list[Prompt]]:
     """`load_prompts` for a stage."""
-    return load_prompts(
-        sources, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, mode=mode
-    )
+    return load_prompts(sources, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, mode=mode)

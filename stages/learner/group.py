@@ -43,7 +43,9 @@ class Learner:
         ]
         self.sizes: dict[str, float] = {}
 
-    def _all(self, method: str, *args: Any, each: Sequence[Any] | None = None, timeout: float = CALL_TIMEOUT) -> list[Any]:
+    def _all(
+        self, method: str, *args: Any, each: Sequence[Any] | None = None, timeout: float = CALL_TIMEOUT
+    ) -> list[Any]:
         calls = [
             getattr(actor, method).remote(*((each[rank],) if each is not None else ()), *args)
             for rank, actor in enumerate(self.actors)
@@ -115,7 +117,8 @@ class Learner:
 
     def weights(self) -> Any:
         """A Ray reference to the full weights {name: array}: in shared memory on one host."""
-        return [actor.weights.remote() for actor in self.actors][0]
+        references = [actor.weights.remote() for actor in self.actors]  # gathering is collective: ask them all
+        return references[0]
 
     def export(self, folder: Path, tokenizer_path: str, dtype: str = "float32") -> None:
         """Write a Hugging Face checkpoint into `folder`."""

@@ -55,7 +55,9 @@ def _random_model(spec: ModelSpec, dtype: torch.dtype, attention: str, seed: int
     config = AutoConfig.for_model(kind, **fields)
     unknown = [name for name in fields if name not in config.to_dict()]
     if unknown:
-        raise RecipeError(f"`scratch` has unknown fields {unknown}", fix=f"use the fields of transformers' {kind} config")
+        raise RecipeError(
+            f"`scratch` has unknown fields {unknown}", fix=f"use the fields of transformers' {kind} config"
+        )
     config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,10 +1,10 @@
 """A training stage's life around its loop: load or resume, checkpoint, stop when told, export.
 
-    session = TrainingSession.start(context)
-    for step in session.steps():
-        ...
-        session.end_step(step, metrics)
-    return session.finish()
+session = TrainingSession.start(context)
+for step in session.steps():
+    ...
+    session.end_step(step, metrics)
+return session.finish()
 """
 
 from __future__ import annotations

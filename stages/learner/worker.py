@@ -47,6 +47,8 @@ class LearnerWorker:
         import deepspeed
 
         deepspeed.utils.logging.logger.setLevel("WARNING")
+        # DeepSpeed would compile a shared-memory collective at first use; gloo serves without a compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         dist.init_process_group("nccl" if self.cuda else "gloo", rank=rank, world_size=ranks)
         deepspeed.init_distributed("nccl" if self.cuda else "gloo", verbose=False)
         self.engine: Any = None

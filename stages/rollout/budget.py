@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from posttrain.stages.data.chat import ChatFormat
 
+
 @dataclass(kw_only=True)
 class ThinkingBudget:
     """Watches one sequence; says what to inject. Budget None never injects.

@@ -17,7 +17,9 @@ class RowCache:
     Set `positions` [rows, q] (where the new tokens go) before each forward pass, and pass `mask()` to the model.
     """
 
-    def __init__(self, config: PreTrainedConfig, rows: int, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, config: PreTrainedConfig, rows: int, capacity: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         heads = config.num_key_value_heads
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (rows, heads, capacity, dim)

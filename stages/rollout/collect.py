@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from posttrain.rewards.mix import Scorer
 
 from posttrain.configs.schema import Sampling
-from posttrain.rewards.mix import Scorer
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.thinking import split_thinking
 from posttrain.types import Completion, Group, Prompt, SamplingParams, Score, Source

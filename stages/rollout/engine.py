@@ -68,7 +68,9 @@ class TransformersEngine:
         capacity = max(map(len, encoded)) + params.max_tokens
         limit = getattr(self.model.config, "max_position_embeddings", capacity)
         if capacity > limit:
-            raise InputError(f"prompt and completion need {capacity} tokens, the model has {limit}", fix="lower max_tokens")
+            raise InputError(
+                f"prompt and completion need {capacity} tokens, the model has {limit}", fix="lower max_tokens"
+            )
         cache, logits = self._prefill(encoded, capacity, n)
         rows = [
             _Row(group=g, index=i, prompt_ids=encoded[g], random=uniforms(seed, prompts[g].id, i, params.max_tokens),

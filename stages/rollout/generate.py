@@ -37,9 +37,7 @@ def generate_text(
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     loaded = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa").to(device).eval()
     engine = TransformersEngine(loaded, AutoTokenizer.from_pretrained(path))
-    question = Prompt(
-        id="0", messages=({"role": "user", "content": prompt},), mode="closed" if no_think else "default"
-    )
+    question = Prompt(id="0", messages=({"role": "user", "content": prompt},), mode="closed" if no_think else "default")
     params = SamplingParams(
         max_tokens=max_tokens, temperature=temperature, top_p=0.95, top_k=20, thinking_budget=thinking_budget
     )

@@ -76,9 +76,7 @@ class RolloutPool:
         """Put the model at `path` into every worker."""
         self._all([a.load.remote(str(path), revision) for a in self.actors], START_TIMEOUT, "load")
 
-    def generate(
-        self, prompts: Sequence[Prompt], n: int, params: SamplingParams, *, seed: int
-    ) -> Iterator[Group]:
+    def generate(self, prompts: Sequence[Prompt], n: int, params: SamplingParams, *, seed: int) -> Iterator[Group]:
         """Groups of `n` completions a prompt, handed on as soon as each is done.
 
         Raises:
@@ -105,7 +103,9 @@ class RolloutPool:
 
     def update_weights(self, weights: Any, version: int) -> list[float]:
         """Give every worker the weights behind a Ray reference; returns their checksums, which must agree."""
-        sums = self._all([a.update_weights.remote(weights, version) for a in self.actors], START_TIMEOUT, "update weights")
+        sums = self._all(
+            [a.update_weights.remote(weights, version) for a in self.actors], START_TIMEOUT, "update weights"
+        )
         if max(sums) - min(sums) > 1e-6 * abs(sums[0]):
             raise RunError(f"rollout workers disagree on the new weights: checksums {sums}")
         return sums
