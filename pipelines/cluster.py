@@ -161,3 +161,10 @@ class ClusterWorkers:
         if blind:
             what = f"the nodes {', '.join(blind)} don't see {folder}"
             raise RunError(what, fix="put the run folder on storage that all nodes mount")
+
+
+def ray_version() -> str:
+    """The version of the Ray that a run would use."""
+    import ray
+
+    return str(ray.__version__)

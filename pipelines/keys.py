@@ -1,6 +1,6 @@
 """A stage's key: the hash of all that decides its result, and of nothing else.
 
-In: the stage's fields with defaults, kind, seed, the keys of the stages it needs, the base, the content of
+In: the stage's name, fields with defaults and seed, the keys of the stages it needs, the base, the content of
 every file it names. Out: the cluster, logging, thresholds, and fields that only say how to get there.
 """
 
@@ -64,6 +64,7 @@ def stage_keys(loaded: LoadedRecipe, dag: Mapping[str, Node], hashes: Hashes) ->
     for name, node in dag.items():
         payload = {
             "version": VERSION,
+            "name": name,  # seeds derive from it
             "kind": node.spec.kind,
             "seed": loaded.resolved["seed"] if node.spec.seed is None else node.spec.seed,
             "spec": _semantic(loaded, node),
@@ -71,7 +72,7 @@ def stage_keys(loaded: LoadedRecipe, dag: Mapping[str, Node], hashes: Hashes) ->
             "base": _base(loaded, node, hashes),
             "files": _files(loaded, node, hashes),
         }
-        keys[name] = StageKey(key=digest_of(_nameless(payload)), payload=payload)
+        keys[name] = StageKey(key=digest_of(payload), payload=payload)
     return keys
 
 
@@ -88,21 +89,6 @@ def _semantic(loaded: LoadedRecipe, node: Node) -> dict[str, Any]:
         return {"kind": "evaluate", "model": {"from": node.evaluates}, "suites": suites}
     fields = loaded.resolved["stages"][node.name]
     return {key: value for key, value in fields.items() if key not in NOT_SEMANTIC}
-
-
-def _nameless(payload: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A stage that is renamed keeps its result, and so do those that need it: names give way to keys."""
-    inputs = payload["inputs"]
-
-    def rename(data: Any) -> Any:
-        if isinstance(data, dict):
-            return {
-                key: f"stage:{inputs[value]}" if key == "from" and value in inputs else rename(value)
-                for key, value in data.items()
-            }
-        return [rename(value) for value in data] if isinstance(data, list) else data
-
-    return {**payload, "spec": rename(payload["spec"]), "inputs": sorted(inputs.values())}
 
 
 def _base(loaded: LoadedRecipe, node: Node, hashes: Hashes) -> Any:
@@ -136,11 +122,12 @@ def model_folder(source: str, recipe_dir: Path) -> Path | None:
 
 def reward_files(loaded: LoadedRecipe, node: Node) -> list[Path]:
     """The files of rewards that are named by path."""
-    if not node.rewards:
+    named = tuple(use for use in node.rewards if ":" in use.use)
+    if not named:  # built-ins only: their code is ours, which VERSION covers
         return []
     from posttrain.rewards.base import files_of
 
-    return files_of(node.rewards, loaded.recipe_dir)
+    return files_of(named, loaded.recipe_dir)
 
 
 def _label(loaded: LoadedRecipe, reference: Reference) -> str:

@@ -1,50 +1,66 @@
-"""The end of a run, for people: a table on the console and a report.html that needs no network."""
+"""report.html: one file with its scripts inside, so that it opens anywhere and long after the run."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
+from typing import Any
 
 from posttrain.pipelines.ledger import write_text
-from posttrain.pipelines.live import duration, main_metrics
+from posttrain.pipelines.live import duration, main_metrics, read_metrics
 from posttrain.pipelines.results import Row, RunResults
 
+_CURVES_A_STAGE = 12
+_POINTS_A_CURVE = 2000
 
-def print_results(results: RunResults, console: Console) -> None:
-    """Print the evaluation matrix and the thresholds."""
-    if results.rows:
-        if console.is_terminal:
-            console.print(_matrix(results))
-        else:
-            for line in matrix_lines(results):
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for verdict in results.verdicts:
-        about = f"  ({verdict.about})" if verdict.about else ""
-        console.print(
-            f"{verdict.word}  {verdict.text}: {verdict.detail}{about}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ results.recipe }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem }
+th, td { padding: .25rem .75rem; text-align: left }
+th { border-bottom: 2px solid #d0d7de } td { border-bottom: 1px solid #eaeef2; vertical-align: top }
+td small { color: #656d76 } .PASS { color: #1a7f37 } .FAIL { color: #cf222e; font-weight: 600 }
+code { font-size: 90% }
+</style></head><body>
+<h1>{{ results.recipe }}</h1>
+<p>Written {{ written }} for <code>{{ results.run_dir }}</code>.</p>
+<h2>Stages</h2>
+<table><tr><th>stage<th>kind<th>needs<th>state<th>time<th>metrics<th>key</tr>
+{% for stage in results.stages %}{% set state = results.states[stage.name] %}
+<tr><td>{{ stage.name }}<td>{{ stage.kind }}<td>{{ stage.inputs | join(", ") }}
+<td>{{ state.state }}{% if state.why %} <small>{{ state.why }}</small>{% endif %}
+<td>{{ duration(state.seconds) if state.seconds is not none else "" }}<td>{{ main_metrics(state.metrics) }}
+<td><code>{{ (state.key or "")[:8] }}</code></tr>
+{% endfor %}</table>
+{% if results.rows %}
+<h2>Evaluation</h2>
+<table><tr><th>suite<th>mode<th>metric{% for stage in evaluated %}<th>{{ stage }}{% endfor %}</tr>
+{% for column in columns %}
+<tr>{% for part in column %}<td>{{ part }}{% endfor %}
+{% for stage in evaluated %}<td>{{ cells.get((stage,) + column, "") }}{% endfor %}</tr>
+{% endfor %}</table>
+<p><small>Brackets: 95 % interval, by question.</small></p>
+{% endif %}
+{% if results.verdicts %}
+<h2>Thresholds</h2>
+<table><tr><th><th>check<th>found<th>about</tr>
+{% for verdict in results.verdicts %}
+<tr><td class="{{ verdict.word }}">{{ verdict.word }}<td><code>{{ verdict.text }}</code>
+<td>{{ verdict.detail }}<td>{{ verdict.about }}</tr>
+{% endfor %}</table>
+{% endif %}
+{% for name, figure in figures %}<h2>{{ name }}</h2>{{ figure | safe }}{% endfor %}
+</body></html>
+"""
 
 
-def print_status(results: RunResults, console: Console) -> None:
-    """Print each stage's state and its main metrics."""
-    table = Table("stage", "kind", "state", "time", "metrics", box=None, pad_edge=False)
-    for stage in results.stages:
-        state = results.states[stage["name"]]
-        took = duration(state["seconds"]) if state["seconds"] is not None else ""
-        word = f"{state['state']}: {state['why']}" if state["why"] else state["state"]
-        table.add_row(stage["name"], stage["kind"], word, took, main_metrics(state["metrics"]))
-    console.print(table)
-
-
-def matrix_lines(results: RunResults) -> list[str]:
-    """The evaluation matrix as plain lines: one number a line, which grep can find."""
-    return [f"{row.stage}:{row.suite}:{row.mode}:{row.metric} = {cell(row)} (n={row.n})" for row in results.rows]
+def write_report(results: RunResults) -> Path:
+    """Write report.html into the run folder and return its path."""
+    path = results.run_dir / "report.html"
+    write_text(path, render(results))
+    return path
 
 
 def columns(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
@@ -57,21 +73,52 @@ def cell(row: Row) -> str:
     return f"{row.value:.3f} [{row.low:.2f}, {row.high:.2f}]"
 
 
-def write_report(results: RunResults) -> Path:
-    """Write report.html into the run folder and return its path."""
-    from posttrain.pipelines.html import render
+def render(results: RunResults) -> str:
+    """The page for a run."""
+    import jinja2
 
-    path = results.run_dir / "report.html"
-    write_text(path, render(results))
-    return path
+    return (
+        jinja2.Environment(autoescape=True)
+        .from_string(_PAGE)
+        .render(
+            results=results,
+            written=time.strftime("%Y-%m-%d %H:%M"),
+            evaluated=list(dict.fromkeys(row.stage for row in results.rows)),
+            columns=columns(results.rows),
+            cells={(row.stage, row.suite, row.mode, row.metric): cell(row) for row in results.rows},
+            figures=_figures(results),
+            duration=duration,
+            main_metrics=main_metrics,
+        )
+    )
 
 
-def _matrix(results: RunResults) -> Table:
-    """Stages across, results down: a run has few stages and many results."""
-    stages = list(dict.fromkeys(row.stage for row in results.rows))
-    table = Table("suite", "mode", "metric", *stages, title="evaluation", title_justify="left")
-    cells = {(row.stage, row.suite, row.mode, row.metric): cell(row) for row in results.rows}
-    for suite, mode, metric in columns(results.rows):
-        values = (cells.get((stage, suite, mode, metric), "") for stage in stages)
-        table.add_row(suite, mode, metric, *values)
-    return table
+def _figures(results: RunResults) -> list[tuple[str, str]]:
+    """A figure for each stage with metrics; the first one carries the script for all."""
+    figures: list[tuple[str, str]] = []
+    for stage in results.stages:
+        lines = read_metrics(results.run_dir / stage["name"] / "metrics.jsonl")
+        if len(lines) > 1:
+            page = _figure(lines).to_html(full_html=False, include_plotlyjs=not figures)
+            figures.append((stage["name"], page))
+    return figures
+
+
+def _figure(lines: list[dict[str, Any]]) -> Any:
+    """Small curves side by side, one a metric."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    lines = lines[:: max(1, len(lines) // _POINTS_A_CURVE)]
+    names = list(dict.fromkeys(name for line in lines for name in line if name != "step"))[:_CURVES_A_STAGE]
+    across = min(3, len(names))
+    down = -(-len(names) // across)
+    figure = make_subplots(rows=down, cols=across, subplot_titles=names)
+    for index, name in enumerate(names):
+        points = [(line["step"], line.get(name)) for line in lines]
+        steps, values = zip(*points, strict=True)
+        curve = go.Scatter(x=steps, y=values, mode="lines", name=name, showlegend=False)
+        figure.add_trace(curve, row=index // across + 1, col=index % across + 1)
+    margin = {"l": 40, "r": 20, "t": 40, "b": 30}
+    figure.update_layout(height=60 + 220 * down, margin=margin, template="plotly_white")
+    return figure

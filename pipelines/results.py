@@ -108,6 +108,12 @@ def _state(ledger: Ledger, name: str) -> dict[str, Any]:
     }
 
 
+def _metric(row: Mapping[str, Any]) -> str:
+    """The metric with its thinking budget, if it has one: accuracy@16."""
+    name, budget = str(row["metric"]), row.get("budget")
+    return name if budget is None or "@" in name else f"{name}@{budget}"
+
+
 def _rows(ledger: Ledger, stage: Mapping[str, Any]) -> list[Row]:
     if stage["gives"] != "table":
         return []
@@ -120,7 +126,7 @@ def _rows(ledger: Ledger, stage: Mapping[str, Any]) -> list[Row]:
             stage=stage["evaluates"] or stage["name"],
             suite=row["suite"],
             mode=row["mode"],
-            metric=row["metric"] if row.get("budget") is None else f"{row['metric']}@{row['budget']}",
+            metric=_metric(row),
             value=row["value"],
             low=row["low"],
             high=row["high"],

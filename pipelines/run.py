@@ -22,8 +22,9 @@ from posttrain.pipelines.environment import describe_environment, package_versio
 from posttrain.pipelines.ledger import Ledger, write_json, write_text
 from posttrain.pipelines.live import EventLog, MetricFile, StageView, duration, main_metrics
 from posttrain.pipelines.plan import Plan, StagePlan, check_data, checkpoints, make_plan
-from posttrain.pipelines.report import print_results, write_report
+from posttrain.pipelines.report import write_report
 from posttrain.pipelines.results import read_results
+from posttrain.pipelines.show import print_results
 from posttrain.pipelines.stop import StopRequest
 from posttrain.stages import run_stage
 from posttrain.stages.context import StageContext, StageResult

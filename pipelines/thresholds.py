@@ -1,7 +1,8 @@
 """Checks on evaluation results: `rl:sums:think:accuracy - base:sums:think:accuracy >= 0.15`.
 
 A reference is STAGE:SUITE:MODE:METRIC, STAGE being the stage that was evaluated; METRIC may name a thinking
-budget (`accuracy@16`). References become names; what is left is parsed by `ast` and may only be arithmetic.
+budget (`accuracy@16`) or a domain (`accuracy/algebra`), so put spaces around operators. References become names;
+what is left is parsed by `ast` and may only be arithmetic.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from posttrain.configs.problems import closest
 from posttrain.errors import RecipeError
 
 _REFERENCE = re.compile(
-    r"(?P<stage>[A-Za-z0-9][\w-]*):(?P<suite>[\w.-]+):(?P<mode>[A-Za-z_]+):(?P<metric>[A-Za-z_][\w.]*(?:@\d+)?)"
+    r"(?P<stage>[A-Za-z0-9][\w-]*):(?P<suite>[\w.-]+):(?P<mode>[A-Za-z_]+):(?P<metric>[A-Za-z_][\w.]*(?:@\d+)?(?:/[A-Za-z][\w-]*)?)"
 )
 _ARITHMETIC: Mapping[type, Callable[[float, float], float]] = {
     ast.Add: operator.add,

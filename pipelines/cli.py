@@ -1,0 +1,282 @@
+"""The command line. What is heavy is imported inside the command that needs it, so that help and plans are instant.
+
+Exit codes: 0 done, 1 it failed while running, 2 the input is wrong and nothing was started, 143 told to stop and saved.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from posttrain.errors import InputError, PosttrainError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from posttrain.configs.load import LoadedRecipe
+
+app = typer.Typer(
+    name="posttrain",
+    help="Post-train language models the way Qwen3 was made, from one YAML file.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+rewards_app = typer.Typer(no_args_is_help=True, help="List rewards, and try one on JSON lines.")
+sandbox_app = typer.Typer(no_args_is_help=True, help="Judge code on JSON lines, and check the confinement.")
+app.add_typer(rewards_app, name="rewards")
+app.add_typer(sandbox_app, name="sandbox")
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a packaged recipe's name.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value ...]", help="Like stages.rl.steps=50.", show_default=False)
+]
+RunDir = Annotated[Path | None, typer.Option(help="Where the run lives; runs/NAME if not given.")]
+RunDirArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
+
+
+def main() -> None:
+    """Run the command line; what went wrong on purpose is told without a traceback."""
+    try:
+        app()
+    except PosttrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    force: Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Run it anew, and what needs it.")] = None,
+) -> None:
+    """Run a recipe; what is done is reused, what was interrupted goes on."""
+    from posttrain.configs.load import load_recipe
+
+    _run(load_recipe(recipe, overrides or ()), run_dir, until=until, force=tuple(force or ()))
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    check: Annotated[bool, typer.Option("--check", help="Read the data too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what `run` would do, and why. Starts nothing."""
+    from posttrain.configs.load import load_recipe
+    from posttrain.pipelines.plan import check_data, make_plan
+    from posttrain.pipelines.show import print_plan
+
+    loaded = load_recipe(recipe, overrides or ())
+    made = make_plan(loaded, _run_dir(loaded, run_dir))
+    data = check_data(loaded, made) if check else None
+    if as_json:
+        _print_json(loaded.mask_data(made.to_json() | ({} if data is None else {"data": data})))
+    else:
+        print_plan(made, data, _console())
+
+
+@app.command()
+def status(run_dir: RunDirArgument, as_json: AsJson = False) -> None:
+    """Show the states of a run's stages."""
+    from posttrain.pipelines.results import read_results, status_json
+    from posttrain.pipelines.show import print_status
+
+    results = read_results(run_dir)
+    if as_json:
+        _print_json(status_json(results))
+    else:
+        print_status(results, _console())
+
+
+@app.command()
+def report(run_dir: RunDirArgument) -> None:
+    """Write report.html anew, and print the results."""
+    from posttrain.pipelines.report import write_report
+    from posttrain.pipelines.results import read_results
+    from posttrain.pipelines.show import print_results
+
+    results = read_results(run_dir)
+    print_results(results, _console())
+    typer.echo(f"report: {write_report(results)}")
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="builtin:tiny, a folder, or a Hub id.")],
+    prompts: Annotated[str, typer.Option(help="A .jsonl or .parquet file, builtin:NAME, or hf:OWNER/NAME.")],
+    reward: Annotated[list[str] | None, typer.Option(help="How answers are judged; math if not given.")] = None,
+    mode: Annotated[list[str] | None, typer.Option(help="default, think, no_think or closed.")] = None,
+    k: Annotated[int, typer.Option(min=1, help="Samples a question.")] = 1,
+    n: Annotated[int | None, typer.Option(min=1, help="Questions; all if not given.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    run_dir: RunDir = None,
+) -> None:
+    """Evaluate one model on one set of prompts."""
+    from posttrain.pipelines.compose import evaluation
+
+    loaded = evaluation(
+        model, prompts, rewards=reward or ["math"], modes=mode or ["default"], k=k, n=n, max_tokens=max_tokens
+    )
+    _run(loaded, run_dir)
+
+
+@app.command()
+def distill(
+    teacher: Annotated[str, typer.Option(help="builtin:NAME, a folder, or a Hub id.")],
+    student: Annotated[str, typer.Option(help="Smaller, with the teacher's tokenizer.")],
+    prompts: Annotated[str, typer.Option(help="A .jsonl or .parquet file, builtin:NAME, or hf:OWNER/NAME.")],
+    steps: Annotated[int, typer.Option(min=1, help="On-policy steps.")] = 100,
+    off_policy_steps: Annotated[int, typer.Option(min=1, help="Steps on the teacher's responses.")] = 200,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 512,
+    verify: Annotated[bool, typer.Option(help="Learn only from responses with the right `answer`.")] = False,
+    run_dir: RunDir = None,
+) -> None:
+    """Distil a teacher into a student: off-policy on its responses, then on-policy on its distribution."""
+    from posttrain.pipelines.compose import distillation
+
+    loaded = distillation(
+        teacher,
+        student,
+        prompts,
+        steps=steps,
+        off_policy_steps=off_policy_steps,
+        max_tokens=max_tokens,
+        verify=verify,
+    )
+    _run(loaded, run_dir)
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="A folder (a stage's artifact), builtin:NAME, or a Hub id.")],
+    prompt: Annotated[str, typer.Option(help="What to ask.")],
+    no_think: Annotated[bool, typer.Option("--no-think", help="Answer without thinking.")] = False,
+    thinking_budget: Annotated[int | None, typer.Option(min=0, help="Most tokens of thinking.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a model one question."""
+    from posttrain.stages.rollout.generate import generate_text
+
+    answer = generate_text(
+        model,
+        prompt,
+        no_think=no_think,
+        thinking_budget=thinking_budget,
+        max_tokens=max_tokens,
+        recipe_dir=Path.cwd(),
+    )
+    if as_json:
+        _print_json(answer)
+        return
+    if answer["thinking"]:
+        typer.secho(answer["thinking"], dim=True)
+    typer.echo(answer["answer"])
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check this machine: packages, devices, memory, confinement."""
+    from posttrain.pipelines.doctor import examine
+
+    findings = []
+    for finding in examine():
+        findings.append(finding)
+        if not as_json:
+            typer.echo(f"{finding.state:<5} {finding.topic}: {finding.text}")
+    if as_json:
+        _print_json({f.topic: {"state": f.state, "text": f.text} for f in findings})
+    if any(finding.state == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("recipe.yaml")) -> None:
+    """Write a commented first recipe."""
+    from posttrain.configs.load import PACKAGED
+
+    if path.exists():
+        raise InputError("there is such a file already", where=str(path), fix="name another one")
+    path.write_text((PACKAGED / "starter.yaml").read_text("utf-8"), "utf-8")
+    typer.echo(f"wrote {path}; next: posttrain plan {path} --check")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from posttrain.configs.load import json_schema
+
+    _print_json(json_schema())
+
+
+@rewards_app.command("list")
+def rewards_list() -> None:
+    """All built-in rewards."""
+    from posttrain.rewards.cli import list_rewards
+
+    for line in list_rewards():
+        typer.echo(line)
+
+
+@rewards_app.command("score")
+def rewards_score(
+    name: Annotated[str, typer.Argument(help="A built-in, package.module:attr, or file.py:attr.")],
+) -> None:
+    """Score completions: JSON lines in, JSON lines out."""
+    from posttrain.rewards.cli import score_lines
+
+    raise typer.Exit(score_lines(name, sys.stdin, sys.stdout))
+
+
+@sandbox_app.command("judge")
+def sandbox_judge(
+    min_tier: Annotated[str, typer.Option(help="A, B or C: the least confinement to accept.")] = "B",
+) -> None:
+    """Judge code: JSON lines in, JSON lines out."""
+    from posttrain.sandbox.cli import judge_lines
+
+    if min_tier not in ("A", "B", "C"):
+        raise InputError(f"no tier {min_tier!r}", fix="use A, B or C")
+    raise typer.Exit(judge_lines(sys.stdin, sys.stdout, min_tier))
+
+
+@sandbox_app.command("check")
+def sandbox_check() -> None:
+    """Attack this host's confinement and say which tier holds."""
+    from posttrain.sandbox.tiers import probe
+
+    found = probe()
+    typer.echo(f"tier {found.tier}" + (f": {found.reason}" if found.reason else ""))
+    if found.tier not in ("A", "B"):
+        raise typer.Exit(1)
+
+
+def _run(loaded: LoadedRecipe, run_dir: Path | None, *, until: str | None = None, force: tuple[str, ...] = ()) -> None:
+    from posttrain.pipelines.run import run_recipe
+
+    code = run_recipe(loaded, _run_dir(loaded, run_dir), until=until, force=force, console=_console())
+    raise typer.Exit(code)
+
+
+def _run_dir(loaded: LoadedRecipe, run_dir: Path | None) -> Path:
+    return run_dir or Path("runs") / loaded.recipe.name
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))

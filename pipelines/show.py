@@ -1,0 +1,115 @@
+"""Plans, states and results for people: tables on a terminal, plain lines where nobody draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from posttrain.pipelines.estimate import Estimate
+from posttrain.pipelines.live import duration, main_metrics
+from posttrain.pipelines.plan import Plan
+from posttrain.pipelines.report import cell, columns
+from posttrain.pipelines.results import RunResults
+
+
+def print_plan(plan: Plan, data: Sequence[Mapping[str, Any]] | None, console: Console) -> None:
+    """Print each stage with what will be done and why, the data that was read, and the warnings."""
+    header = ("stage", "kind", "action", "why", "needs", "devices", "estimate")
+    rows = [
+        (
+            stage.name,
+            stage.node.spec.kind,
+            stage.action,
+            stage.why,
+            ", ".join(stage.node.inputs),
+            stage.estimate.devices,
+            _sizes(stage.estimate),
+        )
+        for stage in plan.stages
+    ]
+    _print_rows(console, header, rows)
+    for source in data or ():
+        names = ", ".join(source["columns"])
+        _line(console, f"data: {source['stage']} reads {source['from']}: {source['rows']} rows ({names})")
+    for warning in plan.warnings:
+        _line(console, f"note: {warning}")
+    _line(console, f"{len(plan.pending)} of {len(plan.stages)} stages need work in {plan.run_dir}")
+
+
+def print_status(results: RunResults, console: Console) -> None:
+    """Print each stage's state and its main metrics."""
+    rows = []
+    for stage in results.stages:
+        state = results.states[stage["name"]]
+        took = duration(state["seconds"]) if state["seconds"] is not None else ""
+        word = f"{state['state']}: {state['why']}" if state["why"] else state["state"]
+        rows.append((stage["name"], stage["kind"], word, took, main_metrics(state["metrics"])))
+    _print_rows(console, ("stage", "kind", "state", "time", "metrics"), rows)
+
+
+def print_results(results: RunResults, console: Console) -> None:
+    """Print the evaluation matrix and the thresholds."""
+    if console.is_terminal and results.rows:
+        console.print(_matrix(results))
+    elif results.rows:
+        for line in matrix_lines(results):
+            _line(console, line)
+    for verdict in results.verdicts:
+        about = f"  ({verdict.about})" if verdict.about else ""
+        _line(console, f"{verdict.word}  {verdict.text}: {verdict.detail}{about}")
+
+
+def matrix_lines(results: RunResults) -> list[str]:
+    """The evaluation matrix as plain lines: one number a line, which grep can find."""
+    return [f"{row.stage}:{row.suite}:{row.mode}:{row.metric} = {cell(row)} (n={row.n})" for row in results.rows]
+
+
+def _matrix(results: RunResults) -> Table:
+    """Stages across, results down: a run has few stages and many results."""
+    stages = list(dict.fromkeys(row.stage for row in results.rows))
+    table = Table("suite", "mode", "metric", *stages, title="evaluation", title_justify="left")
+    cells = {(row.stage, row.suite, row.mode, row.metric): cell(row) for row in results.rows}
+    for suite, mode, metric in columns(results.rows):
+        values = (cells.get((stage, suite, mode, metric), "") for stage in stages)
+        table.add_row(suite, mode, metric, *values)
+    return table
+
+
+def _print_rows(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    if console.is_terminal:
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        return
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    for row in (header, *rows):
+        padded = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+        _line(console, "  ".join(padded).rstrip())
+
+
+def _sizes(estimate: Estimate) -> str:
+    parts = []
+    if estimate.parameters is not None:
+        parts.append(f"{_short(estimate.parameters)} parameters")
+    if estimate.memory_gib is not None:
+        parts.append(f"{estimate.memory_gib:.3g} GiB a rank")
+    if estimate.disk_gib is not None:
+        parts.append(f"{estimate.disk_gib:.3g} GiB on disk")
+    if estimate.tokens is not None:
+        parts.append(f"at most {_short(estimate.tokens)} tokens")
+    return ", ".join(parts)
+
+
+def _short(count: int) -> str:
+    for size, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
