@@ -45,12 +45,13 @@ for _tag, _pattern, _first in (
     ("merge", r"<<", "<"),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 
 _scalars = yaml.constructor.SafeConstructor()
 _SCALAR_TAGS = {f"tag:yaml.org,2002:{tag}" for tag in ("str", "bool", "int", "float", "null")}
+
+
+_COLLECTION_TAGS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,9 @@ def parse_document(text: str, origin: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{origin}:{mark.line + 1}" if mark else origin
-        raise RecipeError(f"not YAML: {error.problem or error.context}", where=where) from None
+        line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+        fix = 'inside {} and [], put quotes around it: "${NAME}"' if "${" in line else None
+        raise RecipeError(f"not YAML: {error.problem or error.context}", where=where, fix=fix) from None
     except yaml.YAMLError as error:
         raise RecipeError(f"not YAML: {str(error).splitlines()[0]}", where=origin) from None
     builder = _Builder(origin)
@@ -137,6 +140,8 @@ class _Builder:
             self.depth -= 1
 
     def _value(self, node: yaml.Node, path: Path_) -> Any:
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in _COLLECTION_TAGS:
+            raise self._error(node, f"the tag {node.tag} isn't allowed; a recipe is plain data")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):

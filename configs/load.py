@@ -104,11 +104,7 @@ def _find(ref: str | Path) -> Path:
     if (packaged := PACKAGED / f"{name}.yaml").is_file() and "/" not in name:
         return packaged
     near = get_close_matches(name, packaged_recipes(), n=1)
-    fix = (
-        f"did you mean `{near[0]}`?"
-        if near
-        else f"packaged recipes: {', '.join(packaged_recipes()) or 'none'}"
-    )
+    fix = f"did you mean `{near[0]}`?" if near else f"packaged recipes: {', '.join(packaged_recipes()) or 'none'}"
     raise RecipeError("no such recipe: neither a file nor a packaged name", where=name, fix=fix)
 
 
@@ -164,14 +160,10 @@ def _override(raw: dict[str, Any], text: str) -> Path_:
         at = path[:index]
         annotation = shape.type_at(at, raw)
         known = shape.below(annotation, part, node) is not None
-        if (
-            at == ("stages",) and part not in node
-        ):  # a mapping of any names, but an override can't add a stage
+        if at == ("stages",) and part not in node:  # a mapping of any names, but an override can't add a stage
             raise RecipeError(f"no such stage; {closest(str(part), node)}", where=f"override {text}")
         if not known or (isinstance(node, list) and not (isinstance(part, int) and part < len(node))):
-            valid = (
-                [str(i) for i in range(len(node))] if isinstance(node, list) else shape.keys(annotation, node)
-            )
+            valid = [str(i) for i in range(len(node))] if isinstance(node, list) else shape.keys(annotation, node)
             what = f"{dotted((*at, part))}: no such key; {closest(str(part), valid)}"
             raise RecipeError(what, where=f"override {text}")
         if index < len(path) - 1:

@@ -84,15 +84,9 @@ def _explain(detail: Any, data: Any, raw: Any) -> tuple[Path_, str]:
         return path, str(detail["ctx"]["error"])
     if kind == "literal_error":
         valid = str(detail["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
-        hint = (
-            closest(value, valid) if isinstance(value, str) and not hidden else f"valid: {', '.join(valid)}"
-        )
+        hint = closest(value, valid) if isinstance(value, str) and not hidden else f"valid: {', '.join(valid)}"
         return path, (f"{value!r} isn't valid here; {hint}" if not hidden else hint)
-    what = (
-        detail["msg"]
-        .replace("Input should be", "should be")
-        .removesuffix(", unable to parse string as a number")
-    )
+    what = detail["msg"].replace("Input should be", "should be").removesuffix(", unable to parse string as a number")
     if hidden or isinstance(value, dict | list):
         return path, what
     return path, f"{what}, got {value!r}"
@@ -100,18 +94,14 @@ def _explain(detail: Any, data: Any, raw: Any) -> tuple[Path_, str]:
 
 def _kinds(data: Any) -> list[str]:
     stage = shape.type_at(("stages", "any"), {})
-    return [
-        kind for option in shape.options(stage) for kind in option.model_fields["kind"].annotation.__args__
-    ]
+    return [kind for option in shape.options(stage) for kind in option.model_fields["kind"].annotation.__args__]
 
 
 def _clean(location: Iterable[str | int], data: Any, *, keep_last: bool) -> Path_:
     """Keep what stands in the data: pydantic adds the choice of a union (`grpo`) to a path."""
     location, path = list(location), []
     for index, part in enumerate(location):
-        there = (isinstance(data, dict) and part in data) or (
-            isinstance(data, list) and isinstance(part, int)
-        )
+        there = (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int))
         if there or (keep_last and index == len(location) - 1):
             path.append(part)
             data = shape.child(data, part)

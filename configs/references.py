@@ -23,9 +23,7 @@ def has_reference(value: Any) -> bool:
     return isinstance(value, str) and _REFERENCE.search(value) is not None
 
 
-def resolve(
-    data: Any, environment: Mapping[str, str], missing: Where, path: tuple[str | int, ...] = ()
-) -> Any:
+def resolve(data: Any, environment: Mapping[str, str], missing: Where, path: tuple[str | int, ...] = ()) -> Any:
     """`data` with references replaced; `missing(path, name)` is called for each variable that isn't set."""
     if isinstance(data, dict):
         return {key: resolve(value, environment, missing, (*path, key)) for key, value in data.items()}

@@ -190,6 +190,7 @@ class Sft(TrainingStage):
     data: tuple[DataSource, ...]
     batch_size: int = Field(32, ge=1, description="sequences a step, over all ranks")
     max_length: int = Field(1024, ge=8, description="longer sequences are refused")
+    multi_turn: float = Field(0.0, ge=0, le=1, description="share of rows that get earlier turns of other rows")
     text: bool = Field(False, description="plain documents (column `text`), loss on every token: pre-training")
 
 

@@ -101,13 +101,9 @@ def expand(data: Any, annotation: Any = Recipe) -> Any:
             if item in SHORT_FORMS:
                 data = [data]
     if isinstance(data, dict):
-        return {
-            k: expand(v, t) if (t := below(annotation, k, data)) is not None else v for k, v in data.items()
-        }
+        return {k: expand(v, t) if (t := below(annotation, k, data)) is not None else v for k, v in data.items()}
     if isinstance(data, list):
-        return [
-            expand(v, t) if (t := below(annotation, i, data)) is not None else v for i, v in enumerate(data)
-        ]
+        return [expand(v, t) if (t := below(annotation, i, data)) is not None else v for i, v in enumerate(data)]
     return data
 
 
