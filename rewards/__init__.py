@@ -1,0 +1,1 @@
+"""Completions in, scores out. A recipe names rewards; the registry to read is `base.BUILTINS`."""

@@ -19,9 +19,7 @@ def judge_lines(stdin: TextIO, stdout: TextIO, min_tier: str = "B") -> int:
     """
     report = require(min_tier)
     if report.tier == "C":
-        warnings.warn(
-            f"sandbox tier C: no files can be opened, few modules import. {report.reason}", stacklevel=2
-        )
+        warnings.warn(f"sandbox tier C: no files can be opened, few modules import. {report.reason}", stacklevel=2)
     with Judge(report.tier) as judge:
         for line in stdin:
             if line.strip():

@@ -38,7 +38,7 @@ _TEXT_TAGS: dict[str, tuple[type, Callable[[str], Any]]] = {
     "date": (datetime.date, datetime.date.fromisoformat),
     "time": (datetime.time, datetime.time.fromisoformat),
 }
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 
 
 class CodecError(ValueError):
@@ -77,7 +77,7 @@ class _Encoder:
         if items is not None:
             return [_sequence_tag(value), *items]
         if isinstance(value, dict):
-            tag = {collections.Counter: "Counter", collections.OrderedDict: "OrderedDict"}.get(kind, "dict")
+            tag = kind.__name__ if kind in (collections.Counter, collections.OrderedDict) else "dict"
             return [tag, *([self.encode(k, depth), self.encode(v, depth)] for k, v in dict.items(value))]
         if kind is _VIEWS[2]:
             return ["items", *([self.encode(k, depth), self.encode(v, depth)] for k, v in value)]

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Outcome = Literal[
-    "pass", "wrong", "timeout", "memory", "crash", "compile_error", "output_limit", "infra_error"
-]
+Outcome = Literal["pass", "wrong", "timeout", "memory", "crash", "compile_error", "output_limit", "infra_error"]
 OUTCOMES: tuple[Outcome, ...] = (
     "pass", "wrong", "timeout", "memory", "crash", "compile_error", "output_limit", "infra_error",
 )  # fmt: skip

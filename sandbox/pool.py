@@ -60,9 +60,7 @@ class LocalJudgePool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
 
@@ -125,9 +123,7 @@ class SandboxPool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
     def _pass(self, jobs: Sequence[Job]) -> list[Verdict]:
@@ -143,17 +139,11 @@ class SandboxPool:
                 call = self._actors[slot].run.remote([jobs[i] for i in batch])
                 running[call] = slot, batch, time.monotonic() + sum(_longest_s(jobs[i]) for i in batch)
             nearest = min(deadline for _, _, deadline in running.values())
-            done, _ = self._ray.wait(
-                list(running), num_returns=1, timeout=max(0.0, nearest - time.monotonic())
-            )
-            late = [
-                c for c, (_, _, deadline) in running.items() if deadline <= time.monotonic() and c not in done
-            ]
+            done, _ = self._ray.wait(list(running), num_returns=1, timeout=max(0.0, nearest - time.monotonic()))
+            late = [c for c, (_, _, deadline) in running.items() if deadline <= time.monotonic() and c not in done]
             for call in [*done, *late]:
                 slot, batch, _ = running.pop(call)
-                for i, verdict in zip(
-                    batch, self._collect(call, slot, call in late, batch, jobs), strict=True
-                ):
+                for i, verdict in zip(batch, self._collect(call, slot, call in late, batch, jobs), strict=True):
                     verdicts[i] = verdict
                 idle.append(slot)
         return verdicts

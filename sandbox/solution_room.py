@@ -22,6 +22,7 @@ MAX_CODE = 32 << 20
 """Bytes of code and standard input together, as a JSON frame."""
 READY = b"1"
 _TEXT = 300
+_READERS: dict[str, Callable[[Any], Any]] = {"len": len, "iter": iter, "next": next, "str": str, "repr": repr}
 _COMPARISONS = {name: getattr(operator, name) for name in ("eq", "lt", "le", "gt", "ge")}
 
 
@@ -89,9 +90,7 @@ def _load(code: str, namespace: dict[str, Any]) -> list[str]:
 
 def describe(error: BaseException) -> tuple[str, str]:
     """(nearest built-in exception class, short text); the text is empty if the exception can't say it."""
-    builtin = next(
-        (k.__name__ for k in type(error).__mro__ if vars(builtins).get(k.__name__) is k), "Exception"
-    )
+    builtin = next((k.__name__ for k in type(error).__mro__ if vars(builtins).get(k.__name__) is k), "Exception")
     try:
         text = f"{type(error).__name__}: {error}" if type(error).__name__ != builtin else str(error)
         return builtin, text[:_TEXT]
@@ -134,9 +133,7 @@ class Server:
 
     def _callback(self, number: int) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
-            codec.write_frame(
-                self._rpc, ["callback", number, [codec.encode(a, self._to_handle) for a in args]]
-            )
+            codec.write_frame(self._rpc, ["callback", number, [codec.encode(a, self._to_handle) for a in args]])
             outcome, value = codec.read_frame(self._rpc)
             if outcome != "ok":
                 raise RuntimeError(value)
@@ -157,9 +154,11 @@ class Server:
             result = value(*args, **kwargs)
             return result, [self._changed(a) for a in args]
         if op == "set_attribute":
-            return setattr(value, rest[0], self._decode(rest[1])), []
+            setattr(value, rest[0], self._decode(rest[1]))
+            return None, []
         if op == "set_item":
-            return operator.setitem(value, self._decode(rest[0]), self._decode(rest[1])), []
+            value[self._decode(rest[0])] = self._decode(rest[1])
+            return None, []
         return self._read(op, value, rest), []
 
     def _changed(self, argument: Any) -> Any:
@@ -173,7 +172,7 @@ class Server:
             return value[self._decode(rest[0])]
         if op == "compare":
             return _COMPARISONS[rest[0]](value, self._decode(rest[1]))
-        return {"len": len, "iter": iter, "next": next, "str": str, "repr": repr}[op](value)
+        return _READERS[op](value)
 
 
 class _Quitter:

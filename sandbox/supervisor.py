@@ -69,9 +69,7 @@ class Judge:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
     def run(self, job: Job) -> Verdict:
@@ -130,9 +128,7 @@ class Judge:
         if answer != b"ok":
             self._stop()
             reason = answer.decode("utf-8", "replace") or "the zygote died at start"
-            raise SandboxError(
-                f"sandbox tier {self.tier} can't be put up: {reason}", fix="run `posttrain doctor`"
-            )
+            raise SandboxError(f"sandbox tier {self.tier} can't be put up: {reason}", fix="run `posttrain doctor`")
         ours.settimeout(REPLY_TIMEOUT_S)
 
     def _stop(self) -> None:
@@ -297,9 +293,7 @@ def _unpack(job_id: str, frame: bytes) -> Verdict | None:
     return Verdict(id=job_id, outcome=OUTCOMES[outcome], passed=passed, total=total, message=message)
 
 
-def _settle(
-    job: Job, verdict: Verdict | None, solution: _Report, tester: _Report, timed_out: bool
-) -> Verdict:
+def _settle(job: Job, verdict: Verdict | None, solution: _Report, tester: _Report, timed_out: bool) -> Verdict:
     """Adds what the clocks know: a verdict never outweighs a limit."""
     base = verdict or Verdict(id=job.id, outcome="crash", total=0, message="the tests gave no verdict")
     if base.outcome == "infra_error":

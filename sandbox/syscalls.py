@@ -11,41 +11,43 @@ from posttrain.sandbox import bpf
 # name: (x86-64, aarch64); None where the architecture has no such call.
 _PLAIN: dict[str, tuple[int | None, int | None]] = {
     # files that are open already, and looking around
-    "read": (0, 63), "write": (1, 64), "close": (3, 57), "fstat": (5, 80), "stat": (4, None), "lstat": (6, None),
-    "lseek": (8, 62), "pread64": (17, 67), "pwrite64": (18, 68), "readv": (19, 65), "writev": (20, 66),
-    "access": (21, None), "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24), "getdents": (78, None),
-    "getdents64": (217, 61), "getcwd": (79, 17), "chdir": (80, 49), "readlink": (89, None), "umask": (95, 166),
-    "newfstatat": (262, 79), "readlinkat": (267, 78), "faccessat": (269, 48), "faccessat2": (439, 439),
-    "statx": (332, 291), "pipe2": (293, 59),
+    "read": (0, 63), "write": (1, 64), "close": (3, 57), "fstat": (5, 80), "stat": (4, None),
+    "lstat": (6, None), "lseek": (8, 62), "pread64": (17, 67), "pwrite64": (18, 68), "readv": (19, 65),
+    "writev": (20, 66), "access": (21, None), "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24),
+    "getdents": (78, None), "getdents64": (217, 61), "getcwd": (79, 17), "chdir": (80, 49),
+    "readlink": (89, None), "umask": (95, 166), "newfstatat": (262, 79), "readlinkat": (267, 78),
+    "faccessat": (269, 48), "faccessat2": (439, 439), "statx": (332, 291), "pipe2": (293, 59),
     # memory
     "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "brk": (12, 214), "mremap": (25, 216),
     "msync": (26, 227), "mincore": (27, 232), "madvise": (28, 233), "membarrier": (324, 283),
     # signals to oneself, threads
-    "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "sigaltstack": (131, 132),
-    "futex": (202, 98), "set_robust_list": (273, 99), "get_robust_list": (274, 100), "set_tid_address": (218, 96),
-    "rseq": (334, 293), "arch_prctl": (158, None), "sched_yield": (24, 124), "exit": (60, 93),
-    "exit_group": (231, 94), "wait4": (61, 260), "pause": (34, None),
+    "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139),
+    "sigaltstack": (131, 132), "futex": (202, 98), "set_robust_list": (273, 99),
+    "get_robust_list": (274, 100), "set_tid_address": (218, 96), "rseq": (334, 293),
+    "arch_prctl": (158, None), "sched_yield": (24, 124), "exit": (60, 93), "exit_group": (231, 94),
+    "wait4": (61, 260), "pause": (34, None),
     # time
     "nanosleep": (35, 101), "getitimer": (36, 102), "setitimer": (38, 103), "alarm": (37, None),
     "gettimeofday": (96, 169), "time": (201, None), "times": (100, 153), "clock_gettime": (228, 113),
     "clock_getres": (229, 114), "clock_nanosleep": (230, 115),
     # waiting
-    "select": (23, None), "pselect6": (270, 72), "poll": (7, None), "ppoll": (271, 73), "epoll_create": (213, None),
-    "epoll_create1": (291, 20), "epoll_ctl": (233, 21), "epoll_wait": (232, None), "epoll_pwait": (281, 22),
-    "epoll_pwait2": (441, 441), "eventfd": (284, None), "eventfd2": (290, 19), "recvfrom": (45, 207),
+    "select": (23, None), "pselect6": (270, 72), "poll": (7, None), "ppoll": (271, 73),
+    "epoll_create": (213, None), "epoll_create1": (291, 20), "epoll_ctl": (233, 21),
+    "epoll_wait": (232, None), "epoll_pwait": (281, 22), "epoll_pwait2": (441, 441),
+    "eventfd": (284, None), "eventfd2": (290, 19), "recvfrom": (45, 207),
     # who and where am I
-    "getpid": (39, 172), "gettid": (186, 178), "getppid": (110, 173), "getuid": (102, 174), "geteuid": (107, 175),
-    "getgid": (104, 176), "getegid": (108, 177), "getgroups": (115, 158), "getpgrp": (111, None),
-    "getpgid": (121, 155), "getsid": (124, 156), "uname": (63, 160), "sysinfo": (99, 179), "getrusage": (98, 165),
-    "getrlimit": (97, 163), "setrlimit": (160, 164), "sched_getaffinity": (204, 123), "sched_getparam": (143, 121),
-    "sched_getscheduler": (145, 120), "sched_get_priority_max": (146, 125), "sched_get_priority_min": (147, 126),
-    "getrandom": (318, 278),
+    "getpid": (39, 172), "gettid": (186, 178), "getppid": (110, 173), "getuid": (102, 174),
+    "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177), "getgroups": (115, 158),
+    "getpgrp": (111, None), "getpgid": (121, 155), "getsid": (124, 156), "uname": (63, 160),
+    "sysinfo": (99, 179), "getrusage": (98, 165), "getrlimit": (97, 163), "setrlimit": (160, 164),
+    "sched_getaffinity": (204, 123), "sched_getparam": (143, 121), "sched_getscheduler": (145, 120),
+    "sched_get_priority_max": (146, 125), "sched_get_priority_min": (147, 126), "getrandom": (318, 278),
 }  # fmt: skip
 
 _CHECKED: dict[str, tuple[int | None, int | None]] = {
-    "open": (2, None), "openat": (257, 56), "openat2": (437, 437), "clone": (56, 220), "clone3": (435, 435),
-    "ioctl": (16, 29), "fcntl": (72, 25), "socketpair": (53, 199), "sendto": (44, 206), "prlimit64": (302, 261),
-    "prctl": (157, 167),
+    "open": (2, None), "openat": (257, 56), "openat2": (437, 437), "clone": (56, 220),
+    "clone3": (435, 435), "ioctl": (16, 29), "fcntl": (72, 25), "socketpair": (53, 199),
+    "sendto": (44, 206), "prlimit64": (302, 261), "prctl": (157, 167),
 }  # fmt: skip
 
 _CLONE_THREAD = 0x00010000

@@ -198,10 +198,7 @@ def _test_functions(statements: list[ast.stmt]) -> list[str]:
     return [
         s.name
         for s in statements
-        if isinstance(s, ast.FunctionDef)
-        and s.name.startswith("test")
-        and not s.args.args
-        and s.name not in called
+        if isinstance(s, ast.FunctionDef) and s.name.startswith("test") and not s.args.args and s.name not in called
     ]
 
 

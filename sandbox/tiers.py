@@ -120,7 +120,8 @@ def self_test(judge: Judge) -> list[str]:
 def probe() -> TierReport:
     """The strongest tier that can be put up here and passes its self-test. About a second; starts processes."""
     reasons: list[str] = []
-    fix, failures = "", ()
+    fix = ""
+    failures: tuple[str, ...] = ()
     for tier in TIERS:
         try:
             with Judge(tier) as judge:
@@ -139,7 +140,7 @@ def probe() -> TierReport:
 def require(min_tier: str) -> TierReport:
     """What this host allows, if that is at least `min_tier`; else raises SandboxError that says why and what to do."""
     report = probe()
-    if report.tier == "none" or TIERS.index(report.tier) > TIERS.index(min_tier):  # type: ignore[arg-type]
+    if report.tier == "none" or TIERS.index(report.tier) > TIERS.index(min_tier):
         hint = f", or accept less with min_tier: {report.tier}" if report.tier != "none" else ""
         raise SandboxError(
             f"this host allows sandbox tier {report.tier}, and {min_tier} is asked for ({report.reason})",

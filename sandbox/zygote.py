@@ -3,8 +3,8 @@
 It never sees code or tests: a request is a few numbers and descriptors, so that no later room finds an earlier
 one's secrets in memory it inherits. It lives as long as its control socket; the end of that is its own end.
 
-    supervisor -> zygote   REQUEST with descriptors       zygote -> supervisor   PIDS
-    supervisor -> zygote   one byte: done                 zygote -> supervisor   REPORT, all rooms dead and reaped
+    supervisor -> zygote   REQUEST with descriptors     zygote -> supervisor   PIDS
+    supervisor -> zygote   one byte: done               zygote -> supervisor   REPORT, all rooms reaped
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ _MAX_OPEN = 4096
 
 # What nearly every solution imports. More costs every fork its page tables; less costs an import a snippet.
 PRELOADED = (
-    "abc", "ast", "asyncio", "array", "base64", "binascii", "bisect", "calendar", "cmath", "collections",
-    "concurrent.futures.thread", "contextlib", "copy", "dataclasses", "datetime", "decimal", "difflib", "enum", "fractions",
-    "functools", "hashlib", "heapq", "inspect", "io", "itertools", "json", "math", "numbers", "operator", "os",
-    "pprint", "queue", "random", "re", "secrets", "statistics", "string", "struct", "sys", "textwrap", "threading",
-    "time", "timeit", "traceback", "types", "typing", "unicodedata", "unittest", "uuid", "warnings", "zlib",
+    "abc", "ast", "asyncio", "array", "base64", "binascii", "bisect", "calendar", "cmath",
+    "collections", "concurrent.futures.thread", "contextlib", "copy", "dataclasses", "datetime",
+    "decimal", "difflib", "enum", "fractions", "functools", "hashlib", "heapq", "inspect", "io",
+    "itertools", "json", "math", "numbers", "operator", "os", "pprint", "queue", "random", "re",
+    "secrets", "statistics", "string", "struct", "sys", "textwrap", "threading", "time", "timeit",
+    "traceback", "types", "typing", "unicodedata", "unittest", "uuid", "warnings", "zlib",
 )  # fmt: skip
 
 
@@ -111,21 +112,13 @@ class _Zygote:
             os._exit(1)
         return message, list(fds)
 
-    def _fork(
-        self, fds: list[int], limits: confinement.Limits, *, program: bool = False, tester: bool = False
-    ) -> int:
+    def _fork(self, fds: list[int], limits: confinement.Limits, *, program: bool = False, tester: bool = False) -> int:
         pid = confinement.fork_room(self._isolated)
         if pid:
             return pid
         try:
             _close_others([*fds, *([] if self._ruleset is None else [self._ruleset])])
-            run = (
-                tester_room.run
-                if tester
-                else solution_room.run_program
-                if program
-                else solution_room.run_module
-            )
+            run = tester_room.run if tester else solution_room.run_program if program else solution_room.run_module
             run(fds[0], fds[1], self._confine(limits))
         except BaseException:  # noqa: BLE001, S110  a room has nobody to tell; what is missing is the message
             pass

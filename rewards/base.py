@@ -1,0 +1,231 @@
+"""The rewards a recipe can name, and how other functions are found.
+
+`use:` is a name of BUILTINS, `package.module:attr`, or `path/to/file.py:attr` (from the recipe's folder). A reward is
+a function with TRL's signature, sync or async:
+
+    def brevity(prompts, completions, **columns) -> list[float | None]: ...      # None: not applicable to this row
+
+verl's compute_score(data_source, solution_str, ground_truth, extra_info) is known by its parameters' names.
+Nothing here imports torch, Ray or math_verify: `posttrain plan` answers in under a second.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from posttrain.configs.schema import RewardUse
+from posttrain.errors import DataError, InputError
+from posttrain.rewards import code, format, math, modes, reasoning_gym, text
+from posttrain.rewards.contract import BuiltinReward
+from posttrain.rewards.loader import split_path
+from posttrain.types import Prompt
+
+BUILTINS: dict[str, BuiltinReward] = {
+    "math": BuiltinReward(
+        function=math.math,
+        columns=("answer",),
+        needs="math",
+        doc="the last \\boxed equals the column `answer`, as mathematics",
+    ),
+    "format": BuiltinReward(
+        function=format.think_format,
+        sees="completion",
+        doc="exactly one well-formed think block at the start",
+    ),
+    "mode_following": BuiltinReward(
+        function=modes.mode_following,
+        sees="completion",
+        doc="thinks, or doesn't, as the last flag or the prompt's mode says",
+    ),
+    "exact": BuiltinReward(
+        function=text.exact,
+        columns=("answer",),
+        doc="equals the column `answer` up to case and white space",
+    ),
+    "contains": BuiltinReward(
+        function=text.contains,
+        columns=("keywords",),
+        doc="share of the column `keywords` in the answer",
+    ),
+    "regex": BuiltinReward(
+        function=text.regex,
+        params=("pattern",),
+        needs="worker",
+        doc="the parameter `pattern` is found in the answer",
+    ),
+    "json_schema": BuiltinReward(
+        function=text.json_schema,
+        columns=("schema",),
+        doc="JSON that fits the column `schema`",
+    ),
+    "multiple_choice": BuiltinReward(
+        function=text.multiple_choice,
+        columns=("answer",),
+        doc="the last stated choice is the column `answer`",
+    ),
+    "length_target": BuiltinReward(
+        function=text.length_target,
+        columns=("target_words",),
+        doc="nearness of the word count to the column `target_words`",
+    ),
+    "repetition": BuiltinReward(
+        function=text.repetition,
+        sees="completion",
+        doc="penalty for repeated word n-grams (0 to -1)",
+    ),
+    "code": BuiltinReward(
+        function=code.code,
+        columns=("tests",),
+        needs="judge",
+        doc="the last Python block passes the column `tests` in the sandbox",
+    ),
+    "code_stdio": BuiltinReward(
+        function=code.code,
+        columns=("tests",),
+        needs="judge",
+        doc="the same for programs: tests are standard input and output",
+    ),
+    "reasoning_gym": BuiltinReward(
+        function=reasoning_gym.reasoning_gym,
+        columns=("entry", "task_name"),
+        needs="worker",
+        doc="reasoning_gym's own verifier of the task",
+    ),
+}
+
+_GIVEN = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "self"}
+_ROW_FIELDS = {"task", "domain", "mode", "id"}
+_VERL_FIELDS = {"data_source", "solution_str", "extra_info", "ground_truth"}
+
+
+def check_use(use: RewardUse, recipe_dir: Path) -> None:
+    """Raises InputError if nothing has the name `use.use`, or a parameter is missing. Imports no user code."""
+    parts = split_path(use.use)
+    if parts is None:
+        _check_builtin(use)
+        return
+    where, attribute = parts
+    if where.endswith(".py"):
+        _check_file(recipe_dir / where, attribute, use.use)
+        return
+    try:
+        found = importlib.util.find_spec(where.partition(".")[0]) or _beside(recipe_dir, where)
+    except ValueError:
+        found = True
+    if not found:
+        raise InputError(f"reward {use.use!r}: there is no package {where.partition('.')[0]!r}", where="rewards")
+
+
+def _beside(recipe_dir: Path, module: str) -> bool:
+    head = recipe_dir / module.partition(".")[0]
+    return head.is_dir() or head.with_suffix(".py").is_file()
+
+
+def _check_builtin(use: RewardUse) -> None:
+    builtin = BUILTINS.get(use.use)
+    if builtin is None:
+        close = difflib.get_close_matches(use.use, BUILTINS, n=1)
+        raise InputError(
+            f"there is no reward {use.use!r}",
+            where="rewards",
+            fix=f"did you mean {close[0]!r}?" if close else "see `posttrain rewards list`, or name file.py:function",
+        )
+    missing = [p for p in builtin.params if p not in use.params]
+    if missing:
+        raise InputError(f"reward {use.use!r} needs the parameter {missing[0]!r}", where="rewards", fix="set params")
+
+
+def _definition(path: Path, attribute: str) -> ast.FunctionDef | ast.AsyncFunctionDef | bool:
+    """The function as the file defines it; True if the name is bound some other way, False if not at all."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    found: ast.FunctionDef | ast.AsyncFunctionDef | bool = False
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == attribute:
+            found = node
+        elif any(isinstance(n, ast.Name | ast.alias | ast.ClassDef) and _bound(n) == attribute for n in ast.walk(node)):
+            found = found or True
+    return found
+
+
+def _bound(node: ast.AST) -> str:
+    if isinstance(node, ast.alias):
+        return node.asname or node.name
+    return node.id if isinstance(node, ast.Name) else getattr(node, "name", "")
+
+
+def _check_file(path: Path, attribute: str, use: str) -> None:
+    if not path.is_file():
+        raise InputError(
+            f"reward {use!r}: no file {path}", where="rewards", fix="the path starts at the recipe's folder"
+        )
+    try:
+        found = _definition(path, attribute)
+    except SyntaxError as error:
+        raise InputError(f"reward {use!r}: {error.msg}", where=f"{path}:{error.lineno}") from error
+    if found is False:
+        raise InputError(f"reward {use!r}: {path.name} defines no {attribute!r}", where=str(path))
+
+
+def files_of(uses: Sequence[RewardUse], recipe_dir: Path) -> list[Path]:
+    """The files of rewards that are named by path, in order, each once. They are part of a stage's key."""
+    files = []
+    for use in uses:
+        parts = split_path(use.use)
+        if parts and parts[0].endswith(".py"):
+            files.append(recipe_dir / parts[0])
+    return list(dict.fromkeys(files))
+
+
+def row_columns(prompt: Prompt) -> dict[str, Any]:
+    """What rewards and `when` read of a prompt: its columns, and task, domain, mode and id."""
+    mode = prompt.mode if prompt.mode != "default" else prompt.columns.get("mode", prompt.mode)
+    task, domain = prompt.task or prompt.columns.get("task", ""), prompt.domain or prompt.columns.get("domain", "")
+    return {**prompt.columns, "task": task, "domain": domain, "mode": mode, "id": prompt.id}
+
+
+def applies(use: RewardUse, columns: Mapping[str, Any]) -> bool:
+    """Whether a row meets `when`: every column equal; a list means any of its values."""
+    for name, wanted in use.when.items():
+        options = wanted if isinstance(wanted, list | tuple) else [wanted]
+        if columns.get(name) not in options:
+            return False
+    return True
+
+
+def needed_columns(use: RewardUse, recipe_dir: Path | None = None) -> tuple[str, ...]:
+    """Columns a reward can't do without, as far as can be known without importing it."""
+    parts = split_path(use.use)
+    if parts is None:
+        _check_builtin(use)
+        return BUILTINS[use.use].columns
+    if not parts[0].endswith(".py") or recipe_dir is None:
+        return ()
+    definition = _definition(recipe_dir / parts[0], parts[1])
+    if isinstance(definition, bool):
+        return ()
+    arguments = definition.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    required = positional[: len(positional) - len(arguments.defaults)]
+    required += [a for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is None]
+    ignored = _GIVEN | _ROW_FIELDS | _VERL_FIELDS | set(use.params)
+    return tuple(a.arg for a in required if a.arg not in ignored)
+
+
+def check_columns(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe_dir: Path | None = None) -> None:
+    """Raises DataError, naming row and column, where a reward applies to a row that lacks what it reads."""
+    needs = [(use, needed_columns(use, recipe_dir)) for use in uses]
+    for number, prompt in enumerate(prompts, 1):
+        columns = row_columns(prompt)
+        for use, names in needs:
+            for name in names:
+                if columns.get(name) is None and applies(use, columns):
+                    raise DataError(
+                        f"reward {use.use!r} reads the column {name!r}, and this row has none",
+                        where=f"row {number} ({prompt.id})",
+                        fix=f"map a column to {name!r}, or limit the reward with `when`",
+                    )

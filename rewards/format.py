@@ -1,0 +1,13 @@
+"""Rewards on the form of a completion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from posttrain.thinking import split_thinking
+
+
+def think_format(prompts: Sequence[Any], completions: Sequence[str], **columns: Any) -> list[float]:
+    """1.0 for exactly one well-formed think block at the start with an answer behind it, else 0.0."""
+    return [float(split_thinking(text).well_formed) for text in completions]

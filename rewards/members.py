@@ -1,0 +1,146 @@
+"""One reward of a mixture, ready to judge rows: a built-in, or a function in a worker of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from posttrain.configs.schema import RewardUse
+from posttrain.errors import InputError, RewardError
+from posttrain.rewards.base import BUILTINS, check_use
+from posttrain.rewards.contract import BuiltinReward, JudgeClient, RowError, call_arguments
+from posttrain.rewards.loader import split_path
+from posttrain.rewards.math import Symbolic
+from posttrain.rewards.workers import LoadFailed, Service, WorkerProcess, call_rows
+from posttrain.thinking import answer_of
+from posttrain.types import Completion, Prompt
+
+Value = float | None | RowError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A completion with its prompt, and the prompt's columns as rewards see them."""
+
+    prompt: Prompt
+    completion: Completion
+    columns: Mapping[str, Any]
+
+
+class Member(Protocol):
+    """Judges rows; thread-safe."""
+
+    def values(self, rows: Sequence[Row]) -> list[Value]:
+        """One value a row, in order. Raises RewardError if the reward can't be loaded at all."""
+        ...
+
+    def close(self) -> None:
+        """Ends its processes."""
+        ...
+
+
+def make_member(use: RewardUse, recipe_dir: Path, judge: JudgeClient | None) -> Member:
+    """Raises InputError if there is no such reward, or it needs a sandbox and there is none."""
+    check_use(use, recipe_dir)
+    if split_path(use.use):
+        return FunctionMember(use, recipe_dir)
+    builtin = BUILTINS[use.use]
+    if builtin.needs == "judge" and judge is None:
+        raise InputError(f"reward {use.use!r} needs a sandbox, and none was given", where="rewards")
+    return WorkerMember(use, builtin) if builtin.needs == "worker" else BuiltinMember(use, builtin, judge)
+
+
+def _text(row: Row, sees: str) -> str:
+    return row.completion.text if sees == "completion" else answer_of(row.completion.text)
+
+
+def _loaded(error: LoadFailed, use: RewardUse) -> RewardError:
+    return RewardError(f"reward {use.use!r} can't be loaded:\n{error}", where="rewards")
+
+
+class BuiltinMember:
+    """A built-in that runs in the caller: our own code, bounded on any text."""
+
+    def __init__(self, use: RewardUse, builtin: BuiltinReward, judge: JudgeClient | None) -> None:
+        self._use, self._function = use, builtin.function
+        self._sees = use.sees or builtin.sees
+        self._handed: dict[str, Any] = {}
+        self._symbolic: Symbolic | None = None
+        if builtin.needs == "judge":
+            self._handed["judge"] = judge
+        elif builtin.needs == "math":
+            self._symbolic = self._handed["symbolic"] = Symbolic()
+
+    def values(self, rows: Sequence[Row]) -> list[Value]:
+        """See Member."""
+        columns = call_arguments([dict(r.columns) for r in rows])
+        return list(
+            self._function(
+                [r.prompt.messages for r in rows],
+                [_text(r, self._sees) for r in rows],
+                **{**columns, **self._use.params, **self._handed},
+            )
+        )
+
+    def close(self) -> None:
+        """See Member."""
+        if self._symbolic is not None:
+            self._symbolic.close()
+
+
+class WorkerMember:
+    """A built-in that gets a process of its own: it could run for ever."""
+
+    def __init__(self, use: RewardUse, builtin: BuiltinReward) -> None:
+        self._use, self._sees = use, use.sees or builtin.sees
+        self._worker = WorkerProcess(
+            Service(module="posttrain.rewards.worker", attribute="BuiltinCall", arguments=(use.use,))
+        )
+
+    def values(self, rows: Sequence[Row]) -> list[Value]:
+        """See Member."""
+
+        def call(indices: Sequence[int], timeout_s: float) -> list[Value]:
+            part = [rows[i] for i in indices]
+            return self._worker.call(self._request(part), timeout_s)[0]
+
+        try:
+            return list(call_rows(call, len(rows), self._use.timeout))
+        except LoadFailed as error:
+            raise _loaded(error, self._use) from None
+
+    def _request(self, rows: Sequence[Row]) -> dict[str, Any]:
+        return {
+            "prompts": [[dict(m) for m in r.prompt.messages] for r in rows],
+            "completions": [_text(r, self._sees) for r in rows],
+            "columns": call_arguments([dict(r.columns) for r in rows]),
+            "params": self._use.params,
+        }
+
+    def close(self) -> None:
+        """See Member."""
+        self._worker.close()
+
+
+class FunctionMember(WorkerMember):
+    """A function that a recipe names by module or by path; it sees what TRL would pass it."""
+
+    def __init__(self, use: RewardUse, recipe_dir: Path) -> None:
+        self._use, self._sees = use, use.sees or "completion"
+        self._worker = WorkerProcess(
+            Service(
+                module="posttrain.rewards.worker",
+                attribute="UserReward",
+                arguments=(use.use, str(recipe_dir.resolve())),
+            )
+        )
+
+    def _request(self, rows: Sequence[Row]) -> dict[str, Any]:
+        request = super()._request(rows)
+        texts: list[str] = request["completions"]
+        request["completions"] = [[{"role": "assistant", "content": text}] for text in texts]
+        wanted = "completion_ids" in self._worker.wants()
+        ids = [r.completion.token_ids.tolist() for r in rows] if wanted else []
+        return {**request, "completion_ids": ids}

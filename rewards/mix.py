@@ -1,0 +1,128 @@
+"""Composes rewards: items in, one Score each out, in order.
+
+value = sum of weight x reward over the rewards that apply      (no gate closed, nothing failed)
+        0 where a gate says 0 or less
+        none where any applicable reward failed (infra_error: the sample leaves its group)
+        none where no reward applies (not_applicable)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from posttrain.configs.schema import RewardUse
+from posttrain.errors import RewardError
+from posttrain.rewards.base import applies, check_columns, row_columns
+from posttrain.rewards.contract import JudgeClient, RowError
+from posttrain.rewards.loader import split_path
+from posttrain.rewards.members import Row, Value, make_member
+from posttrain.types import Completion, Prompt, Score
+
+MIN_ROWS = 20
+"""An error rate over fewer rows says nothing."""
+_WINDOW = 500
+
+__all__ = ["Scorer", "check_columns"]
+
+
+class Scorer:
+    """Scores completions with a mixture of rewards.
+
+    `judge` runs the code of code rewards; the caller owns it. Processes start with the first call and end with
+    `close`. Above `max_error_rate`, over at least 20 rows, `score` raises RewardError with the first traceback.
+    """
+
+    def __init__(
+        self,
+        uses: Sequence[RewardUse],
+        *,
+        recipe_dir: Path,
+        judge: JudgeClient | None = None,
+        max_error_rate: float = 0.2,
+    ) -> None:
+        self._uses = tuple(uses)
+        self._names = _names(self._uses)
+        self._max_error_rate = max_error_rate
+        self._members = [make_member(use, recipe_dir, judge) for use in self._uses]
+        self._lock = threading.Lock()
+        self._failed: deque[bool] = deque(maxlen=_WINDOW)
+        self._first_error = ""
+
+    def score(self, items: Sequence[tuple[Prompt, Completion]]) -> list[Score]:
+        """One Score an item, in order; safe to call from several threads.
+
+        Bounded: a reward takes at most three times its `timeout` over its rows. Raises RewardError.
+        """
+        rows = [Row(prompt=p, completion=c, columns=row_columns(p)) for p, c in items]
+        parts: list[dict[int, Value]] = [{} for _ in rows]
+        for number, (use, member) in enumerate(zip(self._uses, self._members, strict=True)):
+            wanted = [i for i, row in enumerate(rows) if applies(use, row.columns)]
+            if not wanted:
+                continue
+            for i, value in zip(wanted, member.values([rows[i] for i in wanted]), strict=True):
+                parts[i][number] = value
+        scores = [self._compose(values) for values in parts]
+        self._watch(scores)
+        return scores
+
+    def close(self) -> None:
+        """Ends all reward processes."""
+        for member in self._members:
+            member.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _compose(self, values: dict[int, Value]) -> Score:
+        parts = {self._names[n]: None if isinstance(v, RowError) else v for n, v in values.items()}
+        for number, value in values.items():
+            if isinstance(value, RowError):
+                detail = f"{self._names[number]}: {value.detail}"
+                return Score(value=None, parts=parts, status="infra_error", detail=detail)
+        counted = {n: v for n, v in values.items() if isinstance(v, int | float)}
+        summed = [self._uses[n].weight * v for n, v in counted.items() if not self._uses[n].gate]
+        if not summed:
+            return Score(value=None, parts=parts, status="not_applicable", detail="no reward applies")
+        closed = [self._names[n] for n, v in counted.items() if self._uses[n].gate and v <= 0]
+        if closed:
+            return Score(value=0.0, parts=parts, detail=f"gate {closed[0]} is closed")
+        return Score(value=float(sum(summed)), parts=parts)
+
+    def _watch(self, scores: Sequence[Score]) -> None:
+        with self._lock:
+            for score in scores:
+                if score.status == "not_applicable":
+                    continue
+                failed = score.status == "infra_error"
+                self._failed.append(failed)
+                if failed and not self._first_error:
+                    self._first_error = score.detail
+            rate = sum(self._failed) / max(1, len(self._failed))
+            if len(self._failed) >= MIN_ROWS and rate > self._max_error_rate:
+                raise RewardError(
+                    f"{rate:.0%} of the last {len(self._failed)} completions couldn't be scored; the first failure:\n"
+                    f"{self._first_error}",
+                    where="rewards",
+                    fix="mend the reward and run again: what is finished is kept",
+                )
+
+
+def _names(uses: Sequence[RewardUse]) -> list[str]:
+    """What each reward is called in a Score's parts: built-in or attribute; from the second on with #2, #3."""
+    names: list[str] = []
+    for use in uses:
+        parts = split_path(use.use)
+        name, seen = parts[1] if parts else use.use, 2
+        unique = name
+        while unique in names:
+            unique, seen = f"{name}#{seen}", seen + 1
+        names.append(unique)
+    return names

@@ -1,0 +1,196 @@
+"""Killable worker processes: what hangs or dies in one costs a call, not the run.
+
+Started fresh (never forked from a process that holds CUDA, threads and locks), lazily, and again after each
+failure. Works from any thread and touches no signal handler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from posttrain.rewards import worker
+from posttrain.rewards.contract import RowError
+
+T = TypeVar("T")
+START_TIMEOUT_S = 120.0
+"""A reward file may import torch."""
+_MAX_FAILURES_IN_A_ROW = 8
+
+
+class CallFailed(Exception):
+    """A call raised, ran too long or killed its process; `str` says which, with the traceback if there is one."""
+
+
+class CallTimeout(CallFailed):
+    """The call ran too long; its process was killed."""
+
+
+class LoadFailed(Exception):
+    """The service can't even be loaded; `str` is the traceback."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """What a worker loads: `module.attribute(*arguments)` must give a callable of one argument."""
+
+    module: str
+    attribute: str
+    arguments: tuple[Any, ...] = ()
+
+
+class WorkerProcess:
+    """One process for one service; calls of several threads take turns."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
+        self._wants: tuple[str, ...] = ()
+
+    def wants(self) -> tuple[str, ...]:
+        """Which optional keywords the service takes; starts it. Raises LoadFailed."""
+        with self._lock:
+            self._ensure()
+            return self._wants
+
+    def call(self, argument: Any, timeout_s: float) -> Any:
+        """What the service returns. Raises CallFailed, CallTimeout or LoadFailed.
+
+        `timeout_s` is wall clock and counts from the call itself, not from the start of the process.
+        """
+        with self._lock:
+            connection = self._ensure()
+            try:
+                connection.settimeout(timeout_s)
+                worker.send(connection, argument)
+                outcome, value = self._receive(time.monotonic() + timeout_s)
+            except TimeoutError:
+                self._kill()
+                raise CallTimeout(f"no answer within {timeout_s:g} s; the worker was killed") from None
+            except (EOFError, OSError):
+                raise CallFailed(f"the worker died ({self._kill()})") from None
+            if outcome == "raised":
+                raise CallFailed(value)
+            return value
+
+    def close(self) -> None:
+        """Ends the process."""
+        with self._lock:
+            self._kill()
+
+    def _receive(self, deadline: float) -> Any:
+        connection = self._connection
+        assert connection is not None
+        buffer = bytearray()
+        size: int | None = None
+        while size is None or len(buffer) < size:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            connection.settimeout(left)
+            chunk = connection.recv(1 << 20)
+            if not chunk:
+                raise EOFError
+            buffer += chunk
+            if size is None and len(buffer) >= worker.HEADER.size:
+                size = worker.HEADER.unpack_from(buffer)[0] + worker.HEADER.size
+        return worker.pickle.loads(bytes(buffer[worker.HEADER.size :]))
+
+    def _ensure(self) -> socket.socket:
+        if self._connection is not None:
+            return self._connection
+        import posttrain
+
+        ours, theirs = socket.socketpair()
+        with theirs:
+            root = str(Path(posttrain.__file__).parent.parent)
+            path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "posttrain.rewards.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,
+            )
+        self._connection = ours
+        service = self._service
+        try:
+            ours.settimeout(START_TIMEOUT_S)
+            worker.send(ours, (service.module, service.attribute, service.arguments, sys.path))
+            outcome, value = self._receive(time.monotonic() + START_TIMEOUT_S)
+        except TimeoutError:
+            self._kill()
+            raise LoadFailed(f"not loaded within {START_TIMEOUT_S:g} s") from None
+        except (EOFError, OSError):
+            raise LoadFailed(f"the process died while loading ({self._kill()})") from None
+        if outcome != "ready":
+            self._kill()
+            raise LoadFailed(value)
+        self._wants = value
+        return ours
+
+    def _kill(self) -> str:
+        """Ends the process; says how it ended."""
+        process, connection = self._process, self._connection
+        self._process = self._connection = None
+        if connection is not None:
+            connection.close()
+        if process is None:
+            return "not running"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.05)  # it may be dying already: its own exit code says more
+        ended = process.poll()
+        if ended is None:
+            process.kill()
+            process.wait()
+            return "killed"
+        return f"exit code {ended}" if ended >= 0 else f"signal {-ended}"
+
+
+def call_rows(call: Callable[[Sequence[int], float], Sequence[T]], rows: int, timeout_s: float) -> list[T | RowError]:
+    """`call(indices, timeout)` over all rows at once; where that fails, over ever smaller parts.
+
+    So a row that kills or hangs its worker costs itself, not its batch. The parts share twice `timeout_s` in
+    all; rows that are left when it is spent, or after several failures without a success, fail with the last
+    failure's text.
+    """
+    if not rows:
+        return []
+    results: list[T | RowError] = [RowError("not reached")] * rows
+    waiting = [list(range(rows))]
+    spend_until = time.monotonic() + 3 * timeout_s
+    failures_in_a_row, detail = 0, ""
+    while waiting:
+        part = waiting.pop()
+        left = spend_until - time.monotonic()
+        if left <= 0 or failures_in_a_row > _MAX_FAILURES_IN_A_ROW:
+            for i in part:
+                results[i] = RowError(detail)
+            continue
+        share = timeout_s * max(len(part) / rows, 0.05)
+        try:
+            values = call(part, min(max(share, min(1.0, timeout_s)), left))
+        except CallFailed as error:
+            detail = str(error)
+            if len(part) == 1:
+                failures_in_a_row += 1
+                results[part[0]] = RowError(detail)
+            else:
+                middle = len(part) // 2
+                waiting += [part[middle:], part[:middle]]
+            continue
+        failures_in_a_row = 0
+        for i, value in zip(part, values, strict=True):
+            results[i] = value
+    return results
