@@ -73,16 +73,19 @@ def plan(
 ) -> None:
     """Show what `run` would do, and why. Starts nothing."""
     from posttrain.configs.load import load_recipe
-    from posttrain.pipelines.plan import check_data, make_plan
+    from posttrain.pipelines.checks import check_data, check_rewards
+    from posttrain.pipelines.plan import make_plan
     from posttrain.pipelines.show import print_plan
 
     loaded = load_recipe(recipe, overrides or ())
-    made = make_plan(loaded, _run_dir(loaded, run_dir))
-    data = check_data(loaded, made) if check else None
+    with loaded.masking():
+        made = make_plan(loaded, _run_dir(loaded, run_dir))
+        check_rewards(loaded, [stage.node for stage in made.stages])
+        data = check_data(loaded, made) if check else None
     if as_json:
         _print_json(loaded.mask_data(made.to_json() | ({} if data is None else {"data": data})))
     else:
-        print_plan(made, data, _console())
+        print_plan(made, loaded.mask_data(data), _console())
 
 
 @app.command()
@@ -224,8 +227,9 @@ def rewards_list() -> None:
     """All built-in rewards."""
     from posttrain.rewards.cli import list_rewards
 
-    for line in list_rewards():
-        typer.echo(line)
+    for name, columns, about in list_rewards():
+        reads = f" (reads {', '.join(columns)})" if columns else ""
+        typer.echo(f"{name:<16} {about}{reads}")
 
 
 @rewards_app.command("score")

@@ -19,7 +19,7 @@ from posttrain.errors import RunError
 
 if TYPE_CHECKING:
     from posttrain.rewards.mix import Scorer
-
+    from posttrain.sandbox.pool import SandboxPool
     from posttrain.stages.learner.group import Learner
     from posttrain.stages.rollout.pool import RolloutPool
 
@@ -39,6 +39,7 @@ class ClusterWorkers:
         self._scratch: str | None = None
         self._learner: Learner | None = None
         self._rollout: RolloutPool | None = None
+        self._sandbox: SandboxPool | None = None
 
     @property
     def started(self) -> bool:
@@ -65,9 +66,20 @@ class ClusterWorkers:
 
     def scorer(self, uses: tuple[RewardUse, ...]) -> Scorer:
         """A scorer for these rewards; the caller closes it."""
+        from posttrain.pipelines.checks import needs_sandbox
         from posttrain.rewards.mix import Scorer
 
-        return Scorer(uses, recipe_dir=self._recipe_dir)
+        judge = self._judge() if needs_sandbox(uses) else None
+        return Scorer(uses, recipe_dir=self._recipe_dir, judge=judge)
+
+    def _judge(self) -> SandboxPool:
+        if self._sandbox is None:
+            self._start()
+            from posttrain.sandbox.pool import SandboxPool
+
+            settings = self._cluster.sandbox
+            self._sandbox = SandboxPool(settings.workers, settings.min_tier)
+        return self._sandbox
 
     def close(self) -> None:
         """End the actors, and Ray if it was started here."""
@@ -75,10 +87,10 @@ class ClusterWorkers:
             return
         import ray
 
-        for group in (self._learner, self._rollout):
+        for group in (self._learner, self._rollout, self._sandbox):
             if group is not None:
                 group.close()
-        self._learner = self._rollout = None
+        self._learner = self._rollout = self._sandbox = None
         ray.shutdown()
         if self._scratch:
             shutil.rmtree(self._scratch, ignore_errors=True)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.schema import PromptSource, Sft
 from posttrain.errors import InputError
-from posttrain.pipelines.dag import GIVES, Node, build_dag, sources
+from posttrain.pipelines.dag import GIVES, Node, build_dag
 from posttrain.pipelines.environment import package_versions
 from posttrain.pipelines.estimate import Estimate, estimate
 from posttrain.pipelines.keys import Hashes, StageKey, stage_keys
@@ -118,28 +117,6 @@ def make_plan(
         warnings=tuple(_warnings(ledger, stages)),
         hashes=hashes,
     )
-
-
-def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
-    """Read every source of the stages that need work, and say what is in it.
-
-    Raises:
-        DataError: a row is malformed or a column is missing, with file and line.
-    """
-    from posttrain.stages.data.load import check_source
-
-    found: list[dict[str, Any]] = []
-    with loaded.masking():
-        for stage in plan.pending:
-            for _, source in sources(stage.node.spec):
-                if not isinstance(source, PromptSource) or source.source in loaded.recipe.stages:
-                    continue
-                spec = stage.node.spec
-                text = isinstance(spec, Sft) and spec.text
-                report = check_source(source, loaded.recipe_dir, kind=spec.kind, text=text)
-                name = loaded.mask(source.source)
-                found.append({"stage": stage.name, "from": name, "rows": report.rows, "columns": list(report.columns)})
-    return found
 
 
 def _decide(ledger: Ledger, loaded: LoadedRecipe, node: Node, key: StageKey) -> tuple[Action, str]:

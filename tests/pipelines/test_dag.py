@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,17 +11,15 @@ from posttrain.configs.load import load_recipe
 from posttrain.errors import InputError
 from posttrain.pipelines.dag import build_dag
 
-from .conftest import RECIPE, Runner
-
 ORDER = ["queries", "chat", "cold", "eval-cold", "rl", "fusion", "eval-fusion"]
 
 
-def test_stages_run_in_the_order_of_the_file_and_evaluations_right_after(runner: Runner) -> None:
+def test_stages_run_in_the_order_of_the_file_and_evaluations_right_after(runner: Any) -> None:
     assert list(build_dag(load_recipe(runner.recipe))) == ORDER
 
 
-def test_a_stage_waits_for_what_it_needs_wherever_it_stands(runner: Runner) -> None:
-    lines = RECIPE.splitlines()
+def test_a_stage_waits_for_what_it_needs_wherever_it_stands(runner: Any) -> None:
+    lines = runner.text.splitlines()
     start = lines.index("stages:") + 1
     lines[start : start + 5] = reversed(lines[start : start + 5])
     runner.recipe.write_text("\n".join(lines))
@@ -46,9 +45,9 @@ def test_a_stage_waits_for_what_it_needs_wherever_it_stands(runner: Runner) -> N
         ("after: [cold, fusion]", "after: [cold, chat]", "no stage 'chat' gives a model"),
     ],
 )  # fmt: skip
-def test_a_reference_that_leads_nowhere_is_refused(runner: Runner, old: str, new: str, says: str) -> None:
-    assert old in RECIPE
-    runner.recipe.write_text(RECIPE.replace(old, new, 1))
+def test_a_reference_that_leads_nowhere_is_refused(runner: Any, old: str, new: str, says: str) -> None:
+    assert old in runner.text
+    runner.recipe.write_text(runner.text.replace(old, new, 1))
     with pytest.raises(InputError) as caught:
         build_dag(load_recipe(runner.recipe))
     assert says in str(caught.value)
@@ -56,20 +55,19 @@ def test_a_reference_that_leads_nowhere_is_refused(runner: Runner, old: str, new
     assert caught.value.exit_code == 2
 
 
-def test_a_path_from_the_environment_is_not_told(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_from_the_environment_is_not_told(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOLDER", "s3cret-folder")
-    runner.recipe.write_text(RECIPE.replace("a.jsonl", "'${FOLDER}/a.jsonl'"))
+    runner.recipe.write_text(runner.text.replace("a.jsonl", "'${FOLDER}/a.jsonl'"))
     with pytest.raises(InputError) as caught:
         build_dag(load_recipe(runner.recipe))
     assert "${FOLDER}/a.jsonl" in str(caught.value)
     assert "s3cret" not in str(caught.value)
 
 
-def test_what_is_no_stage_is_settled_by_its_form(runner: Runner, tmp_path: Path) -> None:
+def test_what_is_no_stage_is_settled_by_its_form(runner: Any, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    text = RECIPE.replace("model: base, prompts", "model: ./model, prompts").replace(
-        "base: builtin:tiny", "base: Qwen/Qwen3-0.6B"
-    )
+    text = runner.text.replace("model: base, prompts", "model: ./model, prompts")
+    text = text.replace("base: builtin:tiny", "base: Qwen/Qwen3-0.6B")
     runner.recipe.write_text(text)
     dag = build_dag(load_recipe(runner.recipe))
     assert [ref.what for ref in dag["chat"].references] == ["folder", "file"]

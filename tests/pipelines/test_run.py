@@ -9,20 +9,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from posttrain.errors import HandoverError, InputError, RunError, Stopped
+from posttrain.pipelines.keys import Hashes
 from posttrain.pipelines.ledger import Ledger
 from posttrain.pipelines.results import read_results, status_json
 from posttrain.stages.context import StageContext
 
-from .conftest import RECIPE, Runner
-
 ALL = ["queries", "chat", "cold", "eval-cold", "rl", "fusion", "eval-fusion"]
 
 
-def test_a_second_run_reuses_everything(runner: Runner) -> None:
+def test_a_second_run_reuses_everything(runner: Any) -> None:
     assert runner.run() == 0
     assert runner.worked == ALL
     assert runner.run() == 0
@@ -48,13 +48,13 @@ def test_a_second_run_reuses_everything(runner: Runner) -> None:
         ("thresholds=[]", []),
     ],
 )
-def test_a_change_reruns_what_it_decides_and_nothing_else(runner: Runner, override: str, again: list[str]) -> None:
+def test_a_change_reruns_what_it_decides_and_nothing_else(runner: Any, override: str, again: list[str]) -> None:
     runner.run()
     runner.run(override)
     assert runner.worked == again
 
 
-def test_an_edited_data_file_reruns_what_reads_it(runner: Runner) -> None:
+def test_an_edited_data_file_reruns_what_reads_it(runner: Any) -> None:
     runner.run()
     with (runner.folder / "b.jsonl").open("a") as file:
         file.write('{"prompt": "new?", "answer": "1"}\n')
@@ -62,7 +62,7 @@ def test_an_edited_data_file_reruns_what_reads_it(runner: Runner) -> None:
     assert runner.worked == ["chat", "fusion", "eval-fusion"]
 
 
-def test_what_is_replaced_is_moved_aside(runner: Runner) -> None:
+def test_what_is_replaced_is_moved_aside(runner: Any) -> None:
     runner.run()
     before = Ledger(runner.run_dir).recorded("fusion")["key"]
     runner.run("stages.fusion.steps=1")
@@ -70,13 +70,13 @@ def test_what_is_replaced_is_moved_aside(runner: Runner) -> None:
     assert kept.read_text() == "fusion ['chat', 'queries', 'rl']"
 
 
-def test_force_reruns_a_stage_and_what_needs_it(runner: Runner) -> None:
+def test_force_reruns_a_stage_and_what_needs_it(runner: Any) -> None:
     runner.run()
     runner.run(force=("rl",))
     assert runner.worked == ["rl", "fusion", "eval-fusion"]
 
 
-def test_until_stops_after_a_stage(runner: Runner) -> None:
+def test_until_stops_after_a_stage(runner: Any) -> None:
     assert runner.run(until="cold") == 0
     assert runner.worked == ["queries", "chat", "cold"]
     with pytest.raises(InputError, match="there is no stage 'clod'"):
@@ -88,8 +88,8 @@ def test_until_stops_after_a_stage(runner: Runner) -> None:
     [("steps: 4", "stesp: 4"), ("steps: 4", "steps: four"), ("model: rl", "model: rll"), ("a.jsonl", "c.jsonl"),
      ("fusion:sums", "fusion:summs"), (">= 0.1", "> __import__('os')")],
 )  # fmt: skip
-def test_a_wrong_recipe_starts_nothing(runner: Runner, old: str, new: str) -> None:
-    runner.recipe.write_text(RECIPE.replace(old, new))
+def test_a_wrong_recipe_starts_nothing(runner: Any, old: str, new: str) -> None:
+    runner.recipe.write_text(runner.text.replace(old, new))
     with pytest.raises(InputError) as caught:
         runner.run()
     assert caught.value.exit_code == 2
@@ -97,7 +97,7 @@ def test_a_wrong_recipe_starts_nothing(runner: Runner, old: str, new: str) -> No
     assert not runner.run_dir.exists()
 
 
-def test_malformed_data_starts_nothing(runner: Runner) -> None:
+def test_malformed_data_starts_nothing(runner: Any) -> None:
     with (runner.folder / "b.jsonl").open("a") as file:
         file.write('{"prompt": "new?", \n')
     with pytest.raises(InputError, match=r"b\.jsonl:4"):
@@ -105,7 +105,7 @@ def test_malformed_data_starts_nothing(runner: Runner) -> None:
     assert not runner.run_dir.exists()
 
 
-def test_a_missed_threshold_fails_the_run_after_everything_is_saved(runner: Runner) -> None:
+def test_a_missed_threshold_fails_the_run_after_everything_is_saved(runner: Any) -> None:
     runner.accuracy = {"cold": 0.2, "fusion": 0.25}
     assert runner.run() == 1
     assert "FAIL  fusion:sums:default:accuracy - cold:sums:default:accuracy >= 0.1: 0.05 against 0.1" in runner.printed
@@ -113,7 +113,7 @@ def test_a_missed_threshold_fails_the_run_after_everything_is_saved(runner: Runn
     assert (runner.run_dir / "report.html").exists()
 
 
-def test_a_failing_stage_is_recorded_and_what_came_before_stays(runner: Runner) -> None:
+def test_a_failing_stage_is_recorded_and_what_came_before_stays(runner: Any) -> None:
     def fail(context: StageContext) -> None:
         if context.name == "rl":
             raise ValueError("the reward broke")
@@ -130,7 +130,7 @@ def test_a_failing_stage_is_recorded_and_what_came_before_stays(runner: Runner) 
     assert runner.worked == ["rl", "fusion", "eval-fusion"]
 
 
-def test_wrong_input_found_by_a_running_stage_is_a_failure_not_a_refusal(runner: Runner) -> None:
+def test_wrong_input_found_by_a_running_stage_is_a_failure_not_a_refusal(runner: Any) -> None:
     def refuse(context: StageContext) -> None:
         raise InputError("a row is malformed")
 
@@ -138,7 +138,7 @@ def test_wrong_input_found_by_a_running_stage_is_a_failure_not_a_refusal(runner:
     assert runner.run() == 1
 
 
-def test_an_interrupted_stage_keeps_its_folder_and_resumes(runner: Runner) -> None:
+def test_an_interrupted_stage_keeps_its_folder_and_resumes(runner: Any) -> None:
     def stop_once(context: StageContext) -> None:
         checkpoint = context.dir / "checkpoints" / "step-000002"
         if context.name == "rl" and not checkpoint.exists():
@@ -154,7 +154,7 @@ def test_an_interrupted_stage_keeps_its_folder_and_resumes(runner: Runner) -> No
     assert (runner.run_dir / "rl" / "checkpoints" / "step-000002").exists()
 
 
-def test_raised_steps_go_on_from_the_last_checkpoint(runner: Runner) -> None:
+def test_raised_steps_go_on_from_the_last_checkpoint(runner: Any) -> None:
     def checkpoint(context: StageContext) -> None:
         if context.name == "rl":
             (context.dir / "checkpoints" / f"step-{context.spec.steps:06}").mkdir(parents=True)
@@ -167,7 +167,7 @@ def test_raised_steps_go_on_from_the_last_checkpoint(runner: Runner) -> None:
     assert (runner.run_dir / ".replaced").exists()
 
 
-def test_resuming_with_other_ranks_is_refused(runner: Runner) -> None:
+def test_resuming_with_other_ranks_is_refused(runner: Any) -> None:
     def stop(context: StageContext) -> None:
         if context.name == "rl":
             (context.dir / "checkpoints" / "step-000002").mkdir(parents=True)
@@ -179,30 +179,30 @@ def test_resuming_with_other_ranks_is_refused(runner: Runner) -> None:
         runner.run("cluster.learner.workers=2")
 
 
-def test_a_damaged_artifact_is_made_again(runner: Runner) -> None:
+def test_a_damaged_artifact_is_made_again(runner: Any) -> None:
     runner.run()
     (runner.run_dir / "chat" / "artifact" / "result.txt").write_text("short")
     runner.run()
     assert runner.worked == ["chat"]
 
 
-def test_an_artifact_of_the_right_size_but_wrong_content_is_not_handed_over(runner: Runner) -> None:
+def test_an_artifact_of_the_right_size_but_wrong_content_is_not_handed_over(runner: Any) -> None:
     runner.run()
     path = runner.run_dir / "chat" / "artifact" / "result.txt"
     path.write_text(path.read_text().swapcase())
     assert runner.run("stages.fusion.steps=1") == 1
     assert "the artifact of `chat` is damaged: result.txt doesn't have the checksum" in runner.printed
     with pytest.raises(HandoverError):
-        Ledger(runner.run_dir).hand_over("chat", __import__("posttrain.pipelines.keys", fromlist=["x"]).Hashes())
+        Ledger(runner.run_dir).hand_over("chat", Hashes())
 
 
-def test_two_commands_cannot_write_to_one_run(runner: Runner) -> None:
+def test_two_commands_cannot_write_to_one_run(runner: Any) -> None:
     with Ledger(runner.run_dir).lock(), pytest.raises(InputError, match="another command is writing"):
         runner.run()
     assert runner.worked == []
 
 
-def test_an_artifact_without_files_or_with_links_is_refused(runner: Runner, tmp_path: Path) -> None:
+def test_an_artifact_without_files_or_with_links_is_refused(runner: Any, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     empty = tmp_path / "stage" / "empty"
     empty.mkdir(parents=True)
@@ -213,10 +213,10 @@ def test_an_artifact_without_files_or_with_links_is_refused(runner: Runner, tmp_
         ledger.finish("stage", empty, "k", {})
 
 
-def test_a_secret_of_the_environment_is_in_no_file_of_the_run(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_of_the_environment_is_in_no_file_of_the_run(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     canary = "canary-3fd1c0"
     monkeypatch.setenv("JUDGE_TOKEN", canary)
-    text = RECIPE.replace("rewards: math", 'rewards: [{use: math, params: {token: "${JUDGE_TOKEN}"}}]')
+    text = runner.text.replace("rewards: math", 'rewards: [{use: math, params: {token: "${JUDGE_TOKEN}"}}]')
     runner.recipe.write_text(text)
     seen: list[str] = []
 
@@ -255,7 +255,7 @@ sys.exit(code)
 """
 
 
-def start(runner: Runner, body: str) -> subprocess.Popen[str]:
+def start(runner: Any, body: str) -> subprocess.Popen[str]:
     """Run the recipe in a process of its own, with `body` inside each stage."""
     here = runner.folder / "harness"
     here.mkdir(exist_ok=True)
@@ -264,7 +264,7 @@ def start(runner: Runner, body: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_sigterm_saves_and_exits_143(runner: Runner) -> None:
+def test_sigterm_saves_and_exits_143(runner: Any) -> None:
     body = """
     if context.name != "cold": return
     (context.dir / "started").touch()
@@ -285,7 +285,7 @@ def test_sigterm_saves_and_exits_143(runner: Runner) -> None:
     assert runner.worked == ALL[2:]
 
 
-def test_a_crash_between_write_and_rename_leaves_no_half_artifact(runner: Runner) -> None:
+def test_a_crash_between_write_and_rename_leaves_no_half_artifact(runner: Any) -> None:
     body = """
     if context.name != "cold": return
     def die(self, target): os._exit(9)
@@ -311,7 +311,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
-def test_running_is_told_while_the_lock_is_held(runner: Runner) -> None:
+def test_running_is_told_while_the_lock_is_held(runner: Any) -> None:
     states: list[str] = []
     runner.during = lambda context: states.append(Ledger(runner.run_dir).state(context.name)[0])
     runner.run()

@@ -1,0 +1,96 @@
+"""What must hold before a run starts: rewards exist, data can be read, code that is judged can be confined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from posttrain.configs.load import LoadedRecipe
+from posttrain.configs.schema import Evaluate, PromptSource, RewardUse, Sample, Sft
+from posttrain.errors import DataError, InputError
+from posttrain.pipelines.dag import Node, sources
+from posttrain.pipelines.plan import Plan
+
+
+def check_all(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
+    """All checks, the quick ones first; returns what the data holds. Raises InputError or SandboxError."""
+    check_rewards(loaded, [stage.node for stage in plan.stages])
+    found = check_data(loaded, plan)
+    check_sandbox(loaded, plan)
+    return found
+
+
+def check_rewards(loaded: LoadedRecipe, nodes: Sequence[Node]) -> None:
+    """Refuse rewards that nothing answers to. Imports no user code. Raises InputError."""
+    from posttrain.rewards.base import check_use
+
+    for node in nodes:
+        for use in node.rewards:
+            try:
+                check_use(use, loaded.recipe_dir)
+            except InputError as error:
+                raise type(error)(error.what, where=loaded.where(node.at), fix=error.fix) from None
+
+
+def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
+    """Read every source of the stages that need work: rows, and the columns that their rewards read.
+
+    Raises:
+        DataError: a row is malformed or lacks a column, with file and line.
+    """
+    from posttrain.stages.data.load import check_source
+
+    found: list[dict[str, Any]] = []
+    for stage in plan.pending:
+        spec = stage.node.spec
+        for _, source in sources(spec):
+            if not isinstance(source, PromptSource) or source.source in loaded.recipe.stages:
+                continue
+            text = isinstance(spec, Sft) and spec.text
+            report = check_source(source, loaded.recipe_dir, kind=spec.kind, text=text)
+            found.append(
+                {"stage": stage.name, "from": source.source, "rows": report.rows, "columns": list(report.columns)}
+            )
+        for source, uses in _judged(stage.node):
+            if source.source not in loaded.recipe.stages:
+                _check_columns(loaded, source, uses)
+    return found
+
+
+def check_sandbox(loaded: LoadedRecipe, plan: Plan) -> None:
+    """Refuse to start where code would be judged and can't be confined. Raises SandboxError."""
+    if not any(needs_sandbox(stage.node.rewards) for stage in plan.pending):
+        return
+    from posttrain.sandbox.tiers import require
+
+    require(loaded.recipe.cluster.sandbox.min_tier)
+
+
+def needs_sandbox(uses: Sequence[RewardUse]) -> bool:
+    """Whether any of the rewards runs code."""
+    from posttrain.rewards.base import BUILTINS
+
+    return any(use.use in BUILTINS and BUILTINS[use.use].needs == "judge" for use in uses)
+
+
+def _judged(node: Node) -> Iterator[tuple[PromptSource, Sequence[RewardUse]]]:
+    """Sources of prompts with the rewards that will judge the answers."""
+    spec = node.spec
+    if isinstance(spec, Evaluate):
+        for suite in spec.suites:
+            if suite.measure != "mode_following":
+                yield from ((source, suite.rewards) for source in suite.prompts)
+    elif not (isinstance(spec, Sample) and "correct" not in spec.filters):  # there, scores decide nothing
+        uses = getattr(spec, "rewards", ())
+        yield from ((source, uses) for source in (getattr(spec, "prompts", ()) if uses else ()))
+
+
+def _check_columns(loaded: LoadedRecipe, source: PromptSource, uses: Sequence[RewardUse]) -> None:
+    from posttrain.rewards.base import check_columns
+    from posttrain.stages.data.load import load_prompts
+
+    (prompts,) = load_prompts([source], recipe_dir=loaded.recipe_dir, inputs={}, seed=0)
+    try:
+        check_columns(uses, prompts, loaded.recipe_dir)
+    except DataError as error:
+        raise DataError(error.what, where=f"{source.source}: {error.where}", fix=error.fix) from None
