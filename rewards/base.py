@@ -39,6 +39,7 @@ BUILTINS: dict[str, BuiltinReward] = {
     ),
     "mode_following": BuiltinReward(
         function=modes.mode_following,
+        optional=("mode",),
         sees="completion",
         doc="thinks, or doesn't, as the last flag or the prompt's mode says",
     ),
@@ -81,12 +82,14 @@ BUILTINS: dict[str, BuiltinReward] = {
     "code": BuiltinReward(
         function=code.code,
         columns=("tests",),
+        optional=("entry",),
         needs="judge",
         doc="the last Python block passes the column `tests` in the sandbox",
     ),
     "code_stdio": BuiltinReward(
         function=code.code,
         columns=("tests",),
+        optional=("entry",),
         needs="judge",
         doc="the same for programs: tests are standard input and output",
     ),

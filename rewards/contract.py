@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -39,13 +39,15 @@ class BuiltinReward:
     doc: str
     columns: tuple[str, ...] = ()
     """Columns that a row must have."""
+    optional: tuple[str, ...] = ()
+    """Columns it reads where a row has them. It is passed no others: a column could be called like a parameter."""
     params: tuple[str, ...] = ()
     """Parameters it can't do without."""
     sees: Literal["answer", "completion"] = "answer"
     needs: Needs = "nothing"
 
 
-def call_arguments(columns: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+def call_arguments(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Rows of columns as columns of rows; None where a row lacks one."""
-    names = dict.fromkeys(name for row in columns for name in row)
-    return {name: [row.get(name) for row in columns] for name in names}
+    names = dict.fromkeys(name for row in rows for name in row if name not in ("prompts", "completions"))
+    return {name: [row.get(name) for row in rows] for name in names}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from posttrain.rewards.latex import (
@@ -76,8 +76,8 @@ def _numbers(gold: Number, answer: Number) -> bool:
     return percent.value / 100 == plain.value
 
 
-def _all(verdicts: object) -> bool | None:
-    seen = list(verdicts)  # type: ignore[call-overload]
+def _all(verdicts: Iterable[bool | None]) -> bool | None:
+    seen = list(verdicts)
     if False in seen:
         return False
     return None if None in seen else True
@@ -159,8 +159,8 @@ def _merged(value: Value) -> list[_Span] | None:
         last = merged[-1] if merged else None
         # They touch if a point lies in both, or ends meet and one of them belongs.
         if last and (span[0] < last[2] or (span[0] == last[2] and (span[1] == 0 or last[3] == 0))):
-            high = max((last[2], last[3]), (span[2], span[3]))
-            merged[-1] = (last[0], last[1], *high)
+            end, belongs = max((last[2], last[3]), (span[2], span[3]))
+            merged[-1] = (last[0], last[1], end, belongs)
         else:
             merged.append(span)
     return merged

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -120,9 +121,9 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\pi\s+", r"\\pi "),
     )
 )
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|emph|operatorname)\s*\{([^{}]*)\}")
+TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|emph|operatorname)\s*\{([^{}]*)\}")
 _BOX = re.compile(r"\s*\\(?:boxed|fbox)\s*\{(.*)\}\s*", re.DOTALL)
-_LEFT_SIDE = re.compile(
+LEFT_SIDE = re.compile(
     r"\s*[A-Za-z]\w?(?:_\{?\w+\}?)?'*\s*(?:\(\s*\w(?:\s*,\s*\w)*\s*\))?\s*(?:=|\\in(?![A-Za-z]))(?!=)"
 )
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\s*%?")
@@ -159,7 +160,7 @@ def _fraction(character: str) -> str | None:
 
 def squeeze(text: str) -> str:
     """What two ways of writing the same have in common: no blanks, no text marks, lower case words."""
-    return re.sub(r"[\s{}$]|\\ ", "", _TEXT.sub(r"\1", text)).removesuffix(".")
+    return re.sub(r"[\s{}$]|\\ ", "", TEXT.sub(r"\1", text)).removesuffix(".")
 
 
 def read(text: str) -> Value:
@@ -172,7 +173,7 @@ def read(text: str) -> Value:
 def _read(text: str, depth: int) -> Value:
     if depth > _MAX_NESTING:
         return Expression(text.strip())
-    text, words = _without_text(text.strip())
+    text, words = without_text(text.strip())
     if words is not None:
         return Words(words)
     text = text.strip()
@@ -180,7 +181,7 @@ def _read(text: str, depth: int) -> Value:
         parts = _split(text, ",")
         if 1 < len(parts) <= _MAX_ITEMS:
             return Many(_flatten(_read(p, depth + 1) for p in parts), is_set=False)
-    if side := _LEFT_SIDE.match(text):
+    if side := LEFT_SIDE.match(text):
         rest = text[side.end() :]
         if rest.strip() and "=" not in rest:
             return _read(rest, depth + 1)
@@ -191,13 +192,13 @@ def _read(text: str, depth: int) -> Value:
     return _read_single(text)
 
 
-def _without_text(text: str) -> tuple[str, str | None]:
+def without_text(text: str) -> tuple[str, str | None]:
     """(the rest, None), or ("", the words) if there is nothing but text. `and` and `or` become commas."""
     if "\\" not in text:
         text = re.sub(r"\s+(?:and|or)\s+", ",", text)
         return text, None
-    inner = [m.group(1).strip() for m in _TEXT.finditer(text)]
-    rest = _TEXT.sub(lambda m: "," if m.group(1).strip(" ,") in ("and", "or") else " ", text)
+    inner = [m.group(1).strip() for m in TEXT.finditer(text)]
+    rest = TEXT.sub(lambda m: "," if m.group(1).strip(" ,") in ("and", "or") else " ", text)
     rest = re.sub(r"(?<=[\s\d}])(?:and|or)(?=[\s\d\\])", ",", rest)
     if inner and not rest.strip(" {}(),.^23"):
         return "", " ".join(inner)
@@ -226,9 +227,9 @@ def _split(text: str, separator: str) -> list[str]:
     return [*parts, text[start:]]
 
 
-def _flatten(values: object) -> tuple[Value, ...]:
+def _flatten(values: Iterable[Value]) -> tuple[Value, ...]:
     flat: list[Value] = []
-    for value in values:  # type: ignore[attr-defined]
+    for value in values:
         flat += value.items if isinstance(value, Many) and not value.is_set else [value]
     return tuple(flat)
 
@@ -253,9 +254,9 @@ def _read_enclosed(text: str, depth: int) -> Value | None:
             return Many(items, is_set=True) if opening == "\\{" else Group("(", ")", items)
     if not text or text[0] not in "([" or text[-1] not in ")]" or not _closes_at_end(text):
         return None
-    items = _split(text[1:-1], ",")
-    if 1 < len(items) <= _MAX_ITEMS:
-        return Group(text[0], text[-1], tuple(_read(p, depth + 1) for p in items))
+    parts = _split(text[1:-1], ",")
+    if 1 < len(parts) <= _MAX_ITEMS:
+        return Group(text[0], text[-1], tuple(_read(p, depth + 1) for p in parts))
     inner = text[1:-1].strip()
     return Symbol(inner) if re.fullmatch(r"[A-Z]", inner) else None  # a choice: (B)
 

@@ -96,8 +96,8 @@ def _read_gold(gold: str) -> tuple[str, latex.Value]:
 
 def _strip(text: str) -> str:
     """Without text and units, and without `f(x) =`."""
-    rest, _ = latex._without_text(text)
-    side = latex._LEFT_SIDE.match(rest)
+    rest, _ = latex.without_text(text)
+    side = latex.LEFT_SIDE.match(rest)
     return rest[side.end() :] if side and "=" not in rest[side.end() :] else rest
 
 
@@ -107,7 +107,7 @@ def is_safe(text: str) -> bool:
     Not a security border (that is the process): it saves the deadline for what no honest answer contains, such as
     macros, towers of powers, sums over 10^12 terms.
     """
-    rest = latex._TEXT.sub(" ", text)
+    rest = latex.TEXT.sub(" ", text)
     if len(rest) > _MAX_SYMBOLIC_LENGTH or not _CHARACTERS.fullmatch(rest) or "^^" in rest or "__" in rest:
         return False
     if any(name not in _COMMANDS for name in re.findall(r"\\([A-Za-z]+)", rest)):

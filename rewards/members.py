@@ -66,6 +66,7 @@ class BuiltinMember:
     def __init__(self, use: RewardUse, builtin: BuiltinReward, judge: JudgeClient | None) -> None:
         self._use, self._function = use, builtin.function
         self._sees = use.sees or builtin.sees
+        self._reads = builtin.columns + builtin.optional
         self._handed: dict[str, Any] = {}
         self._symbolic: Symbolic | None = None
         if builtin.needs == "judge":
@@ -75,7 +76,7 @@ class BuiltinMember:
 
     def values(self, rows: Sequence[Row]) -> list[Value]:
         """See Member."""
-        columns = call_arguments([dict(r.columns) for r in rows])
+        columns = {name: [r.columns.get(name) for r in rows] for name in self._reads}
         return list(
             self._function(
                 [r.prompt.messages for r in rows],
@@ -95,6 +96,7 @@ class WorkerMember:
 
     def __init__(self, use: RewardUse, builtin: BuiltinReward) -> None:
         self._use, self._sees = use, use.sees or builtin.sees
+        self._reads: tuple[str, ...] | None = builtin.columns + builtin.optional
         self._worker = WorkerProcess(
             Service(module="posttrain.rewards.worker", attribute="BuiltinCall", arguments=(use.use,))
         )
@@ -115,9 +117,14 @@ class WorkerMember:
         return {
             "prompts": [[dict(m) for m in r.prompt.messages] for r in rows],
             "completions": [_text(r, self._sees) for r in rows],
-            "columns": call_arguments([dict(r.columns) for r in rows]),
+            "columns": self._columns(rows),
             "params": self._use.params,
         }
+
+    def _columns(self, rows: Sequence[Row]) -> dict[str, list[Any]]:
+        if self._reads is None:
+            return call_arguments([r.columns for r in rows])
+        return {name: [r.columns.get(name) for r in rows] for name in self._reads}
 
     def close(self) -> None:
         """See Member."""
@@ -128,7 +135,7 @@ class FunctionMember(WorkerMember):
     """A function that a recipe names by module or by path; it sees what TRL would pass it."""
 
     def __init__(self, use: RewardUse, recipe_dir: Path) -> None:
-        self._use, self._sees = use, use.sees or "completion"
+        self._use, self._sees, self._reads = use, use.sees or "completion", None
         self._worker = WorkerProcess(
             Service(
                 module="posttrain.rewards.worker",

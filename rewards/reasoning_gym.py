@@ -39,7 +39,7 @@ def _item(entry: Any) -> Any:
 def _final(text: str) -> str:
     from posttrain.rewards.boxed import last_boxed
 
-    head, mark, tail = text.rpartition("<answer>")
+    _, mark, tail = text.rpartition("<answer>")
     if mark and "</answer>" in tail:
         return tail.partition("</answer>")[0].strip()
     return last_boxed(text) or text.strip()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -89,7 +90,7 @@ class WorkerProcess:
         with self._lock:
             self._kill()
 
-    def _receive(self, deadline: float) -> Any:
+    def _receive(self, deadline: float) -> tuple[str, Any]:
         connection = self._connection
         assert connection is not None
         buffer = bytearray()
@@ -105,7 +106,7 @@ class WorkerProcess:
             buffer += chunk
             if size is None and len(buffer) >= worker.HEADER.size:
                 size = worker.HEADER.unpack_from(buffer)[0] + worker.HEADER.size
-        return worker.pickle.loads(bytes(buffer[worker.HEADER.size :]))
+        return pickle.loads(bytes(buffer[worker.HEADER.size :]))
 
     def _ensure(self) -> socket.socket:
         if self._connection is not None:

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from posttrain.errors import SandboxError
 from posttrain.sandbox.jobs import Job, Verdict
-from posttrain.sandbox.supervisor import _STARVATION_FACTOR, Judge
+from posttrain.sandbox.supervisor import STARVATION_FACTOR, Judge
 from posttrain.sandbox.tiers import TierReport, require
 
 _BATCH = 8
@@ -168,4 +168,4 @@ class SandboxPool:
 def _longest_s(job: Job) -> float:
     """Seconds after which a judge has given its verdict for certain, twice over: it tries again once."""
     runs = len(job.tests) if job.kind == "stdio" else 1
-    return 2 * (runs * (3 * job.timeout_s + 1) * (1 + _STARVATION_FACTOR) + 60)
+    return 2 * (runs * (3 * job.timeout_s + 1) * (1 + STARVATION_FACTOR) + 60)

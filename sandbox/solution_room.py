@@ -48,7 +48,8 @@ def run_program(channel: int, stdout: int, confine: Callable[[], None]) -> None:
     os.close(stdin)
     os.dup2(stdout, 1)
     os.close(stdout)
-    sys.stdin, sys.stdout = open(0, encoding="utf-8", errors="replace"), open(1, "w", encoding="utf-8")
+    sys.stdin = os.fdopen(0, encoding="utf-8", errors="replace")
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="replace")
     _lock(channel, confine)
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module

@@ -32,7 +32,7 @@ OUTPUT_CAP = 64 << 10
 """Bytes of standard output kept beyond twice the expected output."""
 START_TIMEOUT_S = 60.0
 REPLY_TIMEOUT_S = 30.0
-_STARVATION_FACTOR = 5
+STARVATION_FACTOR = 5
 """The wall clock stands still while rooms wait for a processor, up to this many times its length."""
 
 
@@ -212,7 +212,7 @@ class _Round:
         for pid in self._pids:
             with contextlib.suppress(OSError, IndexError, ValueError):
                 waited += int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
-        return min(waited / 1e9, _STARVATION_FACTOR * self.wall_s)
+        return min(waited / 1e9, STARVATION_FACTOR * self.wall_s)
 
     def finish(self) -> tuple[_Report, _Report, bool]:
         """Kills and reaps all rooms: (S, T, whether S was locked in before it ran anything)."""
