@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import Evaluate, PromptSource, RewardUse, Sample, Sft
 from posttrain.errors import DataError, InputError
 from posttrain.pipelines.dag import Node, sources
-from posttrain.pipelines.plan import Plan
+
+if TYPE_CHECKING:
+    from posttrain.pipelines.plan import Plan
 
 
-def check_all(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
-    """All checks, the quick ones first; returns what the data holds. Raises InputError or SandboxError."""
-    check_rewards(loaded, [stage.node for stage in plan.stages])
-    found = check_data(loaded, plan)
-    check_sandbox(loaded, plan)
-    return found
-
-
-def check_rewards(loaded: LoadedRecipe, nodes: Sequence[Node]) -> None:
+def check_rewards(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
     """Refuse rewards that nothing answers to. Imports no user code. Raises InputError."""
     from posttrain.rewards.base import check_use
 

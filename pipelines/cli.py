@@ -73,14 +73,13 @@ def plan(
 ) -> None:
     """Show what `run` would do, and why. Starts nothing."""
     from posttrain.configs.load import load_recipe
-    from posttrain.pipelines.checks import check_data, check_rewards
+    from posttrain.pipelines.checks import check_data
     from posttrain.pipelines.plan import make_plan
     from posttrain.pipelines.show import print_plan
 
     loaded = load_recipe(recipe, overrides or ())
     with loaded.masking():
         made = make_plan(loaded, _run_dir(loaded, run_dir))
-        check_rewards(loaded, [stage.node for stage in made.stages])
         data = check_data(loaded, made) if check else None
     if as_json:
         _print_json(loaded.mask_data(made.to_json() | ({} if data is None else {"data": data})))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.errors import InputError
+from posttrain.pipelines.checks import check_rewards
 from posttrain.pipelines.dag import GIVES, Node, build_dag
 from posttrain.pipelines.environment import package_versions
 from posttrain.pipelines.estimate import Estimate, estimate
@@ -42,6 +43,7 @@ class Plan:
     """All stages in running order, the thresholds, and what a person should know before the start."""
 
     recipe: str
+    description: str
     run_dir: Path
     stages: tuple[StagePlan, ...]
     checks: tuple[Check, ...]
@@ -57,6 +59,7 @@ class Plan:
         """What `plan --json` prints."""
         return {
             "recipe": self.recipe,
+            "description": self.description,
             "run_dir": str(self.run_dir),
             "stages": [
                 {
@@ -89,6 +92,7 @@ def make_plan(
 
     Raises:
         RecipeError: the stages don't fit together, or a threshold can't be checked.
+        InputError: a reward that nothing answers to.
         InputError: a file or folder isn't there, or an interrupted stage can't go on under this cluster.
     """
     dag = build_dag(loaded)
@@ -96,6 +100,7 @@ def make_plan(
         if name not in dag:
             raise InputError(f"there is no stage {name!r}", fix=f"stages: {', '.join(dag)}")
     checks = _checks(loaded, dag)
+    check_rewards(loaded, dag.values())
     hashes = hashes or Hashes(known=read_json(run_dir / "hashes.json"))
     with loaded.masking():
         keys = stage_keys(loaded, dag, hashes)
@@ -111,6 +116,7 @@ def make_plan(
             break
     return Plan(
         recipe=loaded.recipe.name,
+        description=loaded.recipe.description,
         run_dir=run_dir,
         stages=tuple(stages),
         checks=checks,

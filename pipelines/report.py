@@ -25,6 +25,7 @@ td small { color: #656d76 } .PASS { color: #1a7f37 } .FAIL { color: #cf222e; fon
 code { font-size: 90% }
 </style></head><body>
 <h1>{{ results.recipe }}</h1>
+<p>{{ results.description }}</p>
 <p>Written {{ written }} for <code>{{ results.run_dir }}</code>.</p>
 <h2>Stages</h2>
 <table><tr><th>stage<th>kind<th>needs<th>state<th>time<th>metrics<th>key</tr>

@@ -37,6 +37,7 @@ class RunResults:
 
     run_dir: Path
     recipe: str
+    description: str
     stages: tuple[Mapping[str, Any], ...]
     """Of plan.json: name, kind, gives, inputs, evaluates."""
     states: Mapping[str, Mapping[str, Any]]
@@ -76,6 +77,7 @@ def read_results(run_dir: Path) -> RunResults:
     return RunResults(
         run_dir=run_dir,
         recipe=plan["recipe"],
+        description=plan["description"],
         stages=tuple(plan["stages"]),
         states=states,
         rows=rows,

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.errors import PosttrainError, Stopped
-from posttrain.pipelines.checks import check_all
+from posttrain.pipelines.checks import check_data, check_sandbox
 from posttrain.pipelines.cluster import ClusterWorkers
 from posttrain.pipelines.environment import describe_environment, package_versions
 from posttrain.pipelines.ledger import Ledger, write_json, write_text
@@ -49,7 +49,8 @@ def run_recipe(
     """
     with loaded.masking():
         plan = make_plan(loaded, run_dir, until=until, force=force)
-        check_all(loaded, plan)
+        check_data(loaded, plan)
+        check_sandbox(loaded, plan)
     ledger = Ledger(run_dir)
     with ledger.lock():
         # Again, now alone: what was true before the lock may not be any more.

@@ -55,7 +55,7 @@ def test_short_forms_are_written_out(write) -> None:  # type: ignore[no-untyped-
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("data: queries", "data: queries\n    stpes: 3", "r.yaml:9: stages.cold.stpes: unknown key; did you mean `steps`"),
+        ("data: queries", "data: queries\n    stpes: 3", "r.yaml:9: stages.cold.stpes: unknown key; did you mean `st"),
         ("kind: grpo", "kind: grop", "r.yaml:10: stages.rl.kind: unknown kind 'grop'; did you mean `grpo`?"),
         ("    kind: sft\n", "", "stages.cold.kind: is missing; one of curate"),
         ("    data: queries", "", "r.yaml:5: stages.cold.data: is missing; expected a list"),

@@ -1,0 +1,122 @@
+"""The command as a person calls it: exit codes, messages without tracebacks, JSON where a program reads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+
+def posttrain(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "posttrain", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("steps: 4", "stesp: 4", "r.yaml:7: stages.cold.stesp: unknown key; did you mean `steps`?"),
+        ("steps: 4", "steps: four", "r.yaml:7: stages.cold.steps: should be a valid integer"),
+        ("model: cold, prompts", "model: fusion, prompts", "in a circle: rl -> fusion -> rl"),
+        ("model: cold, prompts", "model: clod, prompts", "did you mean `cold`?"),
+        ("a.jsonl", "c.jsonl", "there is no file"),
+        ("rewards: math", "rewards: maths", "there is no reward 'maths'"),
+        ("rewards: math", "rewards: mine.py:score", "mine.py"),
+    ],
+)
+def test_wrong_input_exits_2_teaches_and_starts_nothing(runner: Any, old: str, new: str, says: str) -> None:
+    assert old in runner.text
+    runner.recipe.write_text(runner.text.replace(old, new, 1))
+    before = sorted(path.name for path in runner.folder.iterdir())
+    done = posttrain("run", "r.yaml", cwd=runner.folder)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in runner.folder.iterdir()) == before
+
+
+def test_an_unknown_option_exits_2(tmp_path: Path) -> None:
+    assert posttrain("run", "starter", "--untli", "x", cwd=tmp_path).returncode == 2
+    assert posttrain("sandbox", "judge", "--min-tier", "Z", cwd=tmp_path).returncode == 2
+    assert posttrain("status", "nowhere", cwd=tmp_path).returncode == 2
+
+
+def test_a_prompt_without_the_column_a_reward_reads_is_refused(runner: Any) -> None:
+    with (runner.folder / "a.jsonl").open("a") as file:
+        file.write('{"prompt": "no answer here?"}\n')
+    done = posttrain("run", "r.yaml", cwd=runner.folder)
+    assert done.returncode == 2
+    assert "a.jsonl: row 4" in done.stderr
+    assert "'answer'" in done.stderr
+
+
+def test_plan_says_what_and_why_as_json(runner: Any) -> None:
+    runner.run(until="rl")
+    options = ("stages.rl.group_size=4", "--run-dir", "run", "--json", "--check")
+    done = posttrain("plan", "r.yaml", *options, cwd=runner.folder)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    actions = {stage["name"]: (stage["action"], stage["why"]) for stage in plan["stages"]}
+    assert actions["cold"] == ("reuse", "done")
+    assert actions["rl"] == ("run", "changed: group_size")
+    assert actions["fusion"] == ("run", "never run")
+    assert plan["data"] == [
+        {"stage": "eval-fusion", "from": "builtin:arithmetic", "rows": 1000,
+         "columns": ["answer", "domain", "key", "prompt", "solution", "task"]}
+    ]  # fmt: skip
+    assert plan["stages"][2]["estimate"]["tokens"] == 4 * 32 * 1024
+
+
+def test_status_as_json_and_report(runner: Any) -> None:
+    runner.run()
+    done = posttrain("status", "run", "--json", cwd=runner.folder)
+    stages = json.loads(done.stdout)["stages"]
+    assert stages["cold"]["state"] == "done"
+    assert stages["cold"]["metrics"] == {"loss": 0.3}
+    assert len(stages["cold"]["key"]) == 64
+    (runner.run_dir / "report.html").unlink()
+    done = posttrain("report", "run", cwd=runner.folder)
+    assert "fusion:sums:default:accuracy = 0.800 [0.80, 0.80] (n=9)" in done.stdout
+    page = (runner.run_dir / "report.html").read_text()
+    assert "PASS" in page
+    assert '<script src="http' not in page
+
+
+def test_a_plan_answers_at_once(runner: Any) -> None:
+    posttrain("plan", "r.yaml", cwd=runner.folder)  # compiles
+    fastest = min(timed("plan", "r.yaml", cwd=runner.folder) for _ in range(3))
+    assert fastest < 1.5  # a second on an idle machine; tests run on busy ones
+
+
+def timed(*arguments: str, cwd: Path) -> float:
+    began = time.monotonic()
+    assert posttrain(*arguments, cwd=cwd).returncode == 0
+    return time.monotonic() - began
+
+
+def test_init_writes_a_recipe_that_plans(tmp_path: Path) -> None:
+    assert posttrain("init", "mine.yaml", cwd=tmp_path).returncode == 0
+    assert posttrain("plan", "mine.yaml", "--check", cwd=tmp_path).returncode == 0
+    assert posttrain("init", "mine.yaml", cwd=tmp_path).returncode == 2
+
+
+def test_schema_is_json(tmp_path: Path) -> None:
+    assert "stages" in json.loads(posttrain("schema", cwd=tmp_path).stdout)["properties"]
+
+
+def test_what_is_written_says_what_was_asked(runner: Any) -> None:
+    runner.run("stages.rl.steps=3")
+    assert (runner.run_dir / "recipe.yaml").read_text() == runner.text
+    resolved = yaml.safe_load((runner.run_dir / "resolved.yaml").read_text())
+    assert resolved["stages"]["rl"]["steps"] == 3
+    assert resolved["stages"]["rl"]["clip"] == [0.2, 0.28]
+    assert "torch" in json.loads((runner.run_dir / "environment.json").read_text())["packages"]
+    events = [json.loads(line) for line in (runner.run_dir / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events[:3]] == ["start", "stage start", "stage done"]
+    assert events[-1] == events[-1] | {"event": "end", "exit_code": 0}

@@ -1,0 +1,168 @@
+"""The house stands: links, the ladder of imports, the fences, file sizes, and no knob that nothing reads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+import posttrain
+from posttrain.configs import schema
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("configs", "sandbox", "rewards", "stages", "pipelines")
+"""From the bottom of the ladder to the top: a room imports itself and those before it."""
+
+GROUND = ("types", "errors", "thinking")
+KINDS = ("curate", "sample", "sft", "grpo", "distill", "evaluate")
+SUBROOMS = ("data", "rollout", "learner")
+FENCES = {
+    "ray": ("sandbox/pool", "stages/rollout", "stages/learner", "pipelines/cluster"),
+    "deepspeed": ("stages/learner",),
+    "math_verify": ("rewards/math",),
+}
+LONGEST_FILE = 400
+
+FILES = sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
+def imports(path: Path, *, top_level: bool = False) -> Iterator[str]:
+    """Dotted names that a file imports; those of type checking blocks aside. `top_level`: at import time only."""
+    tree = ast.parse((ROOT / path).read_text("utf-8"))
+    yield from _imports(tree.body, top_level)
+
+
+def _imports(body: list[ast.stmt], top_level: bool) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from _imports(node.orelse, top_level)
+        elif not (top_level and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+            for name in ("body", "orelse", "finalbody"):
+                yield from _imports(getattr(node, name, []), top_level)
+            for handler in getattr(node, "handlers", []):
+                yield from _imports(handler.body, top_level)
+
+
+def room_of(name: str) -> str | None:
+    """The room of an import, or None if it is from elsewhere."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[0] == "posttrain" else None
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_is_reached_through_its_link(room: str) -> None:
+    link = Path(posttrain.__file__).parent / room
+    assert link.is_symlink()
+    assert not link.readlink().is_absolute()
+    assert link.resolve() == ROOT / room
+
+
+def test_imports_only_go_down_the_ladder() -> None:
+    up = []
+    for path in FILES:
+        rank = ROOMS.index(path.parts[0])
+        for name in imports(path):
+            room = room_of(name)
+            if room in ROOMS and ROOMS.index(room) > rank:
+                up.append(f"{path} imports {name}")
+            assert room is None or room in (*ROOMS, *GROUND, "__version__"), f"{path} imports {name}"
+    assert up == []
+
+
+def test_the_ground_floor_imports_no_room() -> None:
+    for module in GROUND:
+        rooms = [name for name in imports(Path(f"src/posttrain/{module}.py")) if room_of(name) in ROOMS]
+        assert rooms == []
+
+
+def test_kinds_never_import_each_other_and_subrooms_no_kind() -> None:
+    wrong = []
+    for path in FILES:
+        if path.parts[0] != "stages":
+            continue
+        own = path.stem if len(path.parts) == 2 else None
+        for name in imports(path):
+            parts = name.split(".")
+            target = parts[2] if parts[:2] == ["posttrain", "stages"] and len(parts) > 2 else None
+            if target in KINDS and target != own:
+                wrong.append(f"{path} imports {name}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("library", FENCES)
+def test_a_library_stays_behind_its_fence(library: str) -> None:
+    outside = [
+        f"{path} imports {name}"
+        for path in FILES
+        for name in imports(path)
+        if name.split(".")[0] == library and not path.as_posix().startswith(FENCES[library])
+    ]
+    assert outside == []
+
+
+def test_nothing_heavy_is_imported_with_configs_or_pipelines() -> None:
+    heavy = {"torch", "transformers", "datasets", "ray", "deepspeed", "trl", "peft", "plotly"}
+    found = [
+        f"{path} imports {name}"
+        for path in FILES
+        if path.parts[0] in ("configs", "pipelines")
+        for name in imports(path, top_level=True)
+        if name.split(".")[0] in heavy
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "starter", "--json"], ["plan", "qwen3-tiny"]])
+def test_help_and_plans_import_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        f"sys.argv = ['posttrain', *{arguments!r}]\n"
+        "from posttrain.pipelines.cli import main\n"
+        "try:\n    main()\n"
+        "finally:\n    print('HEAVY', *(m for m in ('torch', 'transformers', 'datasets', 'ray') if m in sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].split() == ["HEAVY"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_knob_of_the_recipe_is_read() -> None:
+    """A field that no code reads is a promise that nothing keeps."""
+    read: set[str] = set()
+    for path in FILES:
+        if path == Path("configs/schema.py"):
+            continue
+        for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))):
+            if isinstance(node, ast.Attribute):
+                read.add(node.attr)
+            elif isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple):  # for field in ("model", "teacher"):
+                read.update(str(item.value) for item in node.iter.elts if isinstance(item, ast.Constant))
+    models = [m for m in vars(schema).values() if isinstance(m, type) and issubclass(m, BaseModel)]
+    unread = [f"{m.__name__}.{name}" for m in models for name in m.model_fields if name not in read]
+    assert len(models) > 10
+    assert sorted(set(unread)) == []
+
+
+def test_files_stay_short() -> None:
+    long = {
+        str(path): lines
+        for path in FILES
+        if (lines := len((ROOT / path).read_text("utf-8").splitlines())) > LONGEST_FILE
+    }
+    for path, lines in long.items():
+        warnings.warn(f"{path} has {lines} lines: can it be two files?", stacklevel=1)
+
+
+def test_the_words_utils_and_common_name_no_file() -> None:
+    assert [str(path) for path in FILES if path.stem in ("utils", "util", "common", "helpers", "misc")] == []
