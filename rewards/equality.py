@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
@@ -18,7 +19,6 @@ from posttrain.rewards.latex import (
     Union,
     Value,
     Words,
-    squeeze,
 )
 
 _ATOMS = (Number, Infinity, Symbol, Based)
@@ -29,7 +29,7 @@ def equal(gold: Value, answer: Value) -> bool | None:
     if isinstance(gold, Huge) or isinstance(answer, Huge):
         return False  # the same text was accepted before
     if isinstance(gold, Words) or isinstance(answer, Words):
-        return _text(gold) == _text(answer)
+        return _same_words(gold, answer)
     if isinstance(gold, Expression) or isinstance(answer, Expression):
         return _with_expression(gold, answer)
     if isinstance(gold, Number) and isinstance(answer, Number):
@@ -53,12 +53,20 @@ def equal(gold: Value, answer: Value) -> bool | None:
     return None
 
 
-def _text(value: Value) -> str:
-    if isinstance(value, Words):
-        return squeeze(value.text).strip("()").casefold()
+def _same_words(gold: Value, answer: Value) -> bool:
+    a, b = _words(gold), _words(answer)
+    return a is not None and a == b
+
+
+def _words(value: Value) -> str | None:
+    """Case folded, without blanks and brackets; None if there is nothing that can be a word."""
     if isinstance(value, Symbol):
-        return value.name.casefold()
-    return squeeze(value.text).casefold() if isinstance(value, Expression) else ""
+        text = value.name
+    elif isinstance(value, Words | Expression):
+        text = value.text
+    else:
+        return None
+    return re.sub(r"[\s{}()$.]", "", text).casefold() or None
 
 
 def _with_expression(gold: Value, answer: Value) -> bool | None:
@@ -68,6 +76,8 @@ def _with_expression(gold: Value, answer: Value) -> bool | None:
 
 
 def _numbers(gold: Number, answer: Number) -> bool:
+    if gold.unit and answer.unit and gold.unit != answer.unit:
+        return False
     if gold.value == answer.value:
         return True
     if gold.percent == answer.percent:

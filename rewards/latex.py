@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from posttrain.rewards import arithmetic
+from posttrain.rewards import arithmetic, units
 
 MAX_LENGTH = 4000
 _MAX_ITEMS = 64
@@ -104,7 +104,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\phantom\s*\{[^{}]*\}", ""),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\{,\}", ","),
-        (r"\\[,;:! ]|\\q?quad(?![A-Za-z])|~", " "),
+        (r"(?<!\\)\\[,;:! ]|\\q?quad(?![A-Za-z])|~", " "),
         (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", ""),
         (r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
         (r"\\div(?![A-Za-z])", "/"),
@@ -128,11 +128,9 @@ LEFT_SIDE = re.compile(
 )
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\s*%?")
 _BASED = re.compile(r"([0-9A-Fa-f]+)_\{?\s*(\d{1,2})\s*\}?")
-_UNIT = re.compile(
-    r"(?<=[\d}).])\s*([A-Za-z]{2,}(?:[\s/][A-Za-z]+)*(?:\s*\^\s*\{?[23]\}?)?)\s*$|(?<=\d)\s+([A-Za-z])\s*$"
-)
+_UNIT = re.compile(r"(?<=[\d}).!])(\s*)([A-Za-z][A-Za-z./\s]*(?:\^\s*\{?[23]\}?)?)\s*$")
 _CURRENCY = re.compile(r"^(?:USD|EUR|GBP|Rs)\.?\s*(?=[\d.])")
-_NOT_UNITS = {"pi", "sqrt", "sin", "cos", "tan", "log", "ln", "exp", "frac", "mod", "choose", "or", "and"}
+_FUNCTIONS = {"pi", "sqrt", "sin", "cos", "tan", "log", "ln", "exp", "frac", "mod", "choose", "or", "and"}
 _ENVIRONMENT = re.compile(r"\\begin\{([pbvB]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _RELATION = re.compile(r"\\le(?![A-Za-z])|\\ge(?![A-Za-z])|[<>]=?")
 _WORD = re.compile(r"[A-Za-z][A-Za-z'’\s-]{2,}")
@@ -141,7 +139,7 @@ _GREEK = re.compile(r"\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|pi|omega|s
 
 def clean(text: str) -> str:
     """One spelling for what LaTeX and Unicode write in several ways."""
-    text = "".join(_CHARACTERS.get(c) or _fraction(c) or c for c in text if c in "\n\t" or ord(c) >= 32)
+    text = "".join(map(_character, text))
     text = unicodedata.normalize("NFKC", text)
     while box := _BOX.fullmatch(text):
         text = box.group(1)
@@ -150,17 +148,22 @@ def clean(text: str) -> str:
     return text.strip().removesuffix(".").strip()
 
 
-def _fraction(character: str) -> str | None:
-    """`½` as ` 1/2`; the blank makes a mixed number of `1½`."""
-    decomposition = unicodedata.decomposition(character) if ord(character) > 127 else ""
+def _character(character: str) -> str:
+    if character in _CHARACTERS:
+        return _CHARACTERS[character]
+    if ord(character) < 128:
+        return character if ord(character) >= 32 or character in "\n\t" else ""
+    decomposition = unicodedata.decomposition(character)
     if not decomposition.startswith("<fraction>"):
-        return None
+        return character
+    # `½` as ` 1/2`: the blank makes a mixed number of `1½`.
     return " " + "".join(chr(int(code, 16)) for code in decomposition.split()[1:]).replace("⁄", "/")
 
 
 def squeeze(text: str) -> str:
-    """What two ways of writing the same have in common: no blanks, no text marks, lower case words."""
-    return re.sub(r"[\s{}$]|\\ ", "", TEXT.sub(r"\1", text)).removesuffix(".")
+    """The text without blanks, save those between two digits and behind a command."""
+    text = re.sub(r"(?<![\d\s])\s+|\s+(?![\d\s])", " ", text)
+    return re.sub(r"(?<!\d) (?!\w)|(?<=\W) |(?<=\d) (?!\d)", "", text)
 
 
 def read(text: str) -> Value:
@@ -193,17 +196,24 @@ def _read(text: str, depth: int) -> Value:
 
 
 def without_text(text: str) -> tuple[str, str | None]:
-    """(the rest, None), or ("", the words) if there is nothing but text. `and` and `or` become commas."""
+    """(the rest, None), or ("", the words) if there is nothing but text.
+
+    `and` and `or` become commas, units stay as plain letters, single letters too; other words are dropped.
+    """
     if "\\" not in text:
-        text = re.sub(r"\s+(?:and|or)\s+", ",", text)
-        return text, None
+        return re.sub(r"\s+(?:and|or)\s+", ",", text), None
     inner = [m.group(1).strip() for m in TEXT.finditer(text)]
-    rest = TEXT.sub(lambda m: "," if m.group(1).strip(" ,") in ("and", "or") else " ", text)
-    rest = re.sub(r"(?<=[\s\d}])(?:and|or)(?=[\s\d\\])", ",", rest)
-    if inner and not rest.strip(" {}(),.^23"):
+    if inner and not TEXT.sub(" ", text).strip(" {}().,"):
         return "", " ".join(inner)
-    unit = " ".join(t for t in inner if t not in ("and", "or"))
-    return (rest + " " * bool(unit)), None
+    rest = TEXT.sub(_plain, text)
+    return re.sub(r"(?<=[\s\d}])(?:and|or)(?=[\s\d\\])", ",", rest), None
+
+
+def _plain(match: re.Match[str]) -> str:
+    inner = match.group(1).strip(" ,")
+    if inner in ("and", "or"):
+        return ","
+    return f" {inner} " if len(inner) == 1 or units.canonical(inner) else " "
 
 
 def _split(text: str, separator: str) -> list[str]:
@@ -309,15 +319,22 @@ def _read_single(text: str) -> Value:
     number, percent = text.rstrip(), False
     if number.endswith("%"):
         number, percent = number[:-1], True
-    unit = ""
-    number = _CURRENCY.sub("", number)
-    match = _UNIT.search(number)
-    if match and (match.group(1) or match.group(2)).split()[0].lower() not in _NOT_UNITS:
-        unit, number = (match.group(1) or match.group(2)).lower(), number[: match.start()]
+    number, unit = _without_unit(_CURRENCY.sub("", number))
+    if unit == "percent":
+        unit, percent = "", True
     try:
         return Number(arithmetic.evaluate(number), percent, unit)
     except arithmetic.TooLarge:
         return Huge()
     except arithmetic.Unreadable:
         words = _WORD.fullmatch(text)
-        return Words(text) if words and not set(text.lower().split()) & _NOT_UNITS else Expression(text)
+        return Words(text) if words and not set(text.lower().split()) & _FUNCTIONS else Expression(text)
+
+
+def _without_unit(text: str) -> tuple[str, str]:
+    """(the number, its unit or ""). A single letter is a unit only behind a blank: 5m is a product."""
+    match = _UNIT.search(text)
+    unit = units.canonical(match.group(2)) if match else None
+    if match is None or unit is None or (len(match.group(2)) == 1 and not match.group(1)):
+        return text, ""
+    return text[: match.start()], unit

@@ -5,8 +5,8 @@ the caller, tens of microseconds); guards on size; sympy by way of math-verify, 
 deadline (math-verify's own limit is a signal, which works on a main thread only and would be the caller's).
 
 Policies: no box, or a box that is never closed, is wrong. Only the last box counts. A rounded decimal is not the
-number. Percent: 25 equals 25 %, 0.25 doesn't unless one side says %. A missing unit is right, a different one is not
-compared. Lists are unordered, tuples are ordered, sets ignore duplicates. A stated base is part of the answer.
+number. Percent: 25 equals 25 %, 0.25 doesn't unless one side says %. A missing unit is right, a different one is
+wrong. Lists are unordered, tuples are ordered, sets ignore duplicates. A stated base is part of the answer.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ def same(gold: str, answer: str, symbolic: Symbolic | None = None) -> bool | Row
     if len(answer) > latex.MAX_LENGTH and len(answer) > 2 * len(gold):
         return False
     answer_text = latex.clean(answer)
+    if not wanted_text:
+        return None
     if latex.squeeze(wanted_text) == latex.squeeze(answer_text):
         return True
     decided = equal(wanted, latex.read(answer_text))
@@ -198,13 +200,19 @@ class SymbolicService:
         import logging
         import resource
 
+        import sympy
+        from latex2sympy2_extended import NormalizationConfig
         from math_verify import LatexExtractionConfig, parse, verify
 
         logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that limits are our business: they are
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES if hard < 0 else min(_MEMORY_BYTES, hard), hard))
-        config = LatexExtractionConfig()
-        self._verify = verify
+        # Its removal of units would take `2ab` for 2; ours has been done already.
+        tidy = NormalizationConfig(
+            basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
+        )
+        config = LatexExtractionConfig(normalization_config=tidy)
+        self._sympy, self._verify = sympy, verify
         self._parse = functools.lru_cache(maxsize=1024)(
             lambda text: parse(f"${text}$", [config], fallback_mode="no_fallback", parsing_timeout=None)
         )
@@ -215,7 +223,15 @@ class SymbolicService:
         if not gold:
             return None
         answer = self._parse(pair[1])
+        if not answer:
+            return False
         # Twelve digits: math-verify's six would take 2.718282 for e.
-        return bool(answer) and self._verify(
-            gold, answer, float_rounding=12, numeric_precision=30, timeout_seconds=None
-        )
+        if self._verify(gold, answer, float_rounding=12, numeric_precision=30, timeout_seconds=None):
+            return True
+        return self._equal(gold[0], answer[0])
+
+    def _equal(self, gold: Any, answer: Any) -> bool:
+        """What simplification proves, floats aside: math-verify gives up early on the likes of e^{i pi}."""
+        if not all(isinstance(v, self._sympy.Expr) and not v.atoms(self._sympy.Float) for v in (gold, answer)):
+            return False
+        return self._sympy.simplify(gold - answer) == 0
