@@ -161,7 +161,9 @@ class StageView:
     def _rate(self) -> str:
         seconds = max(time.monotonic() - self._began_bar, 1e-9)
         rate = (self._done - self._first) / seconds
-        return f"{rate:.3g} {self._unit}/s" if rate >= 1 or rate == 0 else f"{1 / rate:.3g} s/{self._unit}"
+        if 0 < rate < 1:
+            return f"{1 / rate:.3g} s/{self._unit}"
+        return f"{rate:.0f} {self._unit}/s" if rate >= 100 else f"{rate:.3g} {self._unit}/s"
 
     def _left(self) -> str:
         made = max(self._done - self._first, 1)

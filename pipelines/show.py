@@ -12,7 +12,7 @@ from posttrain.pipelines.estimate import Estimate
 from posttrain.pipelines.live import duration, main_metrics
 from posttrain.pipelines.plan import Plan
 from posttrain.pipelines.report import cell, columns
-from posttrain.pipelines.results import RunResults
+from posttrain.pipelines.results import Row, RunResults
 
 
 def print_plan(plan: Plan, data: Sequence[Mapping[str, Any]] | None, console: Console) -> None:
@@ -52,27 +52,24 @@ def print_status(results: RunResults, console: Console) -> None:
 
 def print_results(results: RunResults, console: Console) -> None:
     """Print the evaluation matrix and the thresholds."""
-    if console.is_terminal and results.rows:
-        console.print(_matrix(results))
-    elif results.rows:
-        for line in matrix_lines(results):
-            _line(console, line)
+    rows = [row for row in results.rows if "/" not in row.metric]  # accuracy/algebra and its like: in the report
+    if console.is_terminal and rows:
+        console.print(_matrix(rows))
+    else:
+        for row in rows:  # one number a line, which grep can find
+            name = f"{row.stage}:{row.suite}:{row.mode}:{row.metric}"
+            _line(console, f"{name} = {cell(row)} (n={row.n})")
     for verdict in results.verdicts:
         about = f"  ({verdict.about})" if verdict.about else ""
         _line(console, f"{verdict.word}  {verdict.text}: {verdict.detail}{about}")
 
 
-def matrix_lines(results: RunResults) -> list[str]:
-    """The evaluation matrix as plain lines: one number a line, which grep can find."""
-    return [f"{row.stage}:{row.suite}:{row.mode}:{row.metric} = {cell(row)} (n={row.n})" for row in results.rows]
-
-
-def _matrix(results: RunResults) -> Table:
+def _matrix(rows: Sequence[Row]) -> Table:
     """Stages across, results down: a run has few stages and many results."""
-    stages = list(dict.fromkeys(row.stage for row in results.rows))
+    stages = list(dict.fromkeys(row.stage for row in rows))
     table = Table("suite", "mode", "metric", *stages, title="evaluation", title_justify="left")
-    cells = {(row.stage, row.suite, row.mode, row.metric): cell(row) for row in results.rows}
-    for suite, mode, metric in columns(results.rows):
+    cells = {(row.stage, row.suite, row.mode, row.metric): cell(row) for row in rows}
+    for suite, mode, metric in columns(rows):
         values = (cells.get((stage, suite, mode, metric), "") for stage in stages)
         table.add_row(suite, mode, metric, *values)
     return table
