@@ -1,0 +1,141 @@
+"""What honest programs may rely on, and how outcomes are named."""
+
+import pytest
+
+from posttrain.sandbox.jobs import Job, JobError, job_from_json, parse_tests
+from posttrain.sandbox.supervisor import Judge
+
+ADD = "def add(a, b): return a + b"
+
+HONEST = {
+    "prints": ("import sys\ndef f():\n    print('x'); print('x', file=sys.stderr)\n    return 1", "assert f() == 1"),
+    "recursion": ("import sys\nsys.setrecursionlimit(10000)\ndef f(n=3000): return 0 if not n else f(n - 1)",
+                  "assert f() == 0"),
+    "threads": ("from concurrent.futures import ThreadPoolExecutor\ndef f():\n"
+                "    with ThreadPoolExecutor(2) as p: return p.submit(lambda: 1).result()", "assert f() == 1"),
+    "100 MiB": ("def f(): return len(bytearray(100 << 20))", "assert f() == 100 << 20"),
+    "mutation": ("def f(x): x.sort()", "a = [3, 1, 2]\nf(a)\nassert a == [1, 2, 3]"),
+    "classes": ("class S:\n    def __init__(s): s.a = []\n    def push(s, v): s.a.append(v)\n"
+                "    def __len__(s): return len(s.a)", "s = S()\ns.push(1)\nassert len(s) == 1\nassert s.a == [1]"),
+    "own equality": ("class V:\n    def __init__(s, x): s.x = x\n    def __eq__(s, o): return s.x == o.x\n"
+                     "    def add(s, o): return V(s.x + o.x)", "assert V(1).add(V(2)) == V(3)\nassert V(1) != V(2)"),
+    "containers": ("def f(x): return {'s': set(x), 't': tuple(x), 'n': {1: (2.5, None, True)}, 'c': 1j}",
+                   "assert f([1, 2, 2]) == {'s': {1, 2}, 't': (1, 2, 2), 'n': {1: (2.5, None, True)}, 'c': 1j}"),
+    "numbers": ("from fractions import Fraction\nfrom decimal import Decimal\ndef f(): return Fraction(1, 2), "
+                "Decimal('1.5'), 10**40, float('inf')",
+                "assert f()[0] == 0.5 and f()[1] * 2 == 3 and f()[2] == 10**40 and f()[3] > 1"),
+    "dates": ("import datetime\ndef f(): return datetime.date(2020, 1, 2) + datetime.timedelta(1)",
+              "import datetime\nassert f() == datetime.date(2020, 1, 3)"),
+    "generators": ("def f():\n    n = 0\n    while True:\n        yield n; n += 1",
+                   "g = f()\nassert [next(g) for _ in range(3)] == [0, 1, 2]"),
+    "Counter": ("from collections import Counter\ndef f(x): return Counter(x)",
+                "assert f('aab').most_common(1) == [('a', 2)]"),
+    "callbacks": ("def f(g, xs): return [g(x) for x in xs]", "assert f(lambda x: x + 1, [1, 2]) == [2, 3]"),
+    "exceptions": ("class Mine(ValueError): pass\ndef f(): raise Mine('no')",
+                   "try:\n    f()\n    assert False\nexcept ValueError as e:\n    assert 'no' in str(e)"),
+    "unicode": ("def f(s): return s[::-1]", "assert f('héllo→😀') == '😀→olléh'"),
+    "surrogates": ("def f(): return '\\ud800'", "assert f() == '\\ud800'"),
+    "check(candidate)": ("def f(): return 1", "def check(c):\n    assert c() == 1\ncheck(f)"),
+    "pytest style": ("def f(): return 1", "def test_f():\n    assert f() == 1"),
+    "import solution": ("def f(): return 1", "from solution import f\nassert f() == 1"),
+    "late import": ("def f():\n    import tomllib\n    return tomllib.loads('a = 1')", "assert f() == {'a': 1}"),
+    "constants": ("LIMIT = 3", "assert LIMIT == 3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_honest_programs_pass(judge: Judge, name: str) -> None:
+    if judge.tier == "C" and name == "late import":
+        pytest.skip("tier C opens no files")
+    code, tests = HONEST[name]
+    verdict = judge.run(Job(id="x", code=code, tests=(tests,)))
+    assert verdict.outcome == "pass", verdict
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        (ADD, "pass"),
+        ("def add(a, b): return 0", "wrong"),
+        ("def add(a, b) return a", "compile_error"),
+        ("def add(a, b): return '\ud800'", "compile_error"),
+        ("x = 1", "wrong"),
+        ("raise ValueError", "crash"),
+        ("while True: pass", "timeout"),
+        ("def add(a, b): return bytearray(1 << 40)", "memory"),
+        ("import os; os._exit(1)", "crash"),
+    ],
+)
+def test_outcomes(judge_b: Judge, code: str, outcome: str) -> None:
+    verdict = judge_b.run(Job(id="x", code=code, tests=("assert add(1, 2) == 3",), entry=("add",), timeout_s=0.5))
+    assert verdict.outcome == outcome, verdict
+    assert (verdict.passed, verdict.total) == (int(outcome == "pass"), 1)
+
+
+def test_partial_credit_counts_asserts(judge_b: Judge) -> None:
+    tests = ("assert f(1) == 1\nassert f(2) == 2", "assert f(3) == 0")
+    verdict = judge_b.run(Job(id="x", code="def f(x): return x", tests=tests))
+    assert (verdict.outcome, verdict.passed, verdict.total) == ("wrong", 2, 3)
+
+
+def test_a_preparation_that_fails_is_no_pass(judge_b: Judge) -> None:
+    verdict = judge_b.run(Job(id="x", code="def f(x): return x", tests=("y = f(1) + None\nassert f(1) == 1",)))
+    assert verdict.outcome == "wrong"
+
+
+@pytest.mark.parametrize("tests", ["", "x = 1", "assert f( == 1"])
+def test_tests_that_test_nothing_are_infra_errors(judge_b: Judge, tests: str) -> None:
+    assert judge_b.run(Job(id="x", code="def f(): return 1", tests=(tests,))).outcome == "infra_error"
+
+
+def test_calls(judge_b: Judge) -> None:
+    cases = (([1, 2], 3), ([0.1, 0.2], 0.3), ([[1], [2]], [1, 2]))
+    job = Job(id="x", code=ADD, tests=cases, kind="calls", entry=("add",))
+    assert judge_b.run(job).passed == 3
+    code = "class Solution:\n    def two(self, x): return (x, x)"
+    method = Job(id="x", code=code, tests=(([1], [1, 1]),), kind="calls", entry=("Solution.two",))
+    assert judge_b.run(method).outcome == "pass"
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        ("print(int(input()) * 2)", "pass"),
+        ("import sys\nprint(int(sys.stdin.read()) * 2, end='')\nexit()", "pass"),
+        ("import os\nos.write(1, b'%d' % (2 * int(os.read(0, 10))))", "pass"),
+        ("import threading\ndef main(): print(int(input()) * 2)\nthreading.Thread(target=main).start()", "pass"),
+        ("if __name__ == '__main__': print(int(open(0).read()) * 2)", "pass"),
+        ("print(5)", "wrong"),
+        ("print(1/0)", "crash"),
+        ("print(", "compile_error"),
+        ("while True: pass", "timeout"),
+        ("while True: print('x' * 1000)", "output_limit"),
+    ],
+)
+def test_standard_input_and_output(judge_b: Judge, code: str, outcome: str) -> None:
+    job = Job(id="x", code=code, tests=(("2", "4\n"), ("3\n", "6")), kind="stdio", timeout_s=0.5)
+    verdict = judge_b.run(job)
+    assert verdict.outcome == outcome, verdict
+    assert verdict.passed == (2 if outcome == "pass" else 0)
+
+
+def test_a_judge_outlives_its_zygote(judge_b: Judge) -> None:
+    judge_b._process.kill()  # type: ignore[union-attr]
+    assert judge_b.run(Job(id="x", code=ADD, tests=("assert add(1, 1) == 2",))).outcome == "pass"
+
+
+def test_tests_column() -> None:
+    assert parse_tests("assert f()") == ("asserts", ("assert f()",))
+    assert parse_tests('[{"input": "1", "output": "2"}]') == ("stdio", (("1", "2"),))
+    assert parse_tests({"inputs": ["1"], "outputs": ["2"]}) == ("stdio", (("1", "2"),))
+    assert parse_tests([{"args": [1], "expected": 2}]) == ("calls", (([1], 2),))
+    for bad in ([], None, 3, [1, 2], [{"input": "1", "output": "2"}, "assert f()"]):
+        with pytest.raises(JobError):
+            parse_tests(bad)
+
+
+def test_a_job_line() -> None:
+    job = job_from_json({"id": 1, "code": ADD, "tests": ["assert add(1, 1) == 2"], "entry": "add"})
+    assert (job.id, job.entry, job.timeout_s, job.memory_mb) == ("1", ("add",), 3.0, 1024)
+    with pytest.raises(JobError):
+        job_from_json({"id": 1, "tests": "assert f()"})

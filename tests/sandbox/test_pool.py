@@ -1,0 +1,81 @@
+import io
+import json
+import threading
+
+import pytest
+
+from posttrain.errors import SandboxError
+from posttrain.sandbox import tiers
+from posttrain.sandbox.cli import judge_lines
+from posttrain.sandbox.codec import CodecError, decode, encode
+from posttrain.sandbox.jobs import Job
+from posttrain.sandbox.pool import LocalJudgePool
+from posttrain.sandbox.supervisor import Judge
+
+
+def job(i: int) -> Job:
+    return Job(id=str(i), code=f"def f(): return {i}", tests=(f"assert f() == {i}",))
+
+
+@pytest.fixture
+def known_tier(judge_b: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probing takes a second; here the answer is known."""
+    monkeypatch.setattr(tiers, "probe", lambda: tiers.TierReport(tier="B", reason="no namespaces", fix="allow them"))
+
+
+@pytest.mark.usefixtures("known_tier")
+def test_a_pool_keeps_the_order() -> None:
+    with LocalJudgePool(2) as pool:
+        verdicts = pool.judge([job(i) for i in range(12)])
+    assert [v.id for v in verdicts] == [str(i) for i in range(12)]
+    assert {v.outcome for v in verdicts} == {"pass"}
+
+
+@pytest.mark.usefixtures("known_tier")
+def test_json_lines() -> None:
+    lines = [json.dumps({"id": i, "code": "def f(): return 1", "tests": "assert f() == 1"}) for i in range(2)]
+    out = io.StringIO()
+    assert judge_lines(io.StringIO("\n".join([*lines, "no json"])), out, "B") == 0
+    rows = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [(r["id"], r["outcome"]) for r in rows] == [(0, "pass"), (1, "pass"), (None, "infra_error")]
+    assert set(rows[0]) == {"id", "outcome", "passed", "total", "seconds", "message"}
+
+
+@pytest.mark.usefixtures("known_tier")
+def test_a_weaker_host_is_refused() -> None:
+    with pytest.raises(SandboxError) as error:
+        judge_lines(io.StringIO(""), io.StringIO(), "A")
+    assert all(text in str(error.value) for text in ("tier B", "no namespaces", "fix:"))
+
+
+def test_the_self_test_passes(judge: Judge) -> None:
+    assert tiers.self_test(judge) == []
+
+
+def test_the_self_test_sees_a_hole(judge_b: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tiers._ATTACKS, "read a host file", "return open(os.__file__).read()")
+    assert [f.split(":")[0] for f in tiers.self_test(judge_b)] == ["read a host file"]
+
+
+def test_threads_may_share_a_judge(judge_b: Judge) -> None:
+    outcomes: list[str] = []
+    threads = [threading.Thread(target=lambda: outcomes.append(judge_b.run(job(1)).outcome)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == ["pass"] * 4
+
+
+def test_plain_data_survives_the_codec() -> None:
+    value = {"a": [1, (2.5, None), {3}, frozenset([4]), b"x", bytearray(b"y"), 10**50, range(3), 1j], (1,): "ü\ud800"}
+
+    def refuse(data: object) -> object:
+        raise CodecError("no handle")
+
+    assert decode(encode(value), refuse) == value
+    for malformed in (["list", ["nope"]], ["int", "x"], [], [1], ["dict", [1]], ["set", ["list"]], {"a": 1}):
+        with pytest.raises(CodecError):
+            decode(malformed, refuse)
+    with pytest.raises(CodecError):
+        encode([0] * 300_000)
