@@ -168,16 +168,22 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Ask a model one question."""
+    from posttrain.pipelines.dag import check_model_name
+
+    check_model_name(model, Path.cwd())
     from posttrain.stages.rollout.generate import generate_text
 
-    answer = generate_text(
-        model,
-        prompt,
-        no_think=no_think,
-        thinking_budget=thinking_budget,
-        max_tokens=max_tokens,
-        recipe_dir=Path.cwd(),
-    )
+    try:
+        answer = generate_text(
+            model,
+            prompt,
+            no_think=no_think,
+            thinking_budget=thinking_budget,
+            max_tokens=max_tokens,
+            recipe_dir=Path.cwd(),
+        )
+    except OSError as error:  # what transformers raises for a model that it can't find or read
+        raise InputError(f"can't load the model: {str(error).splitlines()[0]}", where=model) from None
     if as_json:
         _print_json(answer)
         return

@@ -91,6 +91,13 @@ def sources(spec: Stage) -> Iterator[tuple[Path_, ModelSource | PromptSource]]:
             yield ("suites", index, "prompts", number), source
 
 
+def check_model_name(source: str, folder: Path) -> None:
+    """Refuse what can't be a model: neither builtin:, a folder below `folder`, nor a Hub id. Raises InputError."""
+    if source.startswith("builtin:") or (folder / Path(source).expanduser()).is_dir() or _HUB_ID.fullmatch(source):
+        return
+    raise InputError("there is no such model", where=source, fix="name builtin:tiny, a folder, or a Hub id")
+
+
 class _Settler:
     """Builds nodes: expands the evaluations and settles each reference."""
 

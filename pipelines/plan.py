@@ -47,13 +47,20 @@ class Plan:
     run_dir: Path
     stages: tuple[StagePlan, ...]
     checks: tuple[Check, ...]
+    until: str | None = None
     warnings: tuple[str, ...] = ()
     hashes: Hashes = field(default_factory=Hashes, repr=False)
 
     @property
+    def due(self) -> tuple[StagePlan, ...]:
+        """The stages of this command: all, or those up to `until`."""
+        names = [stage.name for stage in self.stages]
+        return self.stages[: names.index(self.until) + 1] if self.until else self.stages
+
+    @property
     def pending(self) -> tuple[StagePlan, ...]:
-        """The stages that need work."""
-        return tuple(stage for stage in self.stages if stage.action != "reuse")
+        """The stages of this command that need work."""
+        return tuple(stage for stage in self.due if stage.action != "reuse")
 
     def to_json(self) -> dict[str, Any]:
         """What `plan --json` prints."""
@@ -112,14 +119,13 @@ def make_plan(
         if name in forced:
             action, why = "run", "forced" if name in force else "needs a stage that is forced"
         stages.append(StagePlan(node=node, key=keys[name], action=action, why=why, estimate=estimate(loaded, node)))
-        if name == until:
-            break
     return Plan(
         recipe=loaded.recipe.name,
         description=loaded.recipe.description,
         run_dir=run_dir,
         stages=tuple(stages),
         checks=checks,
+        until=until,
         warnings=tuple(_warnings(ledger, stages)),
         hashes=hashes,
     )

@@ -57,7 +57,7 @@ def run_recipe(
         plan = make_plan(loaded, run_dir, until=until, force=force, hashes=plan.hashes)
         events = EventLog(run_dir / "events.jsonl", loaded.mask_data)
         _write_down(loaded, plan)
-        events.write("start", stages={stage.name: stage.action for stage in plan.stages})
+        events.write("start", stages={stage.name: stage.action for stage in plan.due})
         run = _Run(loaded=loaded, plan=plan, ledger=ledger, events=events, console=console, run_one=run_one)
         try:
             code = run.all_stages()
@@ -96,8 +96,8 @@ class _Run:
             self.say(f"note: {warning}")
         try:
             with stop.listening():
-                for number, stage in enumerate(self.plan.stages, 1):
-                    title = f"[{number}/{len(self.plan.stages)}] {stage.name} ({stage.node.spec.kind})"
+                for number, stage in enumerate(self.plan.due, 1):
+                    title = f"[{number}/{len(self.plan.due)}] {stage.name} ({stage.node.spec.kind})"
                     if stage.action == "reuse":
                         self.say(f"{title}: reused")
                         continue

@@ -15,10 +15,13 @@ from posttrain.pipelines.report import cell, columns
 from posttrain.pipelines.results import Row, RunResults
 
 
+_WIDE = 140
+
+
 def print_plan(plan: Plan, data: Sequence[Mapping[str, Any]] | None, console: Console) -> None:
     """Print each stage with what will be done and why, the data that was read, and the warnings."""
-    header = ("stage", "kind", "action", "why", "needs", "devices", "estimate")
-    rows = [
+    header: tuple[str, ...] = ("stage", "kind", "action", "why", "needs", "devices", "estimate")
+    rows: list[tuple[str, ...]] = [
         (
             stage.name,
             stage.node.spec.kind,
@@ -30,6 +33,8 @@ def print_plan(plan: Plan, data: Sequence[Mapping[str, Any]] | None, console: Co
         )
         for stage in plan.stages
     ]
+    if console.is_terminal and console.width < _WIDE:  # devices are the cluster's, which the reader wrote
+        header, rows = (*header[:5], header[6]), [(*row[:5], row[6]) for row in rows]
     _print_rows(console, header, rows)
     for source in data or ():
         names = ", ".join(source["columns"])
@@ -91,13 +96,13 @@ def _print_rows(console: Console, header: Sequence[str], rows: Sequence[Sequence
 def _sizes(estimate: Estimate) -> str:
     parts = []
     if estimate.parameters is not None:
-        parts.append(f"{_short(estimate.parameters)} parameters")
+        parts.append(f"{_short(estimate.parameters)} weights")
     if estimate.memory_gib is not None:
-        parts.append(f"{estimate.memory_gib:.3g} GiB a rank")
+        parts.append(f"{estimate.memory_gib:.3g} GiB/rank")
     if estimate.disk_gib is not None:
-        parts.append(f"{estimate.disk_gib:.3g} GiB on disk")
+        parts.append(f"{estimate.disk_gib:.3g} GiB disk")
     if estimate.tokens is not None:
-        parts.append(f"at most {_short(estimate.tokens)} tokens")
+        parts.append(f"<={_short(estimate.tokens)} tokens")
     return ", ".join(parts)
 
 

@@ -45,6 +45,7 @@ def test_an_unknown_option_exits_2(tmp_path: Path) -> None:
     assert posttrain("run", "starter", "--untli", "x", cwd=tmp_path).returncode == 2
     assert posttrain("sandbox", "judge", "--min-tier", "Z", cwd=tmp_path).returncode == 2
     assert posttrain("status", "nowhere", cwd=tmp_path).returncode == 2
+    assert posttrain("generate", "nowhere", "--prompt", "x", cwd=tmp_path).returncode == 2
 
 
 def test_a_prompt_without_the_column_a_reward_reads_is_refused(runner: Any) -> None:

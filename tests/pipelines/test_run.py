@@ -79,6 +79,7 @@ def test_force_reruns_a_stage_and_what_needs_it(runner: Any) -> None:
 def test_until_stops_after_a_stage(runner: Any) -> None:
     assert runner.run(until="cold") == 0
     assert runner.worked == ["queries", "chat", "cold"]
+    assert status_json(read_results(runner.run_dir))["stages"]["rl"]["state"] == "pending"
     with pytest.raises(InputError, match="there is no stage 'clod'"):
         runner.run(until="clod")
 
