@@ -19,6 +19,7 @@ from posttrain.rewards.latex import (
     Union,
     Value,
     Words,
+    squeeze,
 )
 
 _ATOMS = (Number, Infinity, Symbol, Based)
@@ -72,6 +73,8 @@ def _words(value: Value) -> str | None:
 def _with_expression(gold: Value, answer: Value) -> bool | None:
     # An equation or an assertion is no value: `1 = 1` must not become "true".
     texts = [v.text for v in (gold, answer) if isinstance(v, Expression)]
+    if len(texts) == 2 and squeeze(texts[0]) == squeeze(texts[1]):
+        return True
     return False if len(texts) == 1 and "=" in texts[0] else None
 
 

@@ -56,7 +56,7 @@ class Scorer:
     def score(self, items: Sequence[tuple[Prompt, Completion]]) -> list[Score]:
         """One Score an item, in order; safe to call from several threads.
 
-        Bounded: a reward takes at most three times its `timeout` over its rows. Raises RewardError.
+        Bounded: a reward takes at most four times its `timeout` over its rows. Raises RewardError.
         """
         rows = [Row(prompt=p, completion=c, columns=row_columns(p)) for p, c in items]
         parts: list[dict[int, Value]] = [{} for _ in rows]

@@ -1,0 +1,190 @@
+"""The composition: weights, gates, `when`, and what a failure costs."""
+
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.configs.schema import RewardUse
+from posttrain.errors import DataError, InputError, RewardError
+from posttrain.rewards.base import BUILTINS, check_columns, files_of
+from posttrain.rewards.mix import Scorer
+from posttrain.types import Score
+
+Make = Callable[..., Any]
+
+
+def use(name: str, **fields: Any) -> RewardUse:
+    return RewardUse(use=name, **fields)
+
+
+def score(uses: list[RewardUse], items: list[Any], folder: Path, **options: Any) -> list[Score]:
+    with Scorer(uses, recipe_dir=folder, **options) as scorer:
+        return scorer.score(items)
+
+
+GOOD = "<think>\n1\n</think>\n\n\\boxed{4}"
+
+
+def test_a_weighted_sum(item: Make, tmp_path: Path) -> None:
+    (result,) = score([use("math", weight=2), use("format", weight=0.5)], [item(GOOD, answer="4")], tmp_path)
+    assert (result.value, result.parts, result.status) == (2.5, {"math": 1.0, "format": 1.0}, "ok")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [(GOOD, 1.0), ("\\boxed{4}", 0.0), ("<think>\n1\n</think>\n\n\\boxed{5}", 0.0)]
+)
+def test_a_gate_adds_nothing_and_closes_at_zero(item: Make, tmp_path: Path, text: str, value: float) -> None:
+    (result,) = score([use("math"), use("format", gate=True)], [item(text, answer="4")], tmp_path)
+    assert (result.value, result.status) == (value, "ok")
+
+
+def test_a_gate_that_does_not_apply_is_open(item: Make, tmp_path: Path) -> None:
+    uses = [use("math"), use("exact", gate=True, when={"task": "text"})]
+    assert score(uses, [item("\\boxed{4}", answer="4", task="math")], tmp_path)[0].value == 1.0
+
+
+def test_a_gate_that_fails_drops_the_sample(item: Make, rewards_file: Path) -> None:
+    uses = [use("exact"), use("mine.py:trap", gate=True)]
+    (result,) = score(uses, [item("raise", answer="raise")], rewards_file)
+    assert (result.value, result.status) == (None, "infra_error")
+    assert "my own mistake" in result.detail
+
+
+def test_only_gates_score_nothing(item: Make, tmp_path: Path) -> None:
+    assert score([use("format", gate=True)], [item("x")], tmp_path)[0].status == "not_applicable"
+
+
+@pytest.mark.parametrize(
+    ("when", "applies"),
+    [
+        ({"task": "math"}, True),
+        ({"task": ["code", "math"]}, True),
+        ({"task": "code"}, False),
+        ({"mode": "think"}, True),
+        ({"level": 3, "task": "math"}, True),
+        ({"level": 4}, False),
+        ({"nothing": "x"}, False),
+    ],
+)
+def test_when(item: Make, tmp_path: Path, when: dict[str, Any], applies: bool) -> None:
+    (result,) = score([use("math", when=when)], [item(GOOD, answer="4", task="math", mode="think", level=3)], tmp_path)
+    assert result.status == ("ok" if applies else "not_applicable")
+    assert result.value == (1.0 if applies else None)
+
+
+def test_none_is_not_zero(item: Make, rewards_file: Path) -> None:
+    uses = [use("mine.py:optional"), use("format", when={"task": "t"})]
+    results = score(uses, [item("x", answer=3), item("x", answer=None), item("x", answer=None, task="t")], rewards_file)
+    assert [(r.value, r.status) for r in results] == [(3.0, "ok"), (None, "not_applicable"), (0.0, "ok")]
+    assert results[2].parts == {"optional": None, "format": 0.0}
+
+
+@pytest.mark.parametrize(("fault", "says"), [("exit", "exit code 3"), ("hang", "no answer"), ("raise", "KeyError")])
+def test_a_failure_costs_its_own_row(item: Make, rewards_file: Path, fault: str, says: str) -> None:
+    texts = ["a"] * 5 + [fault] + ["b"] * 6
+    results = score([use("mine.py:trap", timeout=1)], [item(t) for t in texts], rewards_file)
+    assert [r.status for r in results] == ["infra_error" if t == fault else "ok" for t in texts]
+    assert results[5].value is None
+    assert says in results[5].detail
+
+
+def test_too_many_failures_stop_the_run(item: Make, rewards_file: Path) -> None:
+    with pytest.raises(RewardError, match="my own mistake"):
+        score([use("mine.py:trap")], [item("raise")] * 6 + [item("x")] * 18, rewards_file)
+
+
+def test_few_rows_do_not_stop_the_run(item: Make, rewards_file: Path) -> None:
+    results = score([use("mine.py:trap")], [item("raise")] * 6, rewards_file)
+    assert {r.status for r in results} == {"infra_error"}
+
+
+def test_a_file_that_does_not_load_stops_at_once(item: Make, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("def f(prompts, completions): return [1]\nraise RuntimeError('at import')\n")
+    with pytest.raises(RewardError, match="at import"):
+        score([use("bad.py:f")], [item("x")], tmp_path)
+
+
+def test_the_wrong_number_of_values_is_a_failure(item: Make, rewards_file: Path) -> None:
+    (result,) = score([use("mine.py:short")], [item("x")], rewards_file)
+    assert "0 values for 1 completions" in result.detail
+
+
+def test_conventions(item: Make, rewards_file: Path) -> None:
+    uses = [use("mine.py:length"), use("mine.py:slow_sum"), use("mine.py:compute_score"), use("mine.py:sees")]
+    one = item("a 4 b", ground_truth="4", data_source="d", extra_info={"k": 1})
+    (result,) = score(uses, [one], rewards_file)
+    assert result.parts == {"length": 5.0, "slow_sum": 1.0, "compute_score": 1.0, "sees": 15.0}
+
+
+def test_functions_see_the_completion_unless_told(item: Make, rewards_file: Path) -> None:
+    uses = [use("mine.py:length"), use("mine.py:length", sees="answer")]
+    (result,) = score(uses, [item("<think>\nabc\n</think>\n\nxy")], rewards_file)
+    assert result.parts["length#2"] == 2.0
+    assert result.parts["length"] == len("<think>\nabc\n</think>\n\nxy")
+
+
+def test_functions_by_module(item: Make, rewards_file: Path) -> None:
+    assert score([use("mine:length")], [item("xyz")], rewards_file)[0].value == 3.0
+
+
+def test_columns_named_like_parameters_do_no_harm(item: Make, tmp_path: Path) -> None:
+    one = item("a b a b a b", n=99, penalty=99, judge="x", completions="x", prompts="x", symbolic="x", answer="4")
+    (result,) = score([use("repetition"), use("math")], [one], tmp_path)
+    assert result.value == pytest.approx(-0.5)
+
+
+def test_threads_and_foreign_signal_handlers(item: Make, rewards_file: Path) -> None:
+    def handler(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGALRM, handler)
+    results: list[list[Score]] = []
+    try:
+        with Scorer([use("math"), use("mine.py:main_thread")], recipe_dir=rewards_file) as scorer:
+            items = [item("\\boxed{(x+1)^2}", answer="x^2+2x+1"), item("\\boxed{2}", answer="3")]
+            threads = [threading.Thread(target=lambda: results.append(scorer.score(items))) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert signal.getsignal(signal.SIGALRM) is handler
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert [[r.value for r in rs] for rs in results] == [[2.0, 1.0]] * 3
+
+
+def test_an_unknown_name_says_the_closest(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="mode_following"):
+        Scorer([use("mode_folowing")], recipe_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("no.py:f", "no file"), ("mine.py:g", "defines no"), ("nowhere.x:f", "no package"),
+                       ("regex", "parameter"), ("code", "sandbox")]
+)  # fmt: skip
+def test_what_can_not_be_found_is_refused(rewards_file: Path, name: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        Scorer([use(name)], recipe_dir=rewards_file)
+
+
+def test_files_of(rewards_file: Path) -> None:
+    uses = [use("mine.py:length"), use("math"), use("mine.py:trap"), use("os.path:join")]
+    assert files_of(uses, rewards_file) == [rewards_file / "mine.py"]
+
+
+def test_columns_are_checked_before_anything_runs(item: Make, rewards_file: Path) -> None:
+    prompts = [item("x", answer="1", task="math")[0], item("x", task="chat")[0]]
+    check_columns([use("math", when={"task": "math"})], prompts)
+    with pytest.raises(DataError, match=r"row 2 .*'answer'"):
+        check_columns([use("math")], prompts)
+    with pytest.raises(DataError, match="'answer'"):
+        check_columns([use("mine.py:optional")], prompts, rewards_file)
+
+
+def test_every_builtin_says_what_it_does() -> None:
+    for name, builtin in BUILTINS.items():
+        assert builtin.doc, name
+        assert builtin.function.__doc__, name
