@@ -200,8 +200,8 @@ class SymbolicService:
         import logging
         import resource
 
-        import sympy
-        from latex2sympy2_extended import NormalizationConfig
+        import sympy  # type: ignore[import-untyped]
+        from latex2sympy2_extended import NormalizationConfig  # type: ignore[import-untyped]
         from math_verify import LatexExtractionConfig, parse, verify
 
         logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that limits are our business: they are

@@ -18,7 +18,8 @@ from typing import Any, Self
 
 from posttrain.errors import SandboxError
 from posttrain.sandbox.jobs import Job, Verdict
-from posttrain.sandbox.supervisor import STARVATION_FACTOR, Judge
+from posttrain.sandbox.rounds import STARVATION_FACTOR
+from posttrain.sandbox.supervisor import Judge
 from posttrain.sandbox.tiers import TierReport, require
 
 _BATCH = 8

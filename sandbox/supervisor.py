@@ -7,18 +7,14 @@ The supervisor owns the wall clock and every cap. Nothing that a model wrote is 
 
 from __future__ import annotations
 
-import array
-import contextlib
-import math
 import os
-import select
 import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,27 +22,13 @@ from typing import Self
 from posttrain.errors import SandboxError
 from posttrain.sandbox import codec, tester_room, zygote
 from posttrain.sandbox.jobs import MESSAGE_CHARS, OUTCOMES, Job, Outcome, Verdict
+from posttrain.sandbox.rounds import Report, Round, ZygoteGone
 from posttrain.sandbox.solution_room import MAX_CODE, READY
 
 OUTPUT_CAP = 64 << 10
 """Bytes of standard output kept beyond twice the expected output."""
 START_TIMEOUT_S = 60.0
 REPLY_TIMEOUT_S = 30.0
-STARVATION_FACTOR = 5
-"""The wall clock stands still while rooms wait for a processor, up to this many times its length."""
-
-
-class ZygoteGone(Exception):
-    """The zygote died or doesn't answer."""
-
-
-@dataclass(frozen=True)
-class _Report:
-    """How a room ended."""
-
-    status: int
-    cpu_s: float
-    peak_mb: float
 
 
 class Judge:
@@ -148,96 +130,6 @@ class Judge:
         return _judge_stdio(self._control, job) if job.kind == "stdio" else _judge_tests(self._control, job)
 
 
-# ---------------------------------------------------------------- one round
-
-
-class _Round:
-    """Fresh rooms for one run, and their end. `channels` are our ends of what each room got."""
-
-    def __init__(self, control: socket.socket, job: Job, rooms: int) -> None:
-        self._control = control
-        self._cpu_s = math.ceil(job.timeout_s)
-        self.wall_s = 3 * job.timeout_s + 1
-        code, code_room = socket.socketpair()
-        second, second_room = socket.socketpair()
-        fds, ends = [code_room], [code, second]
-        if rooms == zygote.BOTH:
-            rpc_s, rpc_t = socket.socketpair()
-            fds += [rpc_s, second_room, rpc_t]
-        else:
-            fds += [second_room]
-        self.code, self.second = ends
-        request = zygote.REQUEST.pack(rooms, self._cpu_s, job.memory_mb << 20)
-        rights = array.array("i", [s.fileno() for s in fds])
-        try:
-            control.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-            reply = control.recv(zygote.PIDS.size)
-        except OSError as error:
-            raise ZygoteGone(f"the zygote doesn't answer: {error}") from error
-        finally:
-            for end in fds:
-                end.close()
-        if len(reply) != zygote.PIDS.size:
-            raise ZygoteGone("the zygote died")
-        self._pids = [pid for pid in zygote.PIDS.unpack(reply) if pid]
-        self._started = time.monotonic()
-        self.timed_out = False
-        for end in ends:
-            end.settimeout(self.wall_s)
-
-    def send(self, end: socket.socket, data: object, limit: int) -> None:
-        """Hands a room its work. A room that is dead already is found out later."""
-        with contextlib.suppress(OSError):
-            codec.write_frame(end.fileno(), data, limit)
-
-    def read(self, end: socket.socket, size: int) -> bytes:
-        """Up to `size` bytes; b"" at the end or once the wall clock has run out (then `timed_out`)."""
-        poll = select.poll()
-        poll.register(end, select.POLLIN)
-        while True:
-            left = self._started + self.wall_s + self._starved_s() - time.monotonic()
-            if left <= 0:
-                self.timed_out = True
-                return b""
-            if poll.poll(left * 1000):
-                with contextlib.suppress(ConnectionError):
-                    return end.recv(size)
-                return b""
-
-    def _starved_s(self) -> float:
-        """Seconds the rooms stood ready but got no processor: a loaded host must not fail right answers."""
-        if time.monotonic() - self._started < self.wall_s:
-            return 0.0
-        waited = 0
-        for pid in self._pids:
-            with contextlib.suppress(OSError, IndexError, ValueError):
-                waited += int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
-        return min(waited / 1e9, STARVATION_FACTOR * self.wall_s)
-
-    def finish(self) -> tuple[_Report, _Report, bool]:
-        """Kills and reaps all rooms: (S, T, whether S was locked in before it ran anything)."""
-        try:
-            self._control.send(b"x")
-            reply = self._control.recv(zygote.REPORT.size)
-        except OSError as error:
-            raise ZygoteGone(f"the zygote doesn't answer: {error}") from error
-        if len(reply) != zygote.REPORT.size:
-            raise ZygoteGone("the zygote died")
-        values = zygote.REPORT.unpack(reply)
-        return _Report(*values[:3]), _Report(*values[3:]), self.rest(self.code, 2) == READY
-
-    def rest(self, end: socket.socket, size: int) -> bytes:
-        """What still lies in a channel whose room is dead."""
-        end.setblocking(False)
-        with contextlib.suppress(OSError):
-            return end.recv(size)
-        return b""
-
-    def close(self) -> None:
-        self.code.close()
-        self.second.close()
-
-
 def _too_large(job: Job) -> Verdict:
     return Verdict(id=job.id, outcome="compile_error", message=f"code and input exceed {MAX_CODE} bytes")
 
@@ -249,7 +141,7 @@ def _fits(*texts: str) -> bool:
 def _judge_tests(control: socket.socket, job: Job) -> Verdict:
     if not _fits(job.code):
         return _too_large(job)
-    round_ = _Round(control, job, zygote.BOTH)
+    round_ = Round(control, job, zygote.BOTH)
     try:
         round_.send(round_.code, {"code": job.code}, MAX_CODE)
         spec = {"kind": job.kind, "tests": list(job.tests), "entry": list(job.entry)}
@@ -265,7 +157,7 @@ def _judge_tests(control: socket.socket, job: Job) -> Verdict:
     return _settle(job, verdict, solution, tester, round_.timed_out)
 
 
-def _read_verdict(round_: _Round) -> bytes | None:
+def _read_verdict(round_: Round) -> bytes | None:
     """The verdict frame of T; None if there is none, or none whole."""
     cap = tester_room.VERDICT.size + tester_room.MAX_MESSAGE
     buffer = b""
@@ -293,7 +185,7 @@ def _unpack(job_id: str, frame: bytes) -> Verdict | None:
     return Verdict(id=job_id, outcome=OUTCOMES[outcome], passed=passed, total=total, message=message)
 
 
-def _settle(job: Job, verdict: Verdict | None, solution: _Report, tester: _Report, timed_out: bool) -> Verdict:
+def _settle(job: Job, verdict: Verdict | None, solution: Report, tester: Report, timed_out: bool) -> Verdict:
     """Adds what the clocks know: a verdict never outweighs a limit."""
     base = verdict or Verdict(id=job.id, outcome="crash", total=0, message="the tests gave no verdict")
     if base.outcome == "infra_error":
@@ -330,7 +222,7 @@ def _judge_pair(control: socket.socket, job: Job, stdin: str, expected: str) -> 
     wanted = expected.encode("utf-8", "replace")
     cap = OUTPUT_CAP + 2 * len(wanted)
     output = bytearray()
-    round_ = _Round(control, job, zygote.PROGRAM)
+    round_ = Round(control, job, zygote.PROGRAM)
     try:
         round_.send(round_.code, {"code": job.code, "stdin": stdin}, MAX_CODE)
         while len(output) <= cap and (chunk := round_.read(round_.second, 65536)):

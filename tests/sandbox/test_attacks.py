@@ -217,7 +217,7 @@ def test_expected_values_are_not_in_the_solution_room(judge: Judge) -> None:
 
 
 def test_two_verdicts_are_none(judge_b: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    from posttrain.sandbox import supervisor
+    from posttrain.sandbox.rounds import Round
 
-    monkeypatch.setattr(supervisor._Round, "rest", lambda self, end, size: b"1")
+    monkeypatch.setattr(Round, "rest", lambda self, end, size: b"1")
     assert run(judge_b, "def add(a, b): return a + b").outcome == "crash"
