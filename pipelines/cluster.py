@@ -34,7 +34,13 @@ class ClusterWorkers:
     """Implements `stages.context.Workers`. Nothing is imported or started before a stage asks for it."""
 
     def __init__(self, cluster: Cluster, recipe_dir: Path, run_dir: Path) -> None:
-        self._cluster, self._recipe_dir, self._run_dir = cluster, recipe_dir, run_dir
+        address = cluster.address or os.environ.get("RAY_ADDRESS")
+        self._cluster = cluster.model_copy(update={"address": address})  # actors meet on other ports on a cluster
+        self._recipe_dir, self._run_dir = recipe_dir, run_dir
+        if not address:
+            # Else Ray turns 127.0.0.1 into the host's address and listens on all interfaces. It is read when ray
+            # is imported, which stages do: so here, and not in `_start`.
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         self._started = False
         self._scratch: str | None = None
         self._learner: Learner | None = None
@@ -99,7 +105,7 @@ class ClusterWorkers:
     def _start(self) -> None:
         if self._started:
             return
-        address = self._cluster.address or os.environ.get("RAY_ADDRESS")
+        address = self._cluster.address
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray

@@ -14,7 +14,6 @@ from posttrain.pipelines.plan import Plan
 from posttrain.pipelines.report import cell, columns
 from posttrain.pipelines.results import Row, RunResults
 
-
 _WIDE = 140
 
 

@@ -121,3 +121,18 @@ def test_what_is_written_says_what_was_asked(runner: Any) -> None:
     events = [json.loads(line) for line in (runner.run_dir / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events[:3]] == ["start", "stage start", "stage done"]
     assert events[-1] == events[-1] | {"event": "end", "exit_code": 0}
+
+
+def test_ray_and_torch_stay_asleep_when_everything_is_reused(runner: Any) -> None:
+    runner.run()
+    script = (
+        "import sys\n"
+        "sys.argv = ['posttrain', 'run', 'r.yaml', '--run-dir', 'run']\n"
+        "from posttrain.pipelines.cli import main\n"
+        "try:\n    main()\n"
+        "finally:\n    print('HEAVY', *(m for m in ('torch', 'ray', 'transformers') if m in sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=runner.folder, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "[7/7] eval-fusion (evaluate): reused" in done.stdout
+    assert done.stdout.splitlines()[-1].split() == ["HEAVY"]

@@ -318,3 +318,39 @@ def test_running_is_told_while_the_lock_is_held(runner: Any) -> None:
     runner.run()
     assert set(states) == {"running"}
     assert os.listdir(runner.run_dir)
+
+
+def test_an_edited_reward_file_reruns_what_uses_it(runner: Any) -> None:
+    reward = runner.folder / "mine.py"
+    reward.write_text("def brevity(completions, **columns):\n    return [1.0 for _ in completions]\n")
+    runner.recipe.write_text(runner.text.replace("rewards: math", "rewards: mine.py:brevity"))
+    assert runner.run() == 0
+    assert runner.run() == 0
+    assert runner.worked == []
+    reward.write_text(reward.read_text().replace("1.0", "0.5"))
+    runner.run()
+    assert runner.worked == ["rl", "fusion", "eval-fusion"]
+
+
+def test_an_edited_base_model_reruns_everything_that_starts_from_it(runner: Any) -> None:
+    base = runner.folder / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    runner.recipe.write_text(runner.text.replace("base: builtin:tiny", "base: ./base"))
+    runner.run()
+    (base / "config.json").write_text('{"a": 1}')
+    runner.run()
+    assert runner.worked == ALL[1:]
+
+
+def test_large_files_are_hashed_once_and_again_when_they_change(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(b"a" * (1 << 20))
+    hashes = Hashes()
+    first = hashes.file(path)
+    assert list(hashes.known.values()) == [first]
+    hashes.known[next(iter(hashes.known))] = "remembered"
+    assert hashes.file(path) == "remembered"
+    path.write_bytes(b"b" * (1 << 20))
+    os.utime(path, ns=(1, 1))
+    assert hashes.file(path) not in (first, "remembered")
