@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import math
 import os
 import struct
@@ -45,19 +46,19 @@ class Tally:
         if self.outcome == "pass":
             self.outcome, self.message = outcome, message
 
-    def run(self, test: Callable[[], bool], counts: bool, label: str) -> None:
+    def run(self, test: Callable[[], bool], counts: bool, label: Callable[[], str]) -> None:
         """Runs one test; only SolutionGone leaves this method."""
         try:
             if not test():
-                self.fail("wrong", f"failed: {label}")
+                self.fail("wrong", f"failed: {label()}")
                 return
             self.passed += counts
         except SolutionGone:
             raise
         except MemoryError:
-            self.fail("memory", f"MemoryError: {label}")
+            self.fail("memory", f"MemoryError: {label()}")
         except BaseException as error:  # noqa: BLE001  a test may raise anything, and so may the solution through it
-            self.fail("wrong", f"{_text(error)}: {label}")
+            self.fail("wrong", f"{_text(error)}: {label()}")
 
 
 def _text(error: BaseException) -> str:
@@ -112,19 +113,20 @@ class Tests:
         if self._calls and not self._entry:
             raise UnusableTests("tests of arguments and results need `entry`")
 
-    def cases(self) -> Iterator[tuple[Callable[[], bool], bool, str]]:
+    def cases(self) -> Iterator[tuple[Callable[[], bool], bool, Callable[[], str]]]:
         """(test, whether it counts, label), in order. Statements that only prepare must not fail either."""
         if self._calls:
             function = _lookup(self.solution, self._entry[0])
             for args, expected in self._calls:
-                yield self._call_test(function, args, expected), True, f"{self._entry[0]}{_short(args)}"
+                label = functools.partial(_short, self._entry[0], args)
+                yield self._call_test(function, args, expected), True, label
             return
         namespace = self._namespace()
         for statement in self._statements:
-            label = ast.unparse(statement)[:200]
+            label = functools.partial(_source, statement)  # unparsing takes longer than most tests
             yield self._statement_test(statement, namespace), id(statement) in self._counted, label
         for name in self._functions:
-            yield (lambda name=name: namespace[name]() is not False), True, name  # type: ignore[misc]
+            yield (lambda name=name: namespace[name]() is not False), True, functools.partial(str, name)  # type: ignore[misc]
 
     def _call_test(self, function: Callable[[], Any], args: Any, expected: Any) -> Callable[[], bool]:
         arguments = args if isinstance(args, list | tuple) else [args]
@@ -236,6 +238,10 @@ def matches(actual: Any, expected: Any) -> bool:
     return bool(actual == expected)
 
 
-def _short(value: Any) -> str:
+def _source(statement: ast.stmt) -> str:
+    return ast.unparse(statement)[:200]
+
+
+def _short(name: str, value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 100 else text[:97] + "..."
+    return name + (text if len(text) <= 100 else text[:97] + "...")
