@@ -44,6 +44,7 @@ class Judge:
     def __init__(self, tier: str = "B") -> None:
         self.tier = tier
         self._lock = threading.Lock()
+        self._closed = False
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._start()
@@ -58,6 +59,8 @@ class Judge:
         """The verdict; never raises for what the code does. `infra_error` if the sandbox itself failed twice."""
         with self._lock:
             started = time.monotonic()
+            if self._closed:
+                return Verdict(id=job.id, outcome="infra_error", message="the judge is closed")
             try:
                 verdict = self._attempt(job)
             except (codec.CodecError, TypeError) as error:
@@ -73,8 +76,9 @@ class Judge:
             return replace(verdict, seconds=round(time.monotonic() - started, 6))
 
     def close(self) -> None:
-        """Ends the zygote and every room."""
+        """Ends the zygote and every room; later jobs get an infra_error."""
         with self._lock:
+            self._closed = True
             self._stop()
 
     # ------------------------------------------------------------ the zygote
@@ -126,7 +130,7 @@ class Judge:
 
     def _attempt(self, job: Job) -> Verdict:
         if self._control is None:
-            raise ZygoteGone("the sandbox is closed")
+            raise ZygoteGone("the zygote isn't running")
         return _judge_stdio(self._control, job) if job.kind == "stdio" else _judge_tests(self._control, job)
 
 

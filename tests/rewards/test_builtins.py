@@ -145,3 +145,23 @@ def test_planning_imports_nothing_heavy() -> None:
     check = "import sys, posttrain.rewards.base, posttrain.rewards.mix\n"
     check += "print([m for m in ('torch', 'ray', 'math_verify', 'sympy', 'reasoning_gym') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", check], text=True).strip() == "[]"
+
+
+def test_code_in_the_real_sandbox() -> None:
+    pool = pytest.importorskip("posttrain.sandbox.pool").LocalJudgePool()
+    try:
+        answers = [fenced("def f(x): return x + 1"), fenced("def f(x): return 0")]
+        assert code.code(NO * 2, answers, ["assert f(1) == 2"] * 2, judge=pool, entry=["f", "f"]) == [1, 0]
+    finally:
+        pool.close()
+
+
+def test_reasoning_gym_scores_by_its_own_verifier() -> None:
+    gym = pytest.importorskip("reasoning_gym")
+    from posttrain.rewards.reasoning_gym import reasoning_gym
+
+    entry = gym.create_dataset("chain_sum", size=1, seed=1)[0]
+    answers = [f"\\boxed{{{entry['answer']}}}", f"<answer>{entry['answer']}</answer>", "no"]
+    values = reasoning_gym(NO * 3, answers, [entry, json.dumps(entry), entry], ["chain_sum"] * 3)
+    assert values[:2] == [1, 1]
+    assert (values[2] or 0) < 0.5
