@@ -83,7 +83,7 @@ def _reward(context: StageContext, suite: Suite, prompts: list[Prompt]) -> tuple
         values = score_table(scored)
         rows += [summary(mode, "accuracy", values)]
         if suite.k > 1:
-            rows += [summary(mode, f"pass@{suite.k}", (values >= 1).any(1, keepdims=True))]
+            rows += [summary(mode, f"pass@{suite.k}", np.any(values >= 1, axis=1, keepdims=True))]
         rows += [
             summary(mode, "think_format", completion_table(scored, _well_formed)),
             summary(mode, "tokens", completion_table(scored, lambda c: float(len(c.token_ids)))),
@@ -133,7 +133,7 @@ def _mode_following(context: StageContext, suite: Suite, prompts: list[Prompt]) 
             wanted = prompts[i].columns["modes"][turn]
             passed[i, turn] = split.well_formed and split.empty == (wanted == "no_think")
             histories[i].append({"role": "assistant", "content": split.answer})
-    rows = [summary("flags", "turns", passed), summary("flags", "dialogues", passed.all(1, keepdims=True))]
+    rows = [summary("flags", "turns", passed), summary("flags", "dialogues", passed.min(1, keepdims=True))]
     for mode in ("think", "no_think"):
         wanted = np.array([p.columns["modes"] for p in prompts]) == mode
         rows.append(summary("flags", f"turns/{mode}", np.where(wanted, passed, np.nan)))

@@ -135,7 +135,7 @@ def _learn(session: TrainingSession, samples: Sequence[Sample], spec: Grpo, step
         clip_low=spec.clip[0], clip_high=spec.clip[1], kl=spec.kl, temperature=spec.sampling.temperature or 1.0
     )
     groups = sorted({s.group for s in samples})
-    results = []
+    results: list[dict[str, float]] = []
     for part in np.array_split(groups, min(spec.minibatches, len(groups))):
         chosen = [s for s in samples if s.group in set(part.tolist())]
         results.append(

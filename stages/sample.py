@@ -76,7 +76,7 @@ def run(context: StageContext) -> StageResult:
 def select(scored: ScoredGroup, spec: Sample, reasons: Counter[str]) -> list[dict[str, object]]:
     """The first `take` responses that pass every filter, shortest first; each drop is counted by its reason."""
     prompt = scored.group.prompt
-    passed = []
+    passed: list[Completion] = []
     for completion, score in zip(scored.group.completions, scored.scores, strict=True):
         reason = next((r for name in spec.filters if (r := FILTERS[name](prompt, completion, score))), None)
         if reason:

@@ -45,7 +45,9 @@ def split_thinking(text: str) -> Thinking:
     if not closed:
         thinking = text.split(OPEN, 1)[1] if opened else ""
         answer = "" if opened else text
-        return Thinking(thinking=thinking.strip("\n"), answer=answer.strip(), opened=opened, closed=False, well_formed=False)
+        return Thinking(
+            thinking=thinking.strip("\n"), answer=answer.strip(), opened=opened, closed=False, well_formed=False
+        )
     head, _, answer = text.rpartition(CLOSE)
     thinking = head.split(OPEN, 1)[1] if OPEN in head else head
     well_formed = (

@@ -1,7 +1,7 @@
 """The vocabulary: what flows between the rooms, named once. All frozen; arrays are read-only by convention.
 
-    Prompt --rollout--> Completion --rewards--> Score --advantages--> Sample --learner--> metrics
-                                                                                 stage --> Artifact
+Prompt --rollout--> Completion --rewards--> Score --advantages--> Sample --learner--> metrics
+                                                                             stage --> Artifact
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -162,18 +163,23 @@ def _facts(rng: random.Random) -> str:
     return rng.choice(("\n", ", ", "; ")).join(facts)
 
 
-def _ledger(rng: random.Random) -> str:
-    """Worked sums in prose, another form than the cold start's."""
+def _worked(rng: random.Random) -> str:
+    """Worked sums in running text, in several forms; none is the cold start's."""
     expression, steps = _expression(rng, rng.randint(2, 5))
     if held_out(expression):
         return _facts(rng)
-    total, lines = steps[0].split("+")[0].split("-")[0], []
-    for step in steps:
-        left, _, result = step.partition("=")
-        operand = left[len(total) :]
-        lines.append(f"{'add' if operand[0] == '+' else 'take'} {operand[1:]}: {result}")
-        total = result
-    return f"start {expression.split('+')[0].split('-')[0]}, " + ", ".join(lines) + "."
+    form = rng.randrange(3)
+    if form == 0:
+        return f"{expression}: {', '.join(steps)}"
+    parts = re.findall(r"[+-]\d+", expression)
+    totals = [step.rpartition("=")[2] for step in steps]
+    if form == 1:  # 23+7-12 = 30-12 = 18
+        rests = [total + "".join(parts[i + 1 :]) for i, total in enumerate(totals)]
+        return " = ".join([expression, *rests])
+    moves = [f"{'add' if part[0] == '+' else 'take'} {part[1:]}" for part in parts]
+    start = re.match(r"\d+", expression)
+    assert start is not None
+    return f"start {start[0]}, " + ", ".join(f"{m}: {t}" for m, t in zip(moves, totals, strict=True)) + "."
 
 
 def _direct(rng: random.Random) -> str:
@@ -194,12 +200,30 @@ def _tasks(rng: random.Random) -> str:
     return "\n".join(lines)
 
 
-def corpus(rng: random.Random, split: str, *, shares: tuple[float, ...] = (0.55, 0.15, 0.1, 0.2)) -> Iterator[Row]:
-    """Plain documents for the tiny base: facts, worked sums in prose, direct sums, small tasks."""
+def _dialog(rng: random.Random) -> str:
+    """Questions answered at once, in the chat format: bases have read such text."""
+    turns = []
+    for _ in range(rng.randint(1, 3)):
+        if rng.random() < 0.3:
+            expression, steps = _expression(rng, rng.randint(2, 4))
+            question, answer = rng.choice(_QUESTIONS).format(expression), steps[-1].rpartition("=")[2]
+            key = expression
+        else:
+            question, answer = _INSTRUCTIONS[rng.choice(tuple(_INSTRUCTIONS))](rng)
+            key = question
+        if not held_out(key):
+            turns.append(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n")
+    return "".join(turns)
+
+
+CORPUS_SHARES = {_facts: 0.4, _worked: 0.2, _direct: 0.1, _tasks: 0.12, _dialog: 0.18}
+
+
+def corpus(rng: random.Random, split: str) -> Iterator[Row]:
+    """Plain documents for the tiny base: facts, worked sums, direct sums, small tasks, short conversations."""
     del split  # one corpus; held-out keys are left out of every kind of document
-    kinds = (_facts, _ledger, _direct, _tasks)
     while True:
-        text = rng.choices(kinds, shares)[0](rng)
+        text = rng.choices(tuple(CORPUS_SHARES), tuple(CORPUS_SHARES.values()))[0](rng)
         if text:
             yield {"text": text, "key": text}
 

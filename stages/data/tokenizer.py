@@ -41,7 +41,8 @@ def make_tokenizer(seed: int, vocab_size: int) -> PreTrainedTokenizerFast:
         vocab_size=vocab_size - extra, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     rng = random.Random(seed)
-    documents = [row["text"] for row in islice(corpus(rng, "train"), 4000)]
+    # Without conversations: their marks are tokens already.
+    documents = [row["text"] for row in islice(corpus(rng, "train"), 5000) if "<|" not in row["text"]]
     documents += [f"{row['prompt']} {row['response']}" for row in islice(chat(rng, "train"), 4000)]
     documents += [EARLY_STOP, "user\nassistant\nsystem\n", " /think", " /no_think", "\\boxed{", "}\n\n", "\n\n"] * 400
     tokenizer.train_from_iterator(documents, trainer)

@@ -70,6 +70,7 @@ def packed_attention(
             q.contiguous(), k.contiguous(), v.contiguous(), layout.boundaries, layout.boundaries,
             layout.longest, layout.longest, scale=scaling, window_size=(-1, 0),
         )  # fmt: skip
+        assert isinstance(out, Tensor)  # a tuple only if asked for the log-sum-exp
         return out.unsqueeze(0), None
     # [1, heads, T, d] -> [documents, heads, longest, d]
     q, k, v = (x[0][:, layout.index].transpose(0, 1) for x in (query, key, value))

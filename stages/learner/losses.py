@@ -50,7 +50,8 @@ def clipped_policy(
 ) -> tuple[Tensor, Metrics]:
     """GRPO's token objective (2402.03300, eq. 3), negated: -min(w A, clip(w, 1-low, 1+high) A) + kl * k3, [S].
 
-    w = pi / pi_old; k3 = e^d - 1 - d with d = log reference - log pi (Schulman's unbiased estimate).
+    w = pi / pi_old; k3 = w (e^d - 1 - d) with d = log reference - log pi: Schulman's estimate, weighted so that its
+    gradient is the reverse KL's (DeepSeek-V3.2, 2512.02556).
     """
     log_ratio = logprobs - old
     ratio = log_ratio.clamp(-20, 20).exp()
@@ -65,7 +66,7 @@ def clipped_policy(
     }
     if spec.kl:
         delta = (reference - logprobs).clamp(-20, 20)
-        k3 = delta.exp() - 1 - delta
+        k3 = ratio * (delta.exp() - 1 - delta)
         loss = loss + spec.kl * k3
         metrics["kl"] = k3.detach()
     return loss, metrics

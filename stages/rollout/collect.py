@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from posttrain.rewards.mix import Scorer
 
 from posttrain.configs.schema import Sampling
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.thinking import split_thinking
 from posttrain.types import Completion, Group, Prompt, SamplingParams, Score, Source
+
+if TYPE_CHECKING:
+    from posttrain.rewards.mix import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,256 @@
+"""The learner against oracles: transformers' loss, TRL's loss and gradients, one document at a time."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from posttrain.configs.schema import LearnerCluster, Optimizer
+from posttrain.errors import RunError
+from posttrain.stages.data.pack import PackedBatch, pack, plan_micro_batches, token_weights
+from posttrain.stages.learner import policy as policy_module
+from posttrain.stages.learner.losses import CrossEntropy, DivergenceLoss, PolicyLoss
+from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.types import Sample
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Any]:
+    from posttrain.stages.learner.worker import LearnerWorker
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    made = LearnerWorker(0, 1, "127.0.0.1", port, LearnerCluster(zero=0), 2)
+    yield made
+    made.free()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def loaded(worker: Any, random_model: Path) -> Any:
+    worker.load(ModelSpec(path=str(random_model)), Optimizer(clip_norm=1e9), 0)
+    return worker
+
+
+def make_samples(count: int = 7, seed: int = 0) -> list[Sample]:
+    rng = np.random.default_rng(seed)
+    samples = []
+    for _ in range(count):
+        length = int(rng.integers(6, 40))
+        mask = np.zeros(length, np.float32)
+        mask[int(rng.integers(1, length - 1)) :] = 1
+        samples.append(
+            Sample(
+                ids=rng.integers(10, 400, length),
+                loss_mask=mask,
+                advantage=float(rng.normal()),
+                old_logprobs=(-rng.random(length) * 6).astype(np.float32),
+                reference_logprobs=(-rng.random(length) * 6).astype(np.float32),
+            )
+        )
+    return samples
+
+
+def batches(samples: list[Sample], budget: int, aggregate: str = "token") -> list[PackedBatch]:
+    weights = token_weights(samples, aggregate)
+    return [pack(samples, weights, b) for b in plan_micro_batches([s.tokens for s in samples], 1, budget)[0]]
+
+
+def gradients(worker: Any) -> dict[str, torch.Tensor]:
+    return {n: p.grad.clone() for n, p in worker.policy.model.named_parameters() if p.grad is not None}
+
+
+def backward(worker: Any, packed: list[PackedBatch], loss: Any) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients through the worker's own path, without an optimizer step."""
+    worker.policy.zero_grad()
+    worker.engine.train()
+    total = 0.0
+    for batch in packed:
+        value, _ = worker._loss(batch, loss)
+        worker.engine.set_gradient_accumulation_boundary(False)
+        worker.engine.backward(value)
+        total += value.item()
+    return total, gradients(worker)
+
+
+def test_packed_sft_loss_equals_transformers_loss(loaded: Any, random_model: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    samples = make_samples()
+    model = AutoModelForCausalLM.from_pretrained(random_model, dtype=torch.float32)
+    total, targets = 0.0, 0
+    for s in samples:
+        labels = torch.from_numpy(np.where(s.loss_mask > 0, s.ids, -100))[None]
+        n = int(s.loss_mask.sum())
+        total += model(input_ids=torch.from_numpy(s.ids)[None], labels=labels).loss.item() * n
+        targets += n
+    value, _ = backward(loaded, batches(samples, 4096), CrossEntropy())
+    assert value == pytest.approx(total / targets, abs=1e-5)
+
+
+def test_how_a_step_is_cut_changes_neither_loss_nor_gradient(loaded: Any) -> None:
+    samples = make_samples()
+    whole, expected = backward(loaded, batches(samples, 4096), CrossEntropy())
+    cut, got = backward(loaded, batches(samples, 41), CrossEntropy())
+    assert cut == pytest.approx(whole, abs=1e-5)
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_head_chunks_change_nothing(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = batches(make_samples(), 4096)
+    whole, expected = backward(loaded, packed, CrossEntropy())
+    monkeypatch.setattr(policy_module, "CHUNK_ELEMENTS", 476 * 5)
+    assert loaded._chunks(len(packed[0].targets)) > 3
+    chunked, got = backward(loaded, packed, CrossEntropy())
+    assert chunked == pytest.approx(whole, abs=1e-5)
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_another_document_in_the_row_moves_nothing(loaded: Any) -> None:
+    samples = make_samples(3)
+    other = Sample(ids=(samples[0].ids + 37) % 400 + 10, loss_mask=samples[0].loss_mask)
+    changed = [other, *samples[1:]]
+
+    def logprobs(chosen: list[Sample]) -> np.ndarray:
+        batch = pack(chosen, [s.loss_mask for s in chosen], [0, 1, 2])
+        return loaded.logprobs([batch], 1.0)[0][batch.samples > 0]
+
+    np.testing.assert_allclose(logprobs(samples), logprobs(changed), atol=1e-6)
+
+
+@pytest.mark.parametrize(("loss_type", "aggregate"), [("bnpo", "token"), ("grpo", "sequence")])
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_grpo_loss_and_gradient_equal_trl(
+    loaded: Any, random_model: Path, tmp_path: Path, loss_type: str, aggregate: str, beta: float
+) -> None:
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
+
+    samples = make_samples(6, seed=3)
+    trainer = GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(random_model, dtype=torch.float32),
+        reward_funcs=lambda completions, **_: [0.0 for _ in completions],
+        args=GRPOConfig(
+            output_dir=str(tmp_path), loss_type=loss_type, beta=beta, epsilon=0.2, epsilon_high=0.28, temperature=0.7,
+            per_device_train_batch_size=6, num_generations=6, gradient_checkpointing=False, bf16=False, use_cpu=True,
+            report_to=[], max_completion_length=40,
+        ),  # fmt: skip
+        train_dataset=Dataset.from_list([{"prompt": "1"}]),
+        processing_class=AutoTokenizer.from_pretrained(random_model),
+    )
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    value = trainer._compute_loss(trainer.model, trl_inputs(samples))
+    value.backward()
+    loss = PolicyLoss(clip_low=0.2, clip_high=0.28, kl=beta, temperature=0.7)
+    got, grads = backward(loaded, batches(samples, 4096, aggregate), loss)
+    assert got == pytest.approx(value.item(), abs=1e-5)
+    for name, parameter in trainer.model.named_parameters():
+        torch.testing.assert_close(grads[name], parameter.grad, atol=1e-5, rtol=1e-3)
+
+
+def trl_inputs(samples: list[Sample]) -> dict[str, torch.Tensor]:
+    """The samples as TRL pads them: prompts to the left, completions to the right."""
+    prompts = [s.ids[s.loss_mask == 0] for s in samples]
+    completions = [s.ids[s.loss_mask == 1] for s in samples]
+    width, room = max(map(len, prompts)), max(map(len, completions))
+
+    def left(rows: list[np.ndarray]) -> torch.Tensor:
+        return torch.stack([torch.from_numpy(np.pad(r, (width - len(r), 0))) for r in rows])
+
+    def right(rows: list[np.ndarray]) -> torch.Tensor:
+        return torch.stack([torch.from_numpy(np.pad(r, (0, room - len(r)))) for r in rows])
+
+    return {
+        "prompt_ids": left(prompts),
+        "prompt_mask": left([np.ones(len(p), np.int64) for p in prompts]),
+        "completion_ids": right(completions),
+        "completion_mask": right([np.ones(len(c), np.int64) for c in completions]),
+        "advantages": torch.tensor([s.advantage for s in samples]),
+        "old_per_token_logps": right([s.old_logprobs[s.loss_mask == 1] for s in samples]),
+        "ref_per_token_logps": right([s.reference_logprobs[s.loss_mask == 1] for s in samples]),
+    }
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
+def test_a_teacher_that_is_its_own_student_gives_no_loss(loaded: Any, random_model: Path, kind: Any) -> None:
+    loaded.load_teacher(ModelSpec(path=str(random_model)))
+    value, grads = backward(loaded, batches(make_samples(), 4096), DivergenceLoss(kind=kind))
+    assert value == pytest.approx(0.0, abs=1e-6)
+    assert max(g.abs().max().item() for g in grads.values()) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
+def test_divergence_equals_the_written_out_sum(kind: Any) -> None:
+    from posttrain.stages.learner.losses import divergence
+
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(5, 11, generator=generator, dtype=torch.double).log_softmax(-1)
+    teacher = torch.randn(5, 11, generator=generator, dtype=torch.double).log_softmax(-1)
+    expected = []
+    for q, p in zip(student.exp().tolist(), teacher.exp().tolist(), strict=True):
+        m = [0.3 * a + 0.7 * b for a, b in zip(p, q, strict=True)]
+        forward = sum(a * np.log(a / b) for a, b in zip(p, q, strict=True))
+        reverse = sum(b * np.log(b / a) for a, b in zip(p, q, strict=True))
+        to_p = sum(a * np.log(a / c) for a, c in zip(p, m, strict=True))
+        to_q = sum(b * np.log(b / c) for b, c in zip(q, m, strict=True))
+        expected.append({"forward_kl": forward, "reverse_kl": reverse, "jsd": 0.3 * to_p + 0.7 * to_q}[kind])
+    got = divergence(student, teacher, kind, 0.3).tolist()
+    assert got == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_move(loaded: Any) -> None:
+    before = {n: p.clone() for n, p in loaded.policy.model.named_parameters()}
+    samples = make_samples()
+    samples[0] = Sample(ids=samples[0].ids, loss_mask=samples[0].loss_mask, weight=float("nan"))
+    with pytest.raises(RunError, match="nan"):
+        loaded.step(batches(samples, 4096), CrossEntropy(), 1e-3)
+    for name, parameter in loaded.policy.model.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
+def test_a_restored_engine_goes_on_bit_for_bit(loaded: Any, tmp_path: Path) -> None:
+    packed = batches(make_samples(), 4096)
+    loaded.step(packed, CrossEntropy(), 1e-3)
+    loaded.save(str(tmp_path))
+    loaded.step(packed, CrossEntropy(), 1e-3)
+    expected = loaded.weights()
+    loaded.restore(str(tmp_path))
+    loaded.step(packed, CrossEntropy(), 1e-3)
+    for name, value in loaded.weights().items():
+        assert np.array_equal(value, expected[name]), name
+
+
+def test_lora_trains_only_adapters_and_exports_merged_weights(worker: Any, random_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from posttrain.configs.schema import Lora
+
+    worker.load(ModelSpec(path=str(random_model), lora=Lora(rank=4)), Optimizer(), 0)
+    packed = batches(make_samples(), 4096)
+    before = worker.logprobs(packed, 1.0)[0]
+    for _ in range(3):
+        worker.step(packed, CrossEntropy(), 1e-2)
+    after = worker.logprobs(packed, 1.0)[0]
+    assert np.abs(after - before).max() > 1e-2
+    worker.export(str(tmp_path), str(random_model), "float32")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert not any("lora" in name for name, _ in plain.named_parameters())
+    worker.load(ModelSpec(path=str(tmp_path)), None, 0)
+    np.testing.assert_allclose(worker.logprobs(packed, 1.0)[0], after, atol=1e-4)
+
+
+def test_a_pruned_student_keeps_the_layers_it_was_told(worker: Any, random_model: Path) -> None:
+    worker.load(ModelSpec(path=str(random_model), layers=(1,)), None, 0)
+    assert len(worker.policy.model.model.layers) == 1
+    worker.logprobs(batches(make_samples(2), 4096), 1.0)

@@ -1,0 +1,159 @@
+"""The engine: what it samples is what the learner scores; budgets act on ids; streams belong to samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from posttrain.errors import InputError
+from posttrain.stages.data.chat import ChatFormat
+from posttrain.stages.rollout.budget import ThinkingBudget
+from posttrain.stages.rollout.engine import TransformersEngine
+from posttrain.stages.rollout.sampling import draw, uniforms
+from posttrain.types import Prompt, SamplingParams, Source
+
+
+@pytest.fixture(scope="module")
+def engine(random_model: Path, tokenizer: Any) -> TransformersEngine:
+    model = AutoModelForCausalLM.from_pretrained(random_model, dtype=torch.float32, attn_implementation="sdpa")
+    return TransformersEngine(model.eval(), tokenizer, batch=16)
+
+
+def prompts(count: int) -> list[Prompt]:
+    return [Prompt(id=str(i), messages=({"role": "user", "content": f"Compute {'1+' * i}2."},)) for i in range(count)]
+
+
+def test_logprobs_equal_a_plain_forward_pass(engine: TransformersEngine) -> None:
+    params = SamplingParams(max_tokens=20, temperature=0.8)
+    for group in engine.generate(prompts(6), 3, params, seed=1):
+        for c in group.completions:
+            ids = torch.from_numpy(np.concatenate([c.prompt_ids, c.token_ids]))[None]
+            with torch.no_grad():
+                logits = engine.model(input_ids=ids).logits[0, len(c.prompt_ids) - 1 : -1] / 0.8
+            expected = logits.log_softmax(-1).gather(-1, torch.from_numpy(c.token_ids)[:, None])[:, 0].numpy()
+            np.testing.assert_allclose(c.logprobs, expected, atol=2e-5)
+
+
+def test_greedy_equals_transformers_generate(engine: TransformersEngine) -> None:
+    params = SamplingParams(max_tokens=12, temperature=0)
+    for group in engine.generate(prompts(5), 1, params, seed=0):
+        c = group.completions[0]
+        expected = engine.model.generate(
+            torch.from_numpy(c.prompt_ids)[None], max_new_tokens=12, do_sample=False, eos_token_id=list(engine.chat.stops)
+        )[0, len(c.prompt_ids) :]
+        assert c.token_ids.tolist() == expected.tolist()[: len(c.token_ids)]
+
+
+def test_a_sample_does_not_depend_on_who_shares_its_batch(engine: TransformersEngine) -> None:
+    params = SamplingParams(max_tokens=10)
+    alone = next(engine.generate(prompts(3)[2:], 2, params, seed=5))
+    together = {g.prompt.id: g for g in engine.generate(prompts(8), 2, params, seed=5)}["2"]
+    for a, b in zip(alone.completions, together.completions, strict=True):
+        assert a.token_ids.tolist() == b.token_ids.tolist()
+
+
+def test_members_of_a_group_differ(engine: TransformersEngine) -> None:
+    group = next(engine.generate(prompts(1), 8, SamplingParams(max_tokens=10), seed=0))
+    assert len({tuple(c.token_ids.tolist()) for c in group.completions}) == 8
+
+
+def test_a_prompt_that_does_not_fit_is_refused(engine: TransformersEngine) -> None:
+    with pytest.raises(InputError, match="max_tokens"):
+        next(engine.generate(prompts(1), 1, SamplingParams(max_tokens=10_000), seed=0))
+
+
+@pytest.mark.parametrize(
+    ("params", "allowed"),
+    [
+        (SamplingParams(max_tokens=1, top_k=2), {0, 1}),
+        (SamplingParams(max_tokens=1, top_p=0.75), {0, 1}),
+        (SamplingParams(max_tokens=1, top_p=0.1), {0}),
+        (SamplingParams(max_tokens=1, temperature=0), {0}),
+        (SamplingParams(max_tokens=1), {0, 1, 2, 3}),
+    ],
+)
+def test_cuts_leave_the_right_tokens(params: SamplingParams, allowed: set[int]) -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(4000, 1)
+    tokens, logprobs = draw(logits, torch.linspace(0, 0.99999, 4000), params)
+    assert set(tokens.tolist()) == allowed
+    # The log-probability is that of the uncut distribution.
+    assert logprobs[tokens == 0].exp().mean().item() == pytest.approx(0.5, abs=1e-6)
+
+
+def test_draws_follow_the_distribution() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(20_000, 1)
+    random = torch.from_numpy(uniforms(0, "p", 0, 20_000))
+    tokens, _ = draw(logits, random, SamplingParams(max_tokens=1))
+    shares = np.bincount(tokens.numpy(), minlength=4) / 20_000
+    assert shares == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.015)
+
+
+# ---------------------------------------------------------------- budgets
+
+
+def watch(chat: ChatFormat, budget: int | None, prompt: list[int] | None = None) -> ThinkingBudget:
+    return ThinkingBudget.watch(chat, budget, np.array(prompt or [0]))
+
+
+@pytest.fixture(scope="module")
+def chat(tokenizer: Any) -> ChatFormat:
+    return ChatFormat(tokenizer)
+
+
+def test_the_budget_counts_thinking_tokens_and_injects_once(chat: ChatFormat) -> None:
+    budget = watch(chat, 3)
+    thought = [chat.open_id, 50, 51]
+    assert budget.inject(thought) == []
+    assert budget.inject([*thought, 52]) == list(chat.early_stop)
+    assert budget.inject([*thought, 52, 53]) == []
+
+
+def test_whoever_closed_in_time_is_left_alone(chat: ChatFormat) -> None:
+    budget = watch(chat, 3)
+    assert budget.inject([chat.open_id, 50, chat.close_id]) == []
+    assert budget.inject([chat.open_id, 50, chat.close_id, 51, 52, 53, 54]) == []
+
+
+def test_whoever_never_thinks_is_left_alone(chat: ChatFormat) -> None:
+    assert watch(chat, 0).inject([50, 51, 52]) == []
+
+
+def test_a_block_closed_in_the_prompt_is_left_alone(chat: ChatFormat) -> None:
+    prompt = chat.prompt_ids(Prompt(id="x", messages=({"role": "user", "content": "Hi"},), mode="closed")).tolist()
+    assert watch(chat, 0, prompt).inject([50, 51]) == []
+
+
+def test_budget_zero_gives_the_empty_block_that_no_think_training_has(chat: ChatFormat, tokenizer: Any) -> None:
+    forced = watch(chat, 0).inject([chat.open_id])
+    text = tokenizer.decode([chat.open_id, *forced])
+    assert text == "<think>\n\n</think>\n\n"
+
+
+def test_a_cut_inside_a_character_keeps_the_ids(engine: TransformersEngine, chat: ChatFormat, tokenizer: Any) -> None:
+    pieces = tokenizer("é漢🙂", add_special_tokens=False)["input_ids"]
+    assert len(pieces) > 3  # several tokens a character
+    budget = watch(chat, 1)
+    assert budget.inject([chat.open_id, pieces[0]]) == list(chat.early_stop)
+
+
+def test_injected_tokens_are_marked_and_carry_no_logprob(engine: TransformersEngine) -> None:
+    # A prompt that ends in an open think block makes a random model think.
+    chat = engine.chat
+    opened = Prompt(id="o", messages=({"role": "user", "content": "Hi"},))
+    original = chat.prompt_ids
+    try:
+        chat.prompt_ids = lambda p: np.append(original(p), chat.open_id)  # type: ignore[method-assign]
+        completion = next(
+            engine.generate([opened], 1, SamplingParams(max_tokens=60, thinking_budget=4), seed=3)
+        ).completions[0]
+    finally:
+        chat.prompt_ids = original  # type: ignore[method-assign]
+    injected = np.flatnonzero(completion.sources == Source.INJECTED)
+    assert completion.token_ids[injected].tolist() == list(chat.early_stop)
+    assert injected[0] == 4
+    assert not completion.logprobs[injected].any()
