@@ -141,6 +141,8 @@ class ClusterWorkers:
             "logging_level": logging.ERROR,
             "log_to_driver": False,
             "namespace": "posttrain",
+            # Ray's own default is 15: the actors are what this command is for. The sandbox lowers itself.
+            "_system_config": {"worker_niceness": 0},
         }
 
     def _join(self, address: str) -> dict[str, Any]:

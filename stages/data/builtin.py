@@ -216,7 +216,7 @@ def _dialog(rng: random.Random) -> str:
     return "".join(turns)
 
 
-CORPUS_SHARES = {_facts: 0.4, _worked: 0.2, _direct: 0.1, _tasks: 0.12, _dialog: 0.18}
+CORPUS_SHARES = {_facts: 0.15, _worked: 0.45, _direct: 0.05, _tasks: 0.15, _dialog: 0.2}
 
 
 def corpus(rng: random.Random, split: str) -> Iterator[Row]:
