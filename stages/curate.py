@@ -14,9 +14,8 @@ from posttrain.configs.schema import Curate
 from posttrain.errors import DataError
 from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.load import derive_seed, load_all
-from posttrain.stages.data.models import model_path
 from posttrain.stages.data.store import write_rows
-from posttrain.stages.rollout.collect import collect, sampling_params
+from posttrain.stages.rollout.collect import collect, load_policy, sampling_params
 from posttrain.types import Prompt
 
 BATCH = 256  # prompts between two signs of progress
@@ -79,9 +78,7 @@ def pass_rates(context: StageContext, prompts: list[Prompt]) -> dict[str, float]
     """Mean score of `n` completions a prompt; prompts without any verdict are left out."""
     spec: Curate = context.spec
     assert spec.model is not None
-    path, source = model_path(context, spec.model)
-    pool = context.workers.rollout()
-    pool.load(path, source.revision)
+    pool, _ = load_policy(context, spec.model)
     params = sampling_params(spec.sampling)
     rates = {}
     context.progress.start(len(prompts), unit="prompt")

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from posttrain.configs.schema import Evaluate, Suite
 from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.load import derive_seed, load_prompts
-from posttrain.stages.data.models import model_path
 from posttrain.stages.data.store import write_rows
-from posttrain.stages.rollout.collect import ScoredGroup, collect, rollout_rows, sampling_params
+from posttrain.stages.rollout.collect import ScoredGroup, collect, load_policy, rollout_rows, sampling_params
 from posttrain.thinking import split_thinking
 from posttrain.types import Completion, Mode, Prompt, SamplingParams
 
@@ -30,9 +29,7 @@ Row = dict[str, Any]
 def run(context: StageContext) -> StageResult:
     """Evaluate the stage's model on its suites."""
     spec: Evaluate = context.spec
-    path, source = model_path(context, spec.model)
-    pool = context.workers.rollout()
-    pool.load(path, source.revision)
+    pool, _ = load_policy(context, spec.model)
     rows: list[Row] = []
     kept: list[dict[str, object]] = []
     context.progress.start(len(spec.suites), unit="suite")

@@ -15,9 +15,8 @@ from posttrain.errors import DataError
 from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.filters import FILTERS
 from posttrain.stages.data.load import derive_seed, load_all
-from posttrain.stages.data.models import model_path
 from posttrain.stages.data.store import write_rows
-from posttrain.stages.rollout.collect import ScoredGroup, collect, sampling_params
+from posttrain.stages.rollout.collect import ScoredGroup, collect, load_policy, sampling_params
 from posttrain.types import Completion, Group, Prompt
 
 BATCH = 128
@@ -32,9 +31,10 @@ def run(context: StageContext) -> StageResult:
         raise DataError(f"no filter {unknown[0]!r}", where=context.name, fix=f"use {', '.join(FILTERS)}")
     prompts = [p for source in load_all(context, spec.prompts, spec.mode) for p in source]
     oracle = spec.model.source == ORACLE
+    made_by: dict[str, object] = {}
     if not oracle:
-        path, source = model_path(context, spec.model)
-        context.workers.rollout().load(path, source.revision)
+        _, chat = load_policy(context, spec.model)
+        made_by = chat.fingerprint()
     rows: list[dict[str, object]] = []
     failed: list[dict[str, object]] = []
     reasons: Counter[str] = Counter()
@@ -70,7 +70,9 @@ def run(context: StageContext) -> StageResult:
     if failed:  # queries that always fail, for a person to review
         write_rows(context.artifact_dir, failed, "review.parquet")
     metrics = {"rows": float(len(rows)), "dropped": float(sum(reasons.values())), "failed_prompts": float(len(failed))}
-    return StageResult(kind="data", metrics=metrics, provenance={"dropped": dict(reasons), "rows": len(rows)})
+    return StageResult(
+        kind="data", metrics=metrics, provenance={"dropped": dict(reasons), "rows": len(rows), **made_by}
+    )
 
 
 def select(scored: ScoredGroup, spec: Sample, reasons: Counter[str]) -> list[dict[str, object]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -147,3 +148,19 @@ def check_handover(ours: Mapping[str, Any], theirs: Mapping[str, Any], left: str
                 f"{name} differs: {left} has {value}, {right} has {theirs[name]}",
                 fix="both must come from one base: same tokenizer, same chat template",
             )
+
+
+def open_chat(path: str, revision: str | None = None) -> ChatFormat:
+    """The chat format of the model at `path`; an artifact must still be what its manifest says.
+
+    Raises:
+        HandoverError: template, vocabulary, special tokens or stop ids differ from the manifest's.
+    """
+    from transformers import AutoTokenizer
+
+    chat = ChatFormat(AutoTokenizer.from_pretrained(path, revision=revision))
+    manifest = Path(path) / "manifest.json"
+    if manifest.is_file():
+        promised = json.loads(manifest.read_text(encoding="utf-8")).get("provenance", {})
+        check_handover(promised, chat.fingerprint(), f"the manifest of {path}", "its tokenizer")
+    return chat

@@ -17,12 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from posttrain.configs.schema import ModelSource, TrainingStage
 from posttrain.errors import Stopped
 from posttrain.stages.context import StageContext, StageResult
-from posttrain.stages.data.chat import ChatFormat, check_handover
+from posttrain.stages.data.chat import ChatFormat, check_handover, open_chat
 from posttrain.stages.data.models import model_path
 from posttrain.stages.learner.group import Learner
 from posttrain.stages.learner.modelfiles import ModelSpec
@@ -53,8 +51,8 @@ class TrainingSession:
         learner.load(
             ModelSpec.of(path, source, spec.lora), spec.optimizer, total_steps=optimizer_steps, seed=context.seed
         )
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=source.revision)
-        session = cls(context=context, learner=learner, chat=ChatFormat(tokenizer), path=path, source=source)
+        chat = open_chat(path, source.revision)
+        session = cls(context=context, learner=learner, chat=chat, path=path, source=source)
         checkpoint = last_checkpoint(context.dir)
         if checkpoint is not None:
             learner.restore(checkpoint)
@@ -70,8 +68,7 @@ class TrainingSession:
         Raises:
             HandoverError: what differs, on both sides.
         """
-        other = ChatFormat(AutoTokenizer.from_pretrained(path)).fingerprint()
-        check_handover(self.chat.fingerprint(), other, self.context.name, name)
+        check_handover(self.chat.fingerprint(), open_chat(path).fingerprint(), self.context.name, name)
 
     def steps(self) -> Iterator[int]:
         """The steps still to do."""

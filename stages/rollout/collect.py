@@ -9,13 +9,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posttrain.configs.schema import Sampling
+from posttrain.configs.schema import ModelSource, Sampling
+from posttrain.stages.context import StageContext
+from posttrain.stages.data.chat import ChatFormat, open_chat
+from posttrain.stages.data.models import model_path
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.thinking import split_thinking
 from posttrain.types import Completion, Group, Prompt, SamplingParams, Score, Source
 
 if TYPE_CHECKING:
     from posttrain.rewards.mix import Scorer
+
+
+def load_policy(context: StageContext, model: ModelSource) -> tuple[RolloutPool, ChatFormat]:
+    """Put a recipe's model into the rollout workers, its hand-over checked.
+
+    Raises:
+        HandoverError: the model isn't what the stage before left.
+    """
+    path, source = model_path(context, model)
+    chat = open_chat(path, source.revision)
+    pool = context.workers.rollout()
+    pool.load(path, source.revision)
+    return pool, chat
 
 
 @dataclass(frozen=True, kw_only=True)
