@@ -129,11 +129,10 @@ def _learn(session: TrainingSession, samples: Sequence[Sample], spec: Grpo, step
     """The minibatch steps on one rollout batch; whole groups stay together."""
     if not samples:
         return {"loss": 0.0, "skipped": 1.0}
+    temperature = spec.sampling.temperature or 1.0
     if spec.kl:
-        samples = session.learner.with_reference(samples, micro_tokens=spec.micro_tokens)
-    loss = PolicyLoss(
-        clip_low=spec.clip[0], clip_high=spec.clip[1], kl=spec.kl, temperature=spec.sampling.temperature or 1.0
-    )
+        samples = session.learner.with_reference(samples, micro_tokens=spec.micro_tokens, temperature=temperature)
+    loss = PolicyLoss(clip_low=spec.clip[0], clip_high=spec.clip[1], kl=spec.kl, temperature=temperature)
     groups = sorted({s.group for s in samples})
     results: list[dict[str, float]] = []
     for part in np.array_split(groups, min(spec.minibatches, len(groups))):

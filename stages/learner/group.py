@@ -60,10 +60,18 @@ class Learner:
                 raise cause from None
             raise
 
-    def load(self, spec: ModelSpec, optimizer: Optimizer | None, *, total_steps: int = 1, seed: int = 0) -> None:
-        """Put a model into the engines, fresh optimizer, step counter at 0."""
+    def load(
+        self,
+        spec: ModelSpec,
+        optimizer: Optimizer | None,
+        *,
+        total_steps: int = 1,
+        seed: int = 0,
+        zero: int | None = None,
+    ) -> None:
+        """Put a model into the engines, fresh optimizer, step counter at 0; `zero` overrules the recipe's stage."""
         self.optimizer, self.total_steps = optimizer, total_steps
-        self.sizes = self._all("load", spec, optimizer, seed, timeout=START_TIMEOUT)[0]
+        self.sizes = self._all("load", spec, optimizer, seed, zero, timeout=START_TIMEOUT)[0]
 
     def load_teacher(self, spec: ModelSpec) -> None:
         """Add a frozen teacher beside the model."""
@@ -91,9 +99,9 @@ class Learner:
         metrics |= {"loss": sum(r["loss"] for r in results), "grad_norm": results[0]["grad_norm"], "lr": lr}
         return metrics | {"targets": targets, "tokens": float(sum(s.tokens for s in samples))}
 
-    def with_reference(self, samples: Sequence[Sample], *, micro_tokens: int) -> list[Sample]:
-        """The samples with the frozen teacher's log-probabilities as their reference."""
-        values = self.logprobs(samples, micro_tokens=micro_tokens, teacher=True)
+    def with_reference(self, samples: Sequence[Sample], *, micro_tokens: int, temperature: float = 1.0) -> list[Sample]:
+        """The samples with the frozen teacher's log-probabilities at `temperature` as their reference."""
+        values = self.logprobs(samples, micro_tokens=micro_tokens, temperature=temperature, teacher=True)
         return [replace(s, reference_logprobs=v) for s, v in zip(samples, values, strict=True)]
 
     def logprobs(

@@ -43,7 +43,7 @@ def load_model(spec: ModelSpec, dtype: torch.dtype, attention: str, seed: int = 
     if spec.layers is not None:
         keep_layers(model, spec.layers)
     if spec.lora is not None:
-        model = _with_lora(model, spec.lora)
+        model = _with_lora(model, spec.lora, seed)
     model.train()
     return model
 
@@ -80,12 +80,14 @@ def keep_layers(model: Any, layers: tuple[int, ...]) -> None:
         model.config.layer_types = [model.config.layer_types[i] for i in layers]
 
 
-def _with_lora(model: Any, lora: Lora) -> Any:
+def _with_lora(model: Any, lora: Lora, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
-    return get_peft_model(model, config)
+    with torch.random.fork_rng(devices=[]):  # adapters start at random values: the same ones on every rank
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
 
 
 def merged_names(name: str) -> str | None:

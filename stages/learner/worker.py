@@ -57,11 +57,14 @@ class LearnerWorker:
 
     # ------------------------------------------------------------ set-up
 
-    def load(self, spec: ModelSpec, optimizer: Optimizer | None, seed: int) -> dict[str, float]:
-        """Load the model; with `optimizer` ready to train, without only to score."""
+    def load(
+        self, spec: ModelSpec, optimizer: Optimizer | None, seed: int, zero: int | None = None
+    ) -> dict[str, float]:
+        """Load the model; with `optimizer` ready to train, without only to score. `zero` overrules the settings'."""
         import deepspeed
 
         self.free()
+        self.zero = self.settings.zero if zero is None else zero
         dtype = DTYPES[self.settings.dtype]
         model = load_model(spec, torch.float32 if optimizer else dtype, NAME, seed)
         if self.settings.gradient_checkpointing:
@@ -86,7 +89,7 @@ class LearnerWorker:
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,  # boundaries are set by hand: a step has as many passes as it needs
             "gradient_clipping": optimizer.clip_norm,
-            "zero_optimization": {"stage": self.settings.zero, "overlap_comm": False},
+            "zero_optimization": {"stage": self.zero, "overlap_comm": False},
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 10**9,
@@ -118,7 +121,7 @@ class LearnerWorker:
         part of this rank; `grad_norm` is global.
 
         Raises:
-            RunError: the loss or the gradient is not finite; no weight was changed.
+            RunError: the loss is not finite, and no weight was changed; or the gradient isn't.
         """
         if self.engine is None:
             raise RunError("the learner has no model to train: call load first")
@@ -138,12 +141,20 @@ class LearnerWorker:
             sums["targets"] = sums.get("targets", 0.0) + float(real.sum())
             for name, column in metrics.items():
                 sums[name] = sums.get(name, 0.0) + column.cpu()[real].sum().item()
-        self.engine.step()
-        norm = self.engine.get_global_grad_norm()
-        sums["grad_norm"] = float(norm) if norm is not None else 0.0
-        if not np.isfinite(sums["grad_norm"]):
-            raise RunError(f"the gradient norm is {sums['grad_norm']}", fix="lower the learning rate")
-        return sums
+        norm = self._gradient_norm()
+        if norm is None or np.isfinite(norm):
+            self.engine.step()
+            norm = float(self.engine.get_global_grad_norm()) if norm is None else norm
+        if not np.isfinite(norm):
+            raise RunError(f"the gradient norm is {norm}", fix="lower the learning rate; see the last checkpoint")
+        return sums | {"grad_norm": norm}
+
+    def _gradient_norm(self) -> float | None:
+        """The norm before clipping where DeepSpeed, without ZeRO and in float32, keeps none; else None."""
+        if hasattr(self.engine.optimizer, "_global_grad_norm"):
+            return None
+        gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
 
     def _loss(self, batch: PackedBatch, loss: Loss) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         stats = self._statistics(self.engine, batch, loss)
@@ -191,10 +202,13 @@ class LearnerWorker:
     # ------------------------------------------------------------ score
 
     @torch.no_grad()
-    def logprobs(self, batches: Sequence[PackedBatch], temperature: float) -> list[NDArray[np.float32]]:
-        """log pi(target) of each batch's targets, at `temperature`."""
-        assert self.policy is not None
-        module = self.engine if self.engine is not None else self.policy
+    def logprobs(
+        self, batches: Sequence[PackedBatch], temperature: float, teacher: bool = False
+    ) -> list[NDArray[np.float32]]:
+        """log pi(target) of each batch's targets, at `temperature`; the frozen teacher's if asked for."""
+        module = self.teacher if teacher else self.engine if self.engine is not None else self.policy
+        if module is None:
+            raise RunError(f"the learner has no {'teacher' if teacher else 'model'} to score with")
         module.eval()
         stats = (self._statistics(module, b, PolicyLoss(temperature=temperature)) for b in batches)
         return [s["logprobs"].float().cpu().numpy() for s in stats]
@@ -208,7 +222,7 @@ class LearnerWorker:
         assert self.policy is not None
         model = self.policy.model
         peft = hasattr(model, "merge_adapter")
-        sharded = self.settings.zero == 3 and self.engine is not None
+        sharded = self.zero == 3 and self.engine is not None
         with deepspeed.zero.GatheredParameters(list(model.parameters()), enabled=sharded and peft):
             if peft:
                 model.merge_adapter()
