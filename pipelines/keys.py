@@ -15,6 +15,7 @@ from typing import Any
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.pipelines.dag import Node, Reference
+from posttrain.stages.data import smollm2
 
 VERSION = 1
 """Raised when the meaning of a recipe changes, so that old results don't pass for new ones."""
@@ -94,8 +95,7 @@ def _semantic(loaded: LoadedRecipe, node: Node) -> dict[str, Any]:
 def _base(loaded: LoadedRecipe, node: Node, hashes: Hashes) -> Any:
     if not any(reference.what == "base" for reference in node.references) or loaded.recipe.base is None:
         return None
-    folder = model_folder(loaded.recipe.base.source, loaded.recipe_dir)
-    return {**loaded.resolved["base"], "content": hashes.folder(folder) if folder else None}
+    return {**loaded.resolved["base"], "content": _model_content(loaded.recipe.base.source, loaded, hashes)}
 
 
 def _files(loaded: LoadedRecipe, node: Node, hashes: Hashes) -> dict[str, str]:
@@ -103,17 +103,27 @@ def _files(loaded: LoadedRecipe, node: Node, hashes: Hashes) -> dict[str, str]:
     return {
         **{_label(loaded, ref): hashes.file(ref.path) for ref in node.references if ref.what == "file" and ref.path},
         **{
-            _label(loaded, ref): hashes.folder(folder)
+            _label(loaded, ref): content
             for ref in node.references
-            if ref.wants == "model" and (folder := model_folder(ref.source, loaded.recipe_dir))
+            if ref.wants == "model" and (content := _model_content(ref.source, loaded, hashes))
         },
         **{_relative(path, loaded): hashes.file(path) for path in reward_files(loaded, node)},
     }
 
 
+def _model_content(source: str, loaded: LoadedRecipe, hashes: Hashes) -> str | None:
+    """The hash of a model's files; None where the name alone doesn't say where they are."""
+    if source == smollm2.NAME:  # converted at first use: what it will be is known without its files
+        return smollm2.smollm2_content()
+    folder = model_folder(source, loaded.recipe_dir)
+    return hashes.folder(folder) if folder else None
+
+
 def model_folder(source: str, recipe_dir: Path) -> Path | None:
-    """Where a model's files are, if the name alone says so: a folder, or a packaged model of `builtin:`."""
-    if source.startswith("builtin:"):
+    """Where a model's files are, if the name alone says so: a folder, or a model of `builtin:`."""
+    if source == smollm2.NAME:
+        folder = smollm2.cached_folder()
+    elif source.startswith("builtin:"):
         folder = Path(__file__).resolve().parents[1] / "configs" / "models" / source.removeprefix("builtin:")
     else:
         folder = recipe_dir / Path(source).expanduser()

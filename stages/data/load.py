@@ -13,12 +13,14 @@ from typing import Any
 
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
-from posttrain.stages.data.builtin import GENERATORS
+from posttrain.stages.data.builtin import GENERATORS, held_out
 from posttrain.stages.data.store import FILE, read_rows
+from posttrain.stages.data.worked import worked_solution
 from posttrain.types import Mode, Prompt
 
 Row = dict[str, Any]
 DEFAULT_GENERATED = 1000
+SEARCHED = 50  # rows drawn for each one wanted, before the search for new ones ends
 MIXED_MODES: tuple[Mode, ...] = ("default", "think", "no_think")
 _NOT_COLUMNS = ("id", "messages", "prompt", "mode", "task", "domain")
 
@@ -90,7 +92,7 @@ def _generate(source: PromptSource, seed: int) -> Iterable[Row]:
 def _unique(rows: Iterable[Row], n: int) -> list[Row]:
     """The first `n` rows with different keys; a small space of keys ends the search early."""
     found: dict[str, Row] = {}
-    for row in islice(rows, 50 * n):
+    for row in islice(rows, SEARCHED * n):
         found.setdefault(row["key"], row)
         if len(found) == n:
             break
@@ -105,18 +107,30 @@ def _reasoning_gym(source: PromptSource, seed: int) -> Iterable[Row]:
             "reasoning-gym isn't installed", where=source.source, fix="pip install 'posttrain[reasoning]'"
         ) from None
     task = source.source.removeprefix("reasoning_gym:")
-    # The held-out split is another seed; equal questions are dropped where they are compared, by content.
-    offset = derive_seed("reasoning_gym", source.split, seed) % 2**31
+    if source.split not in ("train", "heldout"):
+        raise DataError(f"generators have no split {source.split!r}", where=source.source, fix="use train or heldout")
     count = source.n or DEFAULT_GENERATED
+    # Split by content, as our own generators: most tasks repeat themselves, whatever the seed.
+    size = SEARCHED * count
     try:
-        data = reasoning_gym.create_dataset(task, size=count, seed=offset, **source.params)
+        data = reasoning_gym.create_dataset(
+            task, size=size, seed=derive_seed("reasoning_gym", source.split, seed) % 2**31, **source.params
+        )
     except Exception as error:
         raise DataError(f"reasoning_gym refuses: {error}", where=source.source) from error
-    for entry in data:
-        yield {
-            "key": entry["question"], "prompt": entry["question"], "answer": str(entry["answer"]),
-            "task": "reasoning_gym", "domain": task, "task_name": task, "entry": json.dumps(entry, default=str),
-        }  # fmt: skip
+    wanted = source.split == "heldout"
+    entries = (data[i] for i in range(size))
+    rows = (_gym_row(task, entry) for entry in entries if held_out(entry["question"]) == wanted)
+    return _unique(rows, count)
+
+
+def _gym_row(task: str, entry: Mapping[str, Any]) -> Row:
+    solution = worked_solution(task, entry)
+    return {
+        "key": entry["question"], "prompt": entry["question"], "answer": str(entry["answer"]),
+        "task": "reasoning_gym", "domain": task, "task_name": task, "entry": json.dumps(entry, default=str),
+        **({"solution": solution} if solution else {}),
+    }  # fmt: skip
 
 
 def _hub(source: PromptSource) -> Iterable[Row]:

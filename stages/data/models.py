@@ -8,8 +8,10 @@ from typing import Any
 
 from posttrain.configs.schema import ModelSource
 from posttrain.errors import InputError
+from posttrain.stages.data import smollm2
 
-BUILTIN = ("tiny", "tiny-mini")
+PACKAGED = ("tiny", "tiny-mini")
+BUILTIN = (*PACKAGED, "smollm2")
 
 
 def model_path(context: Any, source: ModelSource) -> tuple[str, ModelSource]:
@@ -36,14 +38,16 @@ def model_path(context: Any, source: ModelSource) -> tuple[str, ModelSource]:
 
 
 def builtin_path(name: str) -> str | None:
-    """The folder of a packaged model, None if `name` isn't `builtin:...`.
+    """The folder of a built-in model, None if `name` isn't `builtin:...`. The first use of smollm2 converts it.
 
     Raises:
-        InputError: no such built-in model.
+        InputError: no such built-in model, or the package that holds it isn't installed.
     """
     if not name.startswith("builtin:"):
         return None
     short = name.removeprefix("builtin:")
     if short not in BUILTIN:
         raise InputError(f"no built-in model {name!r}", fix=f"use builtin:{' or builtin:'.join(BUILTIN)}")
+    if name == smollm2.NAME:
+        return str(smollm2.smollm2_folder())
     return str(files("posttrain.configs").joinpath("models", short))
