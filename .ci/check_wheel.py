@@ -8,7 +8,7 @@ from zipfile import ZipFile
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("configs", "sandbox", "rewards", "stages", "pipelines")
-DATA = ("recipes/*.yaml", "deepspeed/*.json", "models/**/*")
+DATA = ("recipes/*.yaml", "models/**/*")
 
 
 def expected() -> set[str]:
