@@ -1,0 +1,183 @@
+"""A run that is killed or told to stop, and then run again, ends as one that never was: bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+RECIPE = """name: resume
+seed: 5
+base: builtin:tiny
+cluster:
+  learner: {workers: 1, zero: 1, threads: 1}
+  rollout: {workers: 1, threads: 1}
+stages:
+  rl:
+    kind: grpo
+    model: base
+    prompts: {from: builtin:arithmetic, n: 8}
+    rewards: [math, format, {use: spread.py:vowels}]
+    prompts_per_step: 2
+    group_size: 4
+    steps: 6
+    checkpoint_every: 2
+    optimizer: {lr: 1.0e-3, schedule: linear}
+    sampling: {max_tokens: 12}
+"""
+
+# Untrained models rarely answer rightly: this reward always tells members of a group apart.
+REWARD = """
+def vowels(prompts, completions, **columns):
+    texts = [completion[-1]["content"] for completion in completions]
+    return [sum(text.count(vowel) for vowel in "aeiou159") / (len(text) + 1) for text in texts]
+"""
+
+STOPPED = 143
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("resume")
+    (made / "r.yaml").write_text(RECIPE)
+    (made / "spread.py").write_text(REWARD)
+    return made
+
+
+class Command:
+    """`posttrain run` as a process group of its own, and every process that it has started."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.run_dir, self.log = folder / name, folder / f"{name}.log"
+        self.mark = f"{name}-{os.getpid()}-{time.monotonic_ns()}"  # all that it starts inherits this
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "posttrain", "run", str(folder / "r.yaml"), "--run-dir", str(self.run_dir)],
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "RESUME_TEST": self.mark},
+            )  # fmt: skip
+
+    def lines(self) -> list[dict[str, Any]]:
+        path = self.run_dir / "rl" / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def wait_for_steps(self, count: int) -> None:
+        deadline = time.monotonic() + 200
+        while len(self.lines()) < count:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.01)
+
+    def wait(self) -> int:
+        return self.process.wait(timeout=240)
+
+    def survivors(self, seconds: float) -> list[psutil.Process]:
+        """Its processes that still live after `seconds`."""
+        _, alive = psutil.wait_procs(self._processes(), timeout=seconds)
+        return alive
+
+    def _processes(self) -> list[psutil.Process]:
+        mine = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("RESUME_TEST") == self.mark:
+                    mine.append(process)
+        return mine
+
+    def end(self) -> None:
+        """Ends it, whatever is left of it."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        for process in self.survivors(0):
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def start(folder: Path) -> Iterator[Callable[[str], Command]]:
+    started: list[Command] = []
+
+    def run(name: str) -> Command:
+        started.append(Command(folder, name))
+        return started[-1]
+
+    yield run
+    for command in started:
+        command.end()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(start: Callable[[str], Command]) -> Command:
+    command = start("a")
+    assert command.wait() == 0, command.log.read_text()
+    return command
+
+
+def weights(command: Command) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(command.run_dir / "rl" / "artifact" / "model.safetensors")
+
+
+def timeless(command: Command) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if not k.startswith("seconds_")} for line in command.lines()]
+
+
+def assert_equal_runs(got: Command, expected: Command) -> None:
+    assert timeless(got) == timeless(expected)
+    ours, theirs = weights(got), weights(expected)
+    assert set(ours) == set(theirs)
+    for name, weight in theirs.items():
+        assert np.array_equal(ours[name], weight), name
+
+
+def test_the_run_learns_at_every_step(uninterrupted: Command) -> None:
+    # Else the comparisons below would hold for a learner that does nothing.
+    from safetensors.numpy import load_file
+
+    from posttrain.stages.data.models import builtin_path
+
+    lines = uninterrupted.lines()
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert all(line["advantage_std"] > 0 and line["grad_norm"] > 0 for line in lines)
+    base = load_file(Path(str(builtin_path("builtin:tiny"))) / "model.safetensors")
+    assert all(not np.array_equal(weight, base[name]) for name, weight in weights(uninterrupted).items())
+
+
+def test_a_killed_run_goes_on_as_if_it_never_was(uninterrupted: Command, start: Callable[[str], Command]) -> None:
+    first = start("killed")
+    first.wait_for_steps(3)
+    os.killpg(first.process.pid, signal.SIGKILL)
+    assert first.process.wait(timeout=30) == -signal.SIGKILL
+    assert not (first.run_dir / "rl" / "artifact").exists()
+    assert first.survivors(60) == []
+    again = start("killed")
+    assert again.wait() == 0, again.log.read_text()
+    assert "resumed at step" in again.log.read_text()
+    assert_equal_runs(again, uninterrupted)
+
+
+def test_a_stopped_run_saves_and_goes_on(uninterrupted: Command, start: Callable[[str], Command]) -> None:
+    first = start("stopped")
+    first.wait_for_steps(1)
+    first.process.send_signal(signal.SIGTERM)
+    assert first.wait() == STOPPED, first.log.read_text()
+    saved = len(first.lines())
+    assert 1 <= saved < 6
+    assert (first.run_dir / "rl" / "checkpoints" / f"step-{saved:06d}").is_dir()
+    assert first.survivors(60) == []
+    again = start("stopped")
+    assert again.wait() == 0, again.log.read_text()
+    assert f"resumed at step {saved}" in again.log.read_text()
+    assert_equal_runs(again, uninterrupted)
