@@ -44,6 +44,16 @@ code { font-size: 90% }
 {% endfor %}</table>
 <p><small>Brackets: 95 % interval, by question.</small></p>
 {% endif %}
+{% if results.overlaps %}
+<h2>Held-out questions in training data</h2>
+<table><tr><th>suite<th>questions<th>in the run's data<th>rows<th>in the base's corpus<th>documents<th>for example</tr>
+{% for suite in results.overlaps %}
+<tr><td>{{ suite.suite }}<td>{{ suite.questions }}<td>{{ suite.in_data }}<td>{{ suite.rows }}
+{% if suite.in_corpus is none %}<td>not known<td>{% else %}<td>{{ suite.in_corpus }}<td>{{ suite.documents }}{% endif %}
+<td>{{ suite.examples | join("; ") }}</tr>
+{% endfor %}</table>
+<p><small>Compared by content: a generator's key, else the words of the question.</small></p>
+{% endif %}
 {% if results.verdicts %}
 <h2>Thresholds</h2>
 <table><tr><th><th>check<th>found<th>about</tr>

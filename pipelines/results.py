@@ -10,7 +10,9 @@ from typing import Any
 
 from posttrain.errors import InputError
 from posttrain.pipelines.ledger import Ledger, read_json
+from posttrain.pipelines.overlap import read_overlap
 from posttrain.pipelines.thresholds import Cell, Verdict, judge, parse_check
+from posttrain.stages.data.overlap import SuiteOverlap
 
 TABLE = "table.json"
 
@@ -44,6 +46,8 @@ class RunResults:
     """By stage: state, why, key, metrics, seconds."""
     rows: tuple[Row, ...]
     verdicts: tuple[Verdict, ...]
+    overlaps: tuple[SuiteOverlap, ...] = ()
+    """Held-out questions that stand in training data too, by suite; empty if they weren't compared."""
 
     @property
     def failed(self) -> tuple[Verdict, ...]:
@@ -82,6 +86,7 @@ def read_results(run_dir: Path) -> RunResults:
         states=states,
         rows=rows,
         verdicts=verdicts,
+        overlaps=read_overlap(run_dir),
     )
 
 

@@ -22,6 +22,7 @@ from posttrain.pipelines.cluster import ClusterWorkers
 from posttrain.pipelines.environment import describe_environment, package_versions
 from posttrain.pipelines.ledger import Ledger, write_json, write_text
 from posttrain.pipelines.live import EventLog, MetricFile, StageView, duration, main_metrics
+from posttrain.pipelines.overlap import OVERLAP, write_overlap
 from posttrain.pipelines.plan import Plan, StagePlan, checkpoints, make_plan
 from posttrain.pipelines.report import write_report
 from posttrain.pipelines.results import read_results
@@ -204,6 +205,8 @@ class _Run:
         self.events.write("stage failed", stage=stage.name, error=str(error), traceback=trace)
 
     def _conclude(self) -> int:
+        if self.plan.pending or not (self.plan.run_dir / OVERLAP).exists():
+            write_overlap(self.loaded, self.plan)
         results = read_results(self.plan.run_dir)
         print_results(results, self.console)
         path = write_report(results)

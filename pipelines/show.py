@@ -55,7 +55,7 @@ def print_status(results: RunResults, console: Console) -> None:
 
 
 def print_results(results: RunResults, console: Console) -> None:
-    """Print the evaluation matrix and the thresholds."""
+    """Print the evaluation matrix, how far its questions are held out, and the thresholds."""
     rows = [row for row in results.rows if "/" not in row.metric]  # accuracy/algebra and its like: in the report
     if console.is_terminal and rows:
         console.print(_matrix(rows))
@@ -63,6 +63,8 @@ def print_results(results: RunResults, console: Console) -> None:
         for row in rows:  # one number a line, which grep can find
             name = f"{row.stage}:{row.suite}:{row.mode}:{row.metric}"
             _line(console, f"{name} = {cell(row)} (n={row.n})")
+    for suite in results.overlaps:
+        _line(console, str(suite))
     for verdict in results.verdicts:
         about = f"  ({verdict.about})" if verdict.about else ""
         _line(console, f"{verdict.word}  {verdict.text}: {verdict.detail}{about}")

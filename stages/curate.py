@@ -13,6 +13,7 @@ import numpy as np
 from posttrain.configs.schema import Curate
 from posttrain.errors import DataError
 from posttrain.stages.context import StageContext, StageResult
+from posttrain.stages.data.content import content
 from posttrain.stages.data.load import derive_seed, load_all
 from posttrain.stages.data.store import write_rows
 from posttrain.stages.rollout.collect import collect, load_policy, sampling_params
@@ -66,12 +67,6 @@ def run(context: StageContext) -> StageResult:
     if rates:
         metrics["pass_rate"] = float(np.mean(list(rates.values())))
     return StageResult(kind="data", metrics=metrics, provenance={"dropped": dict(counts), "rows": len(kept)})
-
-
-def content(prompt: Prompt) -> str:
-    """What makes two prompts the same question: the generator's key, or the words."""
-    words = " ".join(str(m.get("content", "")) for m in prompt.messages)
-    return str(prompt.columns.get("key") or " ".join(words.lower().split()))
 
 
 def pass_rates(context: StageContext, prompts: list[Prompt]) -> dict[str, float]:

@@ -1,0 +1,128 @@
+"""Are the questions of a run's suites held out? They are compared with all data that the run's stages read and left.
+
+overlap.json in the run folder: {"suites": [{"suite", "questions", "in_data", "rows", "in_corpus", ...}]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from posttrain.configs.load import LoadedRecipe, load_recipe
+from posttrain.configs.schema import Evaluate, PromptSource, Sft
+from posttrain.pipelines.dag import GIVES, sources
+from posttrain.pipelines.ledger import Ledger, read_json, write_json
+from posttrain.pipelines.plan import Plan, StagePlan
+from posttrain.stages.data.load import derive_seed, load_prompts, load_rows
+from posttrain.stages.data.overlap import Seen, SuiteOverlap, overlap, seen_in_documents, seen_in_rows
+from posttrain.stages.data.store import FILE
+from posttrain.types import Prompt
+
+OVERLAP = "overlap.json"
+TINY = {"builtin:tiny": "tiny", "builtin:tiny-mini": "mini"}
+"""The packaged bases, and the stages of recipe tiny-base that made them."""
+
+
+def write_overlap(loaded: LoadedRecipe, plan: Plan) -> None:
+    """Compare, and write overlap.json; nothing is written where nothing is evaluated. Raises DataError."""
+    with loaded.masking():
+        found = measure_overlap(loaded, plan)
+    if found:
+        write_json(plan.run_dir / OVERLAP, {"suites": [asdict(suite) for suite in found]})
+
+
+def read_overlap(run_dir: Path) -> tuple[SuiteOverlap, ...]:
+    """What `write_overlap` found in a run folder."""
+    return tuple(
+        SuiteOverlap(**{**suite, "examples": tuple(suite["examples"])})
+        for suite in read_json(run_dir / OVERLAP).get("suites", ())
+    )
+
+
+def measure_overlap(loaded: LoadedRecipe, plan: Plan) -> list[SuiteOverlap]:
+    """Each suite's questions against the rows of the run, and against the corpus of a packaged base.
+
+    Raises:
+        DataError: a source that stages read can't be read any more.
+    """
+    reader = _Reader(loaded, plan)
+    suites = reader.suites()
+    if not suites:
+        return []
+    return overlap(suites, reader.data(), reader.corpus())
+
+
+class _Reader:
+    """Reads again what the stages of a command read."""
+
+    def __init__(self, loaded: LoadedRecipe, plan: Plan) -> None:
+        self.loaded, self.stages = loaded, plan.due
+        ledger = Ledger(plan.run_dir)
+        artifacts = {s.name: ledger.artifact(s.name) for s in plan.due if GIVES[s.node.spec.kind] == "data"}
+        self.inputs = {name: folder for name, folder in artifacts.items() if (folder / FILE).is_file()}
+
+    def suites(self) -> dict[str, list[Prompt]]:
+        """The prompts of each suite, seeded as `evaluate` seeds them."""
+        specs = {
+            suite.name: suite
+            for stage in self.stages
+            if isinstance(stage.node.spec, Evaluate)
+            for suite in stage.node.spec.suites
+        }
+        return {
+            name: [p for source in suite.prompts for p in self._prompts(source, derive_seed("suite", name))]
+            for name, suite in specs.items()
+        }
+
+    def data(self) -> Seen:
+        """What stands in the data that stages left, and in the sources that they named."""
+        rows: dict[str, list[Prompt]] = {}
+        texts: list[str] = []
+        for name in self.inputs:
+            rows[name] = self._prompts(PromptSource.model_validate({"from": name}), 0)
+        for stage, source in self._sources():
+            seed = self.loaded.recipe.seed if stage.node.spec.seed is None else stage.node.spec.seed
+            label = f"{seed} {source.model_dump_json()}"
+            if isinstance(stage.node.spec, Sft) and stage.node.spec.text:
+                texts += _texts(self.loaded.recipe_dir, source, seed)
+            elif label not in rows:
+                rows[label] = self._prompts(source, seed)
+        met, read = seen_in_rows(p for prompts in rows.values() for p in prompts), seen_in_documents(texts)
+        return Seen(contents=met.contents | read.contents, count=met.count + read.count)
+
+    def corpus(self) -> Seen | None:
+        """The documents that the packaged bases were made of, generated again; None if the run starts elsewhere."""
+        recipe = self.loaded.recipe
+        named = {ref.source for stage in self.stages for ref in stage.node.references if ref.wants == "model"}
+        if "base" in named and recipe.base is not None:
+            named.add(recipe.base.source)
+        made = [TINY[name] for name in TINY if name in named]
+        if not made:
+            return None
+        origin = load_recipe("tiny-base").recipe
+        specs = [spec for name in made if isinstance(spec := origin.stages[name], Sft)]
+        drawn = {source.model_dump_json(): source for spec in specs for source in spec.data}  # one corpus for both
+        return seen_in_documents(
+            text for source in drawn.values() for text in _texts(self.loaded.recipe_dir, source, origin.seed)
+        )
+
+    def _sources(self) -> Iterator[tuple[StagePlan, PromptSource]]:
+        """Sources that aren't stages, of all stages that aren't evaluations; what is excluded isn't read."""
+        for stage in self.stages:
+            if isinstance(stage.node.spec, Evaluate):
+                continue
+            for (field, *_), source in sources(stage.node.spec):
+                if field != "exclude" and isinstance(source, PromptSource) and not self._is_stage(source):
+                    yield stage, source
+
+    def _is_stage(self, source: PromptSource) -> bool:
+        return source.source in self.loaded.recipe.stages
+
+    def _prompts(self, source: PromptSource, seed: int) -> list[Prompt]:
+        (prompts,) = load_prompts([source], recipe_dir=self.loaded.recipe_dir, inputs=self.inputs, seed=seed)
+        return prompts
+
+
+def _texts(recipe_dir: Path, source: PromptSource, seed: int) -> list[str]:
+    return [str(row["text"]) for row in load_rows(source, recipe_dir=recipe_dir, inputs={}, seed=seed)]
