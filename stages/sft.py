@@ -95,6 +95,8 @@ def _messages(row: Row, source: DataSource, number: int) -> list[dict[str, Any]]
     if messages[-1]["role"] != "assistant":
         raise DataError("a training row needs a `response` or a last assistant turn", where=where)
     flag = _flag(row, source, number)
+    if source.flag == "mixed" and last_flag([str(m.get("content", "")) for m in messages if m["role"] == "user"]):
+        flag = None  # a dialogue that has flags of its own was answered by them
     if flag:
         messages = [*with_flag(messages[:-1], flag), messages[-1]]  # type: ignore[list-item]
     return messages

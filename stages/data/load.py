@@ -151,9 +151,10 @@ def _file(path: Path) -> Iterable[Row]:
     if path.suffix != ".jsonl":
         raise DataError(f"can't read {path.suffix!r} files", where=str(path), fix="use .jsonl or .parquet")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
+    text = path.read_text(encoding="utf-8").rstrip()
+    for number, line in enumerate(text.split("\n") if text else [], 1):
+        if not line.strip():  # skipped, it would shift the line numbers of all later messages
+            raise DataError("an empty line", where=f"{path}:{number}", fix="delete it")
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:

@@ -20,26 +20,31 @@ class BatchSchedule(Generic[T]):
     def __init__(self, sources: Sequence[Sequence[T]], weights: Sequence[float], *, size: int, seed: int) -> None:
         self.sources, self.size, self.seed = sources, size, seed
         total = sum(weights)
-        exact = [size * w / total for w in weights]
-        self.exact = exact
+        self.exact = [size * w / total for w in weights]
+        self._taken = [[0] * len(sources)]
 
-    def _quota(self, step: int) -> list[int]:
-        """Rows a source: cumulative rounding, so that shares hold over steps even when a batch is small."""
-        counts = [int(np.floor(e * (step + 1) + 1e-9)) - int(np.floor(e * step + 1e-9)) for e in self.exact]
-        while sum(counts) < self.size:  # rounding left some out: the source furthest behind gets them
-            behind = [e * (step + 1) - np.floor(e * (step + 1)) for e in self.exact]
-            order = sorted(range(len(counts)), key=lambda i: -behind[i])
-            for i in order[: self.size - sum(counts)]:
-                counts[i] += 1
-        return counts
+    def _taken_before(self, step: int) -> list[int]:
+        """Rows that each source has given in all steps before `step`.
+
+        One slot after the other goes to the source that is furthest behind its share, so that shares hold over the
+        steps even when a batch is small, and no source ever gives a row twice.
+        """
+        while len(self._taken) <= step:
+            taken = list(self._taken[-1])
+            due = [e * len(self._taken) for e in self.exact]
+            for _ in range(self.size):
+                taken[max(range(len(taken)), key=lambda i: due[i] - taken[i])] += 1
+            self._taken.append(taken)
+        return self._taken[step]
 
     def batch(self, step: int) -> list[T]:
         """The rows of step `step` (from 0)."""
-        chosen: list[T] = []
-        for index, (rows, count) in enumerate(zip(self.sources, self._quota(step), strict=True)):
-            start = int(np.floor(self.exact[index] * step + 1e-9))
-            chosen += [self._row(index, rows, start + i) for i in range(count)]
-        return chosen
+        spans = zip(self._taken_before(step), self._taken_before(step + 1), strict=True)
+        return [
+            self._row(index, self.sources[index], position)
+            for index, (start, end) in enumerate(spans)
+            for position in range(start, end)
+        ]
 
     def _row(self, source: int, rows: Sequence[T], position: int) -> T:
         epoch, offset = divmod(position, len(rows))
