@@ -12,14 +12,14 @@ from pathlib import Path
 from posttrain.configs.load import LoadedRecipe, load_recipe
 from posttrain.configs.schema import Evaluate, PromptSource, Sft
 from posttrain.pipelines.dag import GIVES, sources
-from posttrain.pipelines.ledger import Ledger, read_json, write_json
+from posttrain.pipelines.ledger import Ledger, write_json
 from posttrain.pipelines.plan import Plan, StagePlan
+from posttrain.pipelines.results import OVERLAP
 from posttrain.stages.data.load import derive_seed, load_prompts, load_rows
 from posttrain.stages.data.overlap import Seen, SuiteOverlap, overlap, seen_in_documents, seen_in_rows
 from posttrain.stages.data.store import FILE
 from posttrain.types import Prompt
 
-OVERLAP = "overlap.json"
 TINY = {"builtin:tiny": "tiny", "builtin:tiny-mini": "mini"}
 """The packaged bases, and the stages of recipe tiny-base that made them."""
 
@@ -30,14 +30,6 @@ def write_overlap(loaded: LoadedRecipe, plan: Plan) -> None:
         found = measure_overlap(loaded, plan)
     if found:
         write_json(plan.run_dir / OVERLAP, {"suites": [asdict(suite) for suite in found]})
-
-
-def read_overlap(run_dir: Path) -> tuple[SuiteOverlap, ...]:
-    """What `write_overlap` found in a run folder."""
-    return tuple(
-        SuiteOverlap(**{**suite, "examples": tuple(suite["examples"])})
-        for suite in read_json(run_dir / OVERLAP).get("suites", ())
-    )
 
 
 def measure_overlap(loaded: LoadedRecipe, plan: Plan) -> list[SuiteOverlap]:

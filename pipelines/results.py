@@ -10,11 +10,11 @@ from typing import Any
 
 from posttrain.errors import InputError
 from posttrain.pipelines.ledger import Ledger, read_json
-from posttrain.pipelines.overlap import read_overlap
 from posttrain.pipelines.thresholds import Cell, Verdict, judge, parse_check
 from posttrain.stages.data.overlap import SuiteOverlap
 
 TABLE = "table.json"
+OVERLAP = "overlap.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def read_results(run_dir: Path) -> RunResults:
         states=states,
         rows=rows,
         verdicts=verdicts,
-        overlaps=read_overlap(run_dir),
+        overlaps=_overlaps(run_dir),
     )
 
 
@@ -113,6 +113,13 @@ def _state(ledger: Ledger, name: str) -> dict[str, Any]:
         "metrics": manifest.get("metrics", lines[-1] if lines else {}),
         "seconds": manifest.get("seconds"),
     }
+
+
+def _overlaps(run_dir: Path) -> tuple[SuiteOverlap, ...]:
+    return tuple(
+        SuiteOverlap(**{**suite, "examples": tuple(suite["examples"])})
+        for suite in read_json(run_dir / OVERLAP).get("suites", ())
+    )
 
 
 def _metric(row: Mapping[str, Any]) -> str:

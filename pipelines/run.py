@@ -22,10 +22,10 @@ from posttrain.pipelines.cluster import ClusterWorkers
 from posttrain.pipelines.environment import describe_environment, package_versions
 from posttrain.pipelines.ledger import Ledger, write_json, write_text
 from posttrain.pipelines.live import EventLog, MetricFile, StageView, duration, main_metrics
-from posttrain.pipelines.overlap import OVERLAP, write_overlap
+from posttrain.pipelines.overlap import write_overlap
 from posttrain.pipelines.plan import Plan, StagePlan, checkpoints, make_plan
 from posttrain.pipelines.report import write_report
-from posttrain.pipelines.results import read_results
+from posttrain.pipelines.results import OVERLAP, read_results
 from posttrain.pipelines.show import print_results
 from posttrain.pipelines.stop import StopRequest
 from posttrain.stages import run_stage
