@@ -17,6 +17,7 @@ from rich.console import Console
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.errors import PosttrainError, Stopped
+from posttrain.pipelines.card import write_card
 from posttrain.pipelines.checks import check_data, check_sandbox
 from posttrain.pipelines.cluster import ClusterWorkers
 from posttrain.pipelines.environment import describe_environment, package_versions
@@ -196,6 +197,8 @@ class _Run:
             "provenance": self.loaded.mask_data(dict(result.provenance)),
             "packages": package_versions(),
         }
+        if result.kind == "model":
+            write_card(filled, self.loaded, stage, result)
         self.ledger.finish(stage.name, filled, stage.key.key, about)
 
     def _failed(self, stage: StagePlan, title: str, error: Exception) -> None:
