@@ -1,7 +1,8 @@
 """Responses of a model to prompts, verified and filtered: cold-start candidates, rejection sampling for fusion (the
 stage-2 model answers the stage-1 queries itself; report, 4.3), teacher outputs in both modes (4.5).
 
-`builtin:oracle` is no model: it writes out the worked solution that built-in arithmetic rows carry.
+`builtin:oracle` is no model: it writes out the worked solution that rows of builtin:arithmetic and of some
+reasoning_gym tasks carry.
 """
 
 from __future__ import annotations
@@ -102,13 +103,17 @@ def _row(prompt: Prompt, response: str) -> dict[str, object]:
 
 
 def oracle_group(prompt: Prompt) -> Group:
-    """The worked solution of a built-in arithmetic row, in Qwen3's form.
+    """The worked solution that a row carries, in Qwen3's form.
 
     Raises:
         DataError: the row has no `solution`.
     """
     if "solution" not in prompt.columns:
-        raise DataError(f"{ORACLE} needs the column `solution`", where=prompt.id, fix="use builtin:arithmetic prompts")
+        raise DataError(
+            f"{ORACLE} needs the column `solution`",
+            where=prompt.id,
+            fix="use builtin:arithmetic, or a task of stages/data/worked.py",
+        )
     text = f"<think>\n{prompt.columns['solution']}\n</think>\n\n\\boxed{{{prompt.columns['answer']}}}"
     empty = np.zeros(0)
     completion = Completion(
