@@ -167,6 +167,7 @@ class TransformersEngine:
                 parameter.copy_(torch.from_numpy(np.array(weights[name])))
         self.version = version
 
+    @torch.no_grad()
     def checksum(self) -> float:
         """A sum over all weights that agrees with the learner's after a sync."""
         return float(sum(p.double().abs().sum() for p in self.model.parameters()))

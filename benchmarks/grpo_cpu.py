@@ -1,0 +1,280 @@
+"""One GRPO step on a CPU: posttrain against TRL's GRPOTrainer, in tokens a second.
+
+Both sides train the same tiny model on the same prompts with the same group size, most tokens, threads and reward, in
+float32, without activation checkpointing; completions end where the model ends them. Each side has a process of its
+own, one after the other. posttrain runs its engine and its learner in that process, without Ray. TRL generates a whole
+step's completions in one `generate` call and trains at the batch size that is best for it, out of those tried.
+
+generation counts sampled tokens; training counts all tokens of the sequences, the weight update included; the step
+counts sampled tokens over everything: generation, rewards, training and, for posttrain, the way of the new weights to
+the engine (TRL generates with the model it trains).
+
+Not covered: GPUs, vLLM, several ranks, quality (tests hold losses and gradients against TRL's).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+WARM_UP = 1
+Report = dict[str, float]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What both sides do."""
+
+    model: str
+    steps: int
+    prompts: int
+    group: int
+    max_tokens: int
+    threads: int
+    clock: str
+
+    def now(self) -> float:
+        return time.process_time() if self.clock == "cpu" else time.perf_counter()
+
+
+def reward(texts: list[str]) -> list[float]:
+    """The share of digits: differs within a group, costs nothing."""
+    return [sum(c.isdigit() for c in text) / (len(text) + 1) for text in texts]
+
+
+def questions(work: Work) -> list[str]:
+    """A question for each prompt of each step."""
+    import random
+    from itertools import islice
+
+    from posttrain.stages.data.builtin import arithmetic
+
+    rows = arithmetic(random.Random(0), "train", terms=(3, 6))
+    return [row["prompt"] for row in islice(rows, work.prompts * (work.steps + WARM_UP))]
+
+
+def prepare(work: Work) -> str:
+    """Sets threads; returns the model's folder."""
+    import torch
+    import transformers
+
+    from posttrain.stages.data.models import builtin_path
+
+    torch.set_num_threads(work.threads)
+    transformers.utils.logging.disable_progress_bar()
+    return builtin_path(work.model) or work.model
+
+
+def summarise(rows: list[Row]) -> Report:
+    """The median over steps of each rate; the warm-up isn't counted."""
+    rows = rows[WARM_UP:]
+
+    def rate(tokens: str, seconds: str) -> float:
+        return statistics.median(row[tokens] / row[seconds] for row in rows)
+
+    return {
+        "generation": rate("sampled", "generate"),
+        "training": rate("trained", "train"),
+        "step": rate("sampled", "step"),
+        "sampled": statistics.mean(row["sampled"] for row in rows),
+        "seconds": statistics.median(row["step"] for row in rows),
+    }
+
+
+# ---------------------------------------------------------------- posttrain
+
+
+def run_posttrain(work: Work) -> Report:
+    """posttrain's engine and learner, as its GRPO stage calls them."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from posttrain.configs.schema import Grpo, LearnerCluster, Optimizer
+    from posttrain.stages.data.pack import pack, plan_micro_batches, token_weights
+    from posttrain.stages.grpo import make_samples
+    from posttrain.stages.learner.losses import PolicyLoss
+    from posttrain.stages.learner.modelfiles import ModelSpec
+    from posttrain.stages.learner.worker import LearnerWorker
+    from posttrain.stages.rollout.collect import ScoredGroup
+    from posttrain.stages.rollout.engine import TransformersEngine
+    from posttrain.types import Prompt, SamplingParams, Score
+
+    path = prepare(work)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    learner = LearnerWorker(0, 1, "127.0.0.1", port, LearnerCluster(), work.threads)
+    learner.load(ModelSpec(path=path), Optimizer(lr=1e-6), 0)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+    model.eval().requires_grad_(False)
+    engine = TransformersEngine(model, AutoTokenizer.from_pretrained(path), batch=work.prompts * work.group)
+    spec = Grpo.model_validate({"kind": "grpo", "model": "base", "prompts": "x", "rewards": "math"})
+    params = SamplingParams(max_tokens=work.max_tokens)
+    asked = [Prompt(id=str(i), messages=({"role": "user", "content": q},)) for i, q in enumerate(questions(work))]
+    rows = []
+    for step in range(work.steps + WARM_UP):
+        started = work.now()
+        groups = list(engine.generate(asked[step * work.prompts :][: work.prompts], work.group, params, seed=step))
+        generated = work.now()
+        scored = [
+            ScoredGroup(group=g, scores=tuple(Score(value=v) for v in reward([c.text for c in g.completions])))
+            for g in groups
+        ]
+        samples, _ = make_samples(scored, spec, step)
+        scored_at = work.now()
+        weights = token_weights(samples, spec.aggregate)
+        (share,) = plan_micro_batches([s.tokens for s in samples], 1, spec.micro_tokens)
+        learner.step([pack(samples, weights, bin) for bin in share], PolicyLoss(), 1e-6)
+        trained = work.now()
+        new = learner.weights()
+        assert new is not None
+        engine.update_weights(new, step + 1)
+        rows.append(
+            {
+                "sampled": sum(len(c.token_ids) for g in groups for c in g.completions),
+                "trained": sum(s.tokens for s in samples),
+                "generate": generated - started,
+                "train": trained - scored_at,
+                "step": work.now() - started,
+            }
+        )
+    return summarise(rows)
+
+
+# ---------------------------------------------------------------- TRL
+
+
+def run_trl(work: Work, batch: int) -> Report:
+    """TRL's GRPOTrainer; `batch` completions a forward pass."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    path = prepare(work)
+    rows: list[Row] = []
+    made = work.prompts * work.group
+
+    class Timed(GRPOTrainer):
+        def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+            started = work.now()
+            result = super()._generate_single_turn(*args, **kwargs)
+            rows[-1]["generate"] = work.now() - started
+            return result
+
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            started = work.now()
+            result = super()._generate_and_score_completions(inputs)
+            rows[-1]["before_training"] = work.now() - started
+            rows[-1]["sampled"] = int(result["completion_mask"].sum())
+            rows[-1]["trained"] = rows[-1]["sampled"] + int(result["prompt_mask"].sum())
+            return result
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            rows.append({"started": work.now()})
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            rows[-1]["step"] = work.now() - rows[-1]["started"]
+            rows[-1]["train"] = rows[-1]["step"] - rows[-1]["before_training"]
+
+    def scores(completions: list[Any], **columns: Any) -> list[float]:
+        return reward([completion[-1]["content"] for completion in completions])
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Timed(
+            model=AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
+            reward_funcs=scores,
+            args=GRPOConfig(
+                output_dir=folder,
+                per_device_train_batch_size=batch,
+                gradient_accumulation_steps=made // batch,
+                num_generations=work.group,
+                max_completion_length=work.max_tokens,
+                max_steps=work.steps + WARM_UP,
+                learning_rate=1e-6,
+                beta=0.0,
+                epsilon_high=0.28,
+                gradient_checkpointing=False,
+                bf16=False,
+                use_cpu=True,
+                report_to=[],
+                save_strategy="no",
+                logging_strategy="no",
+                disable_tqdm=True,
+                shuffle_dataset=False,
+            ),
+            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": q}]} for q in questions(work)]),
+            processing_class=AutoTokenizer.from_pretrained(path),
+            callbacks=[Clock()],
+        )
+        trainer.train()
+    return summarise(rows)
+
+
+# ---------------------------------------------------------------- the comparison
+
+
+def alone(function: Callable[..., Report], *arguments: Any) -> Report:
+    """Call `function` in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def table(ours: Report, theirs: Report, batch: int) -> str:
+    lines = [f"{'tokens/s':<12}{'posttrain':>12}{f'TRL (batch {batch})':>18}{'ratio':>8}"]
+    for name in ("generation", "training", "step"):
+        lines.append(f"{name:<12}{ours[name]:>12.0f}{theirs[name]:>18.0f}{ours[name] / theirs[name]:>8.2f}")
+    lines.append(f"{'s/step':<12}{ours['seconds']:>12.2f}{theirs['seconds']:>18.2f}")
+    lines.append(f"{'tokens/step':<12}{ours['sampled']:>12.0f}{theirs['sampled']:>18.0f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="builtin:tiny", help="a built-in, a folder or a Hub id")
+    parser.add_argument("--steps", type=int, default=3, help="measured steps, after one that isn't")
+    parser.add_argument("--prompts", type=int, default=32, help="prompts a step")
+    parser.add_argument("--group", type=int, default=8, help="completions a prompt")
+    parser.add_argument("--max-tokens", type=int, default=64, help="most tokens of a completion")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each side")
+    parser.add_argument(
+        "--trl-batches", type=int, nargs="+", default=[32, 64, 128, 256], help="per_device_train_batch_size to try"
+    )
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: on a machine with other work")
+    parser.add_argument("--only", choices=["posttrain", "trl"], help="one side alone, as JSON")
+    options = parser.parse_args()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    work = Work(
+        model=options.model, steps=options.steps, prompts=options.prompts, group=options.group,
+        max_tokens=options.max_tokens, threads=options.threads, clock=options.clock,
+    )  # fmt: skip
+    made = work.prompts * work.group
+    wrong = [b for b in options.trl_batches if made % b or b % work.group]
+    if wrong:
+        parser.error(f"--trl-batches {wrong}: {made} completions a step don't split into them by whole groups")
+    if options.only == "posttrain":
+        print(json.dumps(alone(run_posttrain, work)))
+        return
+    tried = {batch: alone(run_trl, work, batch) for batch in options.trl_batches}
+    for batch, report in tried.items():
+        print(json.dumps({"trl_batch": batch, **report}))
+    if options.only == "trl":
+        return
+    best = max(tried, key=lambda batch: tried[batch]["step"])
+    print(table(alone(run_posttrain, work), tried[best], best))
+
+
+if __name__ == "__main__":
+    main()
