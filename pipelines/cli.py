@@ -284,7 +284,7 @@ def _run_dir(loaded: LoadedRecipe, run_dir: Path | None) -> Path:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console()
+    return Console(emoji=False)  # else a suite called flags prints a flag
 
 
 def _print_json(data: Any) -> None:

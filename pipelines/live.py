@@ -115,7 +115,7 @@ class StageView:
 
     def say(self, text: str) -> None:
         """Print one line, above the bar if there is one."""
-        self._console.print(self._mask(text), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(self._mask(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def start(self, total: int, done: int = 0, unit: str = "step") -> None:
         """Begin a bar of `total` units, `done` of them behind us."""

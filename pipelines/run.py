@@ -89,7 +89,7 @@ class _Run:
     run_one: RunStage
 
     def say(self, text: str) -> None:
-        self.console.print(self.loaded.mask(text), markup=False, highlight=False, soft_wrap=True)
+        self.console.print(self.loaded.mask(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def all_stages(self) -> int:
         stop = StopRequest(self.say)
