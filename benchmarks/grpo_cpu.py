@@ -1,9 +1,10 @@
 """One GRPO step on a CPU: posttrain against TRL's GRPOTrainer, in tokens a second.
 
-Both sides train the same tiny model on the same prompts with the same group size, most tokens, threads and reward, in
-float32, without activation checkpointing; completions end where the model ends them. Each side has a process of its
-own, one after the other. posttrain runs its engine and its learner in that process, without Ray. TRL generates a whole
-step's completions in one `generate` call and trains at the batch size that is best for it, out of those tried.
+First a tiny model learns to answer sums at length, as in the recipe's cold start. Then both sides train it on the same
+prompts with the same group size, most tokens, threads and reward, in float32, without activation checkpointing;
+completions end where the model ends them. Each side has a process of its own, one after the other. posttrain runs its
+engine and its learner in that process, without Ray. TRL generates a whole step's completions in one `generate` call and
+trains at the batch size that is best for it, out of those tried.
 
 generation counts sampled tokens; training counts all tokens of the sequences, the weight update included; the step
 counts sampled tokens over everything: generation, rewards, training and, for posttrain, the way of the new weights to
@@ -23,10 +24,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 WARM_UP = 1
+COLD_START = 60  # steps of 32 worked sums
 Report = dict[str, float]
 Row = dict[str, Any]
 
@@ -63,16 +65,61 @@ def questions(work: Work) -> list[str]:
     return [row["prompt"] for row in islice(rows, work.prompts * (work.steps + WARM_UP))]
 
 
-def prepare(work: Work) -> str:
-    """Sets threads; returns the model's folder."""
+def prepare(work: Work) -> None:
+    """Sets threads, and silence."""
     import torch
     import transformers
 
-    from posttrain.stages.data.models import builtin_path
-
     torch.set_num_threads(work.threads)
     transformers.utils.logging.disable_progress_bar()
-    return builtin_path(work.model) or work.model
+
+
+def learner_worker(work: Work) -> Any:
+    """The only rank of a learner, in this process."""
+    from posttrain.configs.schema import LearnerCluster
+    from posttrain.stages.learner.worker import LearnerWorker
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return LearnerWorker(0, 1, "127.0.0.1", port, LearnerCluster(), work.threads)
+
+
+def cold_start(work: Work, folder: str) -> Report:
+    """Write the model, fine-tuned on worked sums, to `folder`."""
+    import random
+    from itertools import islice
+
+    from transformers import AutoTokenizer
+
+    from posttrain.configs.schema import Optimizer
+    from posttrain.stages.data.builtin import arithmetic
+    from posttrain.stages.data.chat import ChatFormat
+    from posttrain.stages.data.models import builtin_path
+    from posttrain.stages.data.pack import pack, token_weights
+    from posttrain.stages.learner.losses import CrossEntropy
+    from posttrain.stages.learner.modelfiles import ModelSpec
+
+    prepare(work)
+    path = builtin_path(work.model) or work.model
+    learner = learner_worker(work)
+    learner.load(ModelSpec(path=path), Optimizer(), 0)
+    chat = ChatFormat(AutoTokenizer.from_pretrained(path))
+    samples = [
+        chat.last_turn(
+            [
+                {"role": "user", "content": row["prompt"]},
+                {"role": "assistant", "reasoning_content": row["solution"], "content": f"\\boxed{{{row['answer']}}}"},
+            ]
+        )
+        for row in islice(arithmetic(random.Random(1), "train", terms=(3, 6)), COLD_START * 32)
+    ]
+    loss = 0.0
+    for step in range(COLD_START):
+        batch = samples[step * 32 :][:32]
+        loss = learner.step([pack(batch, token_weights(batch, "token"), range(32))], CrossEntropy(), 1e-3)["loss"]
+    learner.export(folder, path, "float32")
+    return {"loss": loss}
 
 
 def summarise(rows: list[Row]) -> Report:
@@ -99,25 +146,21 @@ def run_posttrain(work: Work) -> Report:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from posttrain.configs.schema import Grpo, LearnerCluster, Optimizer
+    from posttrain.configs.schema import Grpo, Optimizer
     from posttrain.stages.data.pack import pack, plan_micro_batches, token_weights
     from posttrain.stages.grpo import make_samples
     from posttrain.stages.learner.losses import PolicyLoss
     from posttrain.stages.learner.modelfiles import ModelSpec
-    from posttrain.stages.learner.worker import LearnerWorker
     from posttrain.stages.rollout.collect import ScoredGroup
     from posttrain.stages.rollout.engine import TransformersEngine
     from posttrain.types import Prompt, SamplingParams, Score
 
-    path = prepare(work)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    learner = LearnerWorker(0, 1, "127.0.0.1", port, LearnerCluster(), work.threads)
-    learner.load(ModelSpec(path=path), Optimizer(lr=1e-6), 0)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+    prepare(work)
+    learner = learner_worker(work)
+    learner.load(ModelSpec(path=work.model), Optimizer(lr=1e-6), 0)
+    model = AutoModelForCausalLM.from_pretrained(work.model, dtype=torch.float32, attn_implementation="sdpa")
     model.eval().requires_grad_(False)
-    engine = TransformersEngine(model, AutoTokenizer.from_pretrained(path), batch=work.prompts * work.group)
+    engine = TransformersEngine(model, AutoTokenizer.from_pretrained(work.model), batch=work.prompts * work.group)
     spec = Grpo.model_validate({"kind": "grpo", "model": "base", "prompts": "x", "rewards": "math"})
     params = SamplingParams(max_tokens=work.max_tokens)
     asked = [Prompt(id=str(i), messages=({"role": "user", "content": q},)) for i, q in enumerate(questions(work))]
@@ -161,7 +204,7 @@ def run_trl(work: Work, batch: int) -> Report:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    path = prepare(work)
+    prepare(work)
     rows: list[Row] = []
     made = work.prompts * work.group
 
@@ -193,7 +236,7 @@ def run_trl(work: Work, batch: int) -> Report:
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = Timed(
-            model=AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
+            model=AutoModelForCausalLM.from_pretrained(work.model, dtype=torch.float32),
             reward_funcs=scores,
             args=GRPOConfig(
                 output_dir=folder,
@@ -215,7 +258,7 @@ def run_trl(work: Work, batch: int) -> Report:
                 shuffle_dataset=False,
             ),
             train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": q}]} for q in questions(work)]),
-            processing_class=AutoTokenizer.from_pretrained(path),
+            processing_class=AutoTokenizer.from_pretrained(work.model),
             callbacks=[Clock()],
         )
         trainer.train()
@@ -264,16 +307,22 @@ def main() -> None:
     wrong = [b for b in options.trl_batches if made % b or b % work.group]
     if wrong:
         parser.error(f"--trl-batches {wrong}: {made} completions a step don't split into them by whole groups")
-    if options.only == "posttrain":
-        print(json.dumps(alone(run_posttrain, work)))
-        return
-    tried = {batch: alone(run_trl, work, batch) for batch in options.trl_batches}
+    with tempfile.TemporaryDirectory() as folder:
+        alone(cold_start, work, folder)
+        compare(replace(work, model=folder), options.trl_batches, options.only)
+
+
+def compare(work: Work, batches: list[int], only: str | None) -> None:
+    """Measure what is asked for, and print it."""
+    ours = alone(run_posttrain, work) if only != "trl" else {}
+    tried = {batch: alone(run_trl, work, batch) for batch in batches} if only != "posttrain" else {}
     for batch, report in tried.items():
         print(json.dumps({"trl_batch": batch, **report}))
-    if options.only == "trl":
-        return
-    best = max(tried, key=lambda batch: tried[batch]["step"])
-    print(table(alone(run_posttrain, work), tried[best], best))
+    if not tried:
+        print(json.dumps(ours))
+    elif ours:
+        best = max(tried, key=lambda batch: tried[batch]["step"])
+        print(table(ours, tried[best], best))
 
 
 if __name__ == "__main__":
