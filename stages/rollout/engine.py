@@ -21,6 +21,9 @@ from posttrain.stages.rollout.cache import RowCache
 from posttrain.stages.rollout.sampling import draw, uniforms
 from posttrain.types import Completion, FinishReason, Group, Prompt, SamplingParams, Source
 
+CROWDED = 0.85
+"""Rows that are done leave the batch once this share is alive: moving the cache costs about as much as a token."""
+
 
 @dataclass(kw_only=True)
 class _Row:
@@ -78,25 +81,26 @@ class TransformersEngine:
             for g in range(len(prompts))
             for i in range(n)
         ]  # fmt: skip
-        alive, done = list(rows), [0] * len(prompts)
-        while alive:
-            tokens = self._choose(alive, logits, params)
-            for row in alive:
-                if row.finish is not None:
-                    done[row.group] += 1
-            finished = {row.group for row in alive if row.finish is not None and done[row.group] == n}
-            for group in sorted(finished):
-                yield self._group(prompts[group], [r for r in rows if r.group == group])
-            keep = [i for i, row in enumerate(alive) if row.finish is None]
-            if not keep:
+        slots, done = list(rows), [0] * len(prompts)  # slots: who has which row of the cache
+        while True:
+            alive = [i for i, row in enumerate(slots) if row.finish is None]
+            self._choose([slots[i] for i in alive], logits[torch.tensor(alive, device=self.device)], params)
+            ended = [slots[i].group for i in alive if slots[i].finish is not None]
+            for group in ended:
+                done[group] += 1
+            for group in sorted(set(ended)):
+                if done[group] == n:
+                    yield self._group(prompts[group], [r for r in rows if r.group == group])
+            alive = [i for i in alive if slots[i].finish is None]
+            if not alive:
                 return
-            if len(keep) < len(alive):
-                selection = torch.tensor(keep, device=self.device)
-                cache.select(selection)
-                tokens = tokens[selection]
-                alive = [alive[i] for i in keep]
-            positions = torch.tensor([[len(r.prompt_ids) + len(r.ids) - 1] for r in alive], device=self.device)
-            logits = self._forward(tokens[:, None], positions, cache)[:, -1]
+            if len(alive) <= CROWDED * len(slots):
+                cache.select(torch.tensor(alive, device=self.device))
+                slots = [slots[i] for i in alive]
+            # Rows that are done and still there repeat their last token, which nobody reads.
+            tokens = torch.tensor([[r.ids[-1]] for r in slots], device=self.device)
+            positions = torch.tensor([[len(r.prompt_ids) + len(r.ids) - 1] for r in slots], device=self.device)
+            logits = self._forward(tokens, positions, cache)[:, -1]
 
     def _prefill(self, encoded: list[NDArray[np.int64]], capacity: int, n: int) -> tuple[RowCache, torch.Tensor]:
         longest = max(map(len, encoded))
@@ -123,18 +127,16 @@ class TransformersEngine:
             return self.model.lm_head(hidden[torch.arange(len(last), device=self.device), last])
         return self.model.lm_head(hidden)
 
-    def _choose(self, alive: list[_Row], logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+    def _choose(self, alive: list[_Row], logits: torch.Tensor, params: SamplingParams) -> None:
+        """Give each row its next token: drawn from its logits, or forced by its budget."""
         random = torch.tensor([r.random[len(r.ids)] for r in alive], device=self.device)
         tokens, logprobs = draw(logits, random, params)
-        chosen, likely = tokens.tolist(), logprobs.tolist()
-        changed = False
-        for i, row in enumerate(alive):
+        for row, token, logprob in zip(alive, tokens.tolist(), logprobs.tolist(), strict=True):
+            source = Source.SAMPLED
             if not row.forced:
                 row.forced = row.budget.inject(row.ids)
-            source, token, logprob = Source.SAMPLED, chosen[i], likely[i]
             if row.forced:
-                source, token, logprob, changed = Source.INJECTED, row.forced.pop(0), 0.0, True
-                chosen[i] = token
+                source, token, logprob = Source.INJECTED, row.forced.pop(0), 0.0
             row.ids.append(token)
             row.sources.append(source)
             row.logprobs.append(logprob)
@@ -142,7 +144,6 @@ class TransformersEngine:
                 row.finish = "stop"
             elif len(row.ids) >= params.max_tokens:
                 row.finish = "length"
-        return torch.tensor(chosen, device=self.device) if changed else tokens
 
     def _group(self, prompt: Prompt, rows: list[_Row]) -> Group:
         completions = tuple(

@@ -55,6 +55,10 @@ def test_terms_are_as_many_as_asked_for() -> None:
     assert counts == {3, 4, 5}
 
 
+def counted(first: int, last: int) -> range:
+    return range(first, last + 1) if first < last else range(first, last - 1, -1)
+
+
 def test_instructions_have_the_answers_they_ask_for() -> None:
     for row in rows("instructions", "train"):
         words = row["prompt"].rstrip(".").split()[1:]
@@ -62,9 +66,7 @@ def test_instructions_have_the_answers_they_ask_for() -> None:
             "repeat": lambda w: " ".join(w[:-2] * int(w[-2])),
             "sort": lambda w: " ".join(map(str, sorted(map(int, w)))),
             "reverse": lambda w: " ".join(reversed(w)),
-            "count": lambda w: " ".join(
-                map(str, range(int(w[1]), int(w[3]) + 1) if int(w[1]) < int(w[3]) else range(int(w[1]), int(w[3]) - 1, -1))
-            ),
+            "count": lambda w: " ".join(map(str, counted(int(w[1]), int(w[3])))),
         }[row["domain"]](words)
         assert row["answer"] == expected
 

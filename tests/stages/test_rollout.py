@@ -43,8 +43,12 @@ def test_greedy_equals_transformers_generate(engine: TransformersEngine) -> None
     params = SamplingParams(max_tokens=12, temperature=0)
     for group in engine.generate(prompts(5), 1, params, seed=0):
         c = group.completions[0]
+        stops = list(engine.chat.stops)
         expected = engine.model.generate(
-            torch.from_numpy(c.prompt_ids)[None], max_new_tokens=12, do_sample=False, eos_token_id=list(engine.chat.stops)
+            torch.from_numpy(c.prompt_ids)[None],
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=stops,
         )[0, len(c.prompt_ids) :]
         assert c.token_ids.tolist() == expected.tolist()[: len(c.token_ids)]
 
