@@ -121,15 +121,17 @@ def chat(rng: random.Random, split: str, *, math: float = 0.3, terms: tuple[int,
         yield {**row, "mode": "no_think", "response": response}
 
 
-def dialogues(rng: random.Random, split: str, *, turns: int = 3, terms: tuple[int, int] = (2, 4)) -> Iterator[Row]:
+def dialogues(
+    rng: random.Random, split: str, *, turns: int = 3, terms: tuple[int, int] = (2, 4), math: float = 0.6
+) -> Iterator[Row]:
     """Multi-turn user queries with random /think and /no_think flags (report, 4.7: ThinkFollow).
 
-    `queries` are the user turns; `flags` their flags ("" for none: the last one met still holds); `modes` what
+    A share `math` of the queries are sums, the others instructions. `queries` are the user turns; `flags` their flags ("" for none: the last one met still holds); `modes` what
     each turn has to do. `messages` holds a prefix that ends with a user turn, earlier turns answered rightly.
     """
     questions, sums = instructions(rng, split), arithmetic(rng, split, terms=terms)
     while True:
-        rows = [next(sums) if rng.random() < 0.6 else next(questions) for _ in range(turns)]
+        rows = [next(sums) if rng.random() < math else next(questions) for _ in range(turns)]
         flags = [rng.choice(("/think", "/no_think", "")) for _ in rows]
         mode, modes, messages = "think", [], []
         last = rng.randrange(turns)
