@@ -28,8 +28,8 @@ stages:
     kind: grpo
     model: base
     prompts: {from: builtin:arithmetic, n: 8}
-    rewards: [math, format, {use: spread.py:vowels}]
-    prompts_per_step: 2
+    rewards: [math, format, {use: spread.py:spread}]
+    prompts_per_step: 4
     group_size: 4
     steps: 6
     checkpoint_every: 2
@@ -37,11 +37,12 @@ stages:
     sampling: {max_tokens: 12}
 """
 
-# Untrained models rarely answer rightly: this reward always tells members of a group apart.
+# Untrained models rarely answer rightly: this reward tells members of a group apart whenever they differ.
 REWARD = """
-def vowels(prompts, completions, **columns):
-    texts = [completion[-1]["content"] for completion in completions]
-    return [sum(text.count(vowel) for vowel in "aeiou159") / (len(text) + 1) for text in texts]
+import zlib
+
+def spread(prompts, completions, **columns):
+    return [zlib.crc32(completion[-1]["content"].encode()) % 101 / 100 for completion in completions]
 """
 
 STOPPED = 143
