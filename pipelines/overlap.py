@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
+from functools import cache
 
 from posttrain.configs.load import LoadedRecipe, load_recipe
 from posttrain.configs.schema import Evaluate, PromptSource, Sft
@@ -89,15 +89,7 @@ class _Reader:
         named = {ref.source for stage in self.stages for ref in stage.node.references if ref.wants == "model"}
         if "base" in named and recipe.base is not None:
             named.add(recipe.base.source)
-        made = [TINY[name] for name in TINY if name in named]
-        if not made:
-            return None
-        origin = load_recipe("tiny-base").recipe
-        specs = [spec for name in made if isinstance(spec := origin.stages[name], Sft)]
-        drawn = {source.model_dump_json(): source for spec in specs for source in spec.data}  # one corpus for both
-        return seen_in_documents(
-            text for source in drawn.values() for text in _texts(self.loaded.recipe_dir, source, origin.seed)
-        )
+        return _packaged_corpus(frozenset(TINY[name] for name in TINY if name in named))
 
     def _sources(self) -> Iterator[tuple[StagePlan, PromptSource]]:
         """Sources that aren't stages, of all stages that aren't evaluations; what is excluded isn't read."""
@@ -114,6 +106,24 @@ class _Reader:
     def _prompts(self, source: PromptSource, seed: int) -> list[Prompt]:
         (prompts,) = load_prompts([source], recipe_dir=self.loaded.recipe_dir, inputs=self.inputs, seed=seed)
         return prompts
+
+
+@cache
+def _packaged_corpus(stages: frozenset[str]) -> Seen | None:
+    """What the stages of recipe tiny-base read; equal draws of unequal length are read once, at full length."""
+    if not stages:
+        return None
+    origin = load_recipe("tiny-base")
+    drawn: dict[str, PromptSource] = {}
+    for name in sorted(stages):
+        spec = origin.recipe.stages[name]
+        for source in spec.data if isinstance(spec, Sft) else ():
+            draw = source.model_dump_json(exclude={"n"})
+            if draw not in drawn or (drawn[draw].n or 0) < (source.n or 0):
+                drawn[draw] = source
+    return seen_in_documents(
+        text for source in drawn.values() for text in _texts(origin.recipe_dir, source, origin.recipe.seed)
+    )
 
 
 def _texts(recipe_dir: Path, source: PromptSource, seed: int) -> list[str]:
