@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cache
+from pathlib import Path
 
 from posttrain.configs.load import LoadedRecipe, load_recipe
 from posttrain.configs.schema import Evaluate, PromptSource, Sft
