@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +26,9 @@ OPTIMIZER = Optimizer(lr=1e-2)
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[Any]:
-    from posttrain.stages.learner.worker import LearnerWorker
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    made = LearnerWorker(0, 1, "127.0.0.1", port, LearnerCluster(zero=2), 1)
-    yield made
-    made.free()
-    torch.distributed.destroy_process_group()
+def worker(learner_worker: Any) -> Any:
+    learner_worker.settings = LearnerCluster(zero=2)
+    return learner_worker
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +19,9 @@ from posttrain.types import Sample
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[Any]:
-    from posttrain.stages.learner.worker import LearnerWorker
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    made = LearnerWorker(0, 1, "127.0.0.1", port, LearnerCluster(zero=0), 2)
-    yield made
-    made.free()
-    torch.distributed.destroy_process_group()
+def worker(learner_worker: Any) -> Any:
+    learner_worker.settings = LearnerCluster(zero=0)
+    return learner_worker
 
 
 @pytest.fixture
