@@ -15,7 +15,6 @@ from posttrain.configs.schema import Cluster, Logging, ModelSource, RewardUse
 
 if TYPE_CHECKING:
     from posttrain.rewards.mix import Scorer
-
     from posttrain.stages.learner.group import Learner
     from posttrain.stages.rollout.pool import RolloutPool
 
