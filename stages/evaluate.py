@@ -19,7 +19,7 @@ from posttrain.stages.data.load import derive_seed, load_prompts
 from posttrain.stages.data.store import write_rows
 from posttrain.stages.rollout.collect import ScoredGroup, collect, load_policy, rollout_rows, sampling_params
 from posttrain.thinking import split_thinking
-from posttrain.types import Completion, Mode, Prompt, SamplingParams
+from posttrain.types import Completion, Mode, Prompt, SamplingParams, Score
 
 RESAMPLES = 1000
 TABLE = "table.json"
@@ -116,6 +116,7 @@ def _mode_following(context: StageContext, suite: Suite, prompts: list[Prompt]) 
     turns = len(prompts[0].columns["queries"])
     histories: list[list[dict[str, Any]]] = [[] for _ in prompts]
     passed = np.zeros((len(prompts), turns))
+    everything = []
     for turn in range(turns):
         asked = []
         for prompt, history in zip(prompts, histories, strict=True):
@@ -129,12 +130,14 @@ def _mode_following(context: StageContext, suite: Suite, prompts: list[Prompt]) 
             split = split_thinking(group.completions[0].text)
             wanted = prompts[i].columns["modes"][turn]
             passed[i, turn] = split.well_formed and split.empty == (wanted == "no_think")
+            verdict = Score(value=float(passed[i, turn]), parts={wanted: float(passed[i, turn])})
+            everything.append(ScoredGroup(group=group, scores=(verdict,)))
             histories[i].append({"role": "assistant", "content": split.answer})
     rows = [summary("flags", "turns", passed), summary("flags", "dialogues", passed.min(1, keepdims=True))]
     for mode in ("think", "no_think"):
         wanted = np.array([p.columns["modes"] for p in prompts]) == mode
         rows.append(summary("flags", f"turns/{mode}", np.where(wanted, passed, np.nan)))
-    return rows, []
+    return rows, everything
 
 
 def score_table(scored: Sequence[ScoredGroup]) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ import numpy as np
 from posttrain.configs.schema import DataSource, Sft
 from posttrain.errors import DataError
 from posttrain.stages.context import StageContext, StageResult
-from posttrain.stages.data.chat import ChatFormat, with_flag
+from posttrain.stages.data.chat import ChatFormat, with_flag, without_flag
 from posttrain.stages.data.load import Row, derive_seed, load_rows, row_messages
 from posttrain.stages.data.schedule import BatchSchedule
 from posttrain.stages.learner.losses import CrossEntropy
@@ -24,6 +24,7 @@ from posttrain.thinking import last_flag, split_thinking
 from posttrain.types import Sample
 
 NO_FLAG_SHARE = 3  # one thinking row in three has no flag: the default mode
+INHERITED_SHARE = 0.5  # of a dialogue's last turns whose flag repeats the one in force, as many go without it
 
 
 def run(context: StageContext) -> StageResult:
@@ -115,12 +116,15 @@ def _dialogue(
 ) -> list[dict[str, Any]]:
     """Put one or two other conversations in front; the last turn keeps its mode.
 
-    A turn without a flag inherits the last flag met, so a thinking turn that would inherit /no_think says /think.
+    A turn without a flag inherits the last flag met (report, 4.3): a thinking turn that would inherit /no_think says
+    /think, and half of the turns whose flag only repeats what is in force lose it, so that inheriting is trained too.
     """
     chosen = [earlier[int(i)] for i in rng.integers(len(earlier), size=int(rng.integers(1, 3)))]
     history = [m for conversation in chosen for m in conversation]
-    flag = last_flag([m["content"] for m in history if m["role"] == "user"])
-    own = last_flag([m["content"] for m in messages if m["role"] == "user"])
-    if own is None and flag == "no_think":
-        messages = [*with_flag(messages[:-1], "/think"), messages[-1]]  # type: ignore[list-item]
-    return [*history, *messages]
+    inherited, own = (last_flag([m["content"] for m in part if m["role"] == "user"]) for part in (history, messages))
+    question, answer = messages[:-1], messages[-1]
+    if own is None and inherited == "no_think":
+        question = list(with_flag(question, "/think"))  # type: ignore[arg-type]
+    elif own is not None and own == inherited and len(question) == 1 and rng.random() < INHERITED_SHARE:
+        question = list(without_flag(question, f"/{own}"))  # type: ignore[arg-type]
+    return [*history, *question, answer]

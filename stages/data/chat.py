@@ -136,6 +136,13 @@ def with_flag(messages: Sequence[Message], flag: str) -> tuple[Message, ...]:
     return (*messages[:last], changed, *messages[last + 1 :])
 
 
+def without_flag(messages: Sequence[Message], flag: str) -> tuple[Message, ...]:
+    """Undo `with_flag`: `flag` is gone from the end of each user turn that has it there."""
+    return tuple(
+        {**m, "content": m["content"].removesuffix(f" {flag}")} if m["role"] == "user" else m for m in messages
+    )
+
+
 def check_handover(ours: Mapping[str, Any], theirs: Mapping[str, Any], left: str, right: str) -> None:
     """Stop if two fingerprints differ, with both sides shown.
 

@@ -317,6 +317,22 @@ def test_the_last_flag_agrees_with_the_target_in_every_dialogue(modes: list[str]
         assert dialogue[-1] == messages[-1]
 
 
+def test_some_dialogues_end_in_a_turn_that_inherits_its_mode() -> None:
+    plain = conversations("/no_think", ["no_think"] * 20)
+    rng = np.random.default_rng(0)
+    last = [sft._dialogue(messages, plain, rng)[-2]["content"] for messages in plain]
+    assert 5 < sum("/no_think" not in content for content in last) < 15
+
+
+def test_flags_inside_a_conversation_stay_where_they_are() -> None:
+    turns = [{"role": "user", "content": "a /think"}, {"role": "assistant", "content": "b"}]
+    answer = {"role": "assistant", "reasoning_content": "", "content": "d"}
+    own = [*turns, {"role": "user", "content": "c /no_think"}, answer]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        assert sft._dialogue(own, conversations("/no_think", ["no_think"]), rng)[-2]["content"] == "c /no_think"
+
+
 def test_a_third_of_the_thinking_rows_has_no_flag() -> None:
     flags = [last_flag([c[0]["content"]]) for c in conversations("mixed", ["default"] * 9)]
     assert Counter(flags) == {"think": 6, None: 3}
