@@ -144,6 +144,7 @@ class TrainingStage(StageBase):
     steps: int = Field(100, ge=1)
     optimizer: Optimizer = Optimizer()
     lora: Lora | None = None
+    control: bool = Field(False, description="a comparison: not named among the run's trained models")
     micro_tokens: int = Field(8192, ge=16, description="most tokens of one packed forward pass a rank")
     checkpoint_every: int = Field(0, ge=0, description="steps between resumable checkpoints; 0: only when stopped")
     keep_checkpoints: int = Field(2, ge=1, description="how many resumable checkpoints stay")

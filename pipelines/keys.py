@@ -20,7 +20,7 @@ from posttrain.stages.data import smollm2
 VERSION = 1
 """Raised when the meaning of a recipe changes, so that old results don't pass for new ones."""
 
-NOT_SEMANTIC = frozenset({"keep_checkpoints", "checkpoint_every", "micro_tokens"})
+NOT_SEMANTIC = frozenset({"keep_checkpoints", "checkpoint_every", "micro_tokens", "control"})
 
 _CACHE_FROM = 1 << 20
 """Smaller files are hashed each time: cheaper than trusting their dates."""

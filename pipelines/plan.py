@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posttrain.configs.load import LoadedRecipe
+from posttrain.configs.schema import TrainingStage
 from posttrain.errors import InputError
 from posttrain.pipelines.checks import check_rewards
 from posttrain.pipelines.dag import GIVES, Node, build_dag
@@ -75,6 +76,8 @@ class Plan:
                     "gives": GIVES[stage.node.spec.kind],
                     "inputs": list(stage.node.inputs),
                     "evaluates": stage.node.evaluates,
+                    "continues": _continues(stage.node),
+                    "control": isinstance(stage.node.spec, TrainingStage) and stage.node.spec.control,
                     "key": stage.key.key,
                     "action": stage.action,
                     "why": stage.why,
@@ -85,6 +88,12 @@ class Plan:
             "thresholds": [{"check": check.text, "about": check.about} for check in self.checks],
             "warnings": list(self.warnings),
         }
+
+
+def _continues(node: Node) -> str | None:
+    """The stage whose model this one trains on, if any."""
+    spec = node.spec
+    return spec.model.source if isinstance(spec, TrainingStage) and spec.model.source in node.inputs else None
 
 
 def make_plan(

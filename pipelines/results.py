@@ -56,12 +56,13 @@ class RunResults:
 
     @property
     def final_models(self) -> tuple[Path, ...]:
-        """Trained models that no other stage builds on."""
-        used = {needed for stage in self.stages if stage["gives"] != "table" for needed in stage["inputs"]}
+        """The models that training ends with: no other stage trains them on, controls aside."""
+        trained = [stage for stage in self.stages if stage["gives"] == "model" and not stage.get("control")]
+        continued = {stage.get("continues") for stage in trained}
         return tuple(
             self.run_dir / stage["name"] / "artifact"
-            for stage in self.stages
-            if stage["gives"] == "model" and stage["name"] not in used and self.states[stage["name"]]["state"] == "done"
+            for stage in trained
+            if stage["name"] not in continued and self.states[stage["name"]]["state"] == "done"
         )
 
 

@@ -31,6 +31,14 @@ def test_a_second_run_reuses_everything(runner: Any) -> None:
     assert f"model: {runner.run_dir / 'fusion' / 'artifact'}" in runner.printed
 
 
+def test_a_control_is_no_model_of_the_run_and_ends_no_other(runner: Any) -> None:
+    control = "stages:\n  shuffled: {kind: grpo, model: fusion, prompts: queries, rewards: math, control: true}\n"
+    runner.recipe.write_text(runner.text.replace("stages:\n", control))
+    assert runner.run() == 0
+    models = [Path(line.removeprefix("model: ")) for line in runner.printed.splitlines() if line.startswith("model: ")]
+    assert models == [runner.run_dir / "fusion" / "artifact"]
+
+
 @pytest.mark.parametrize(
     ("override", "again"),
     [
