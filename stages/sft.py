@@ -8,6 +8,7 @@ their think blocks, as they will have when the model is used.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from posttrain.stages.learner.losses import CrossEntropy
 from posttrain.stages.learner.session import TrainingSession
 from posttrain.thinking import last_flag, split_thinking
 from posttrain.types import Sample
+
+Conversation = list[dict[str, Any]]
 
 NO_FLAG_SHARE = 3  # one thinking row in three has no flag: the default mode
 INHERITED_SHARE = 0.5  # of a dialogue's last turns whose flag repeats the one in force, as many go without it
@@ -61,13 +64,13 @@ def build_sources(context: StageContext, chat: ChatFormat, spec: Sft) -> list[li
         [_messages(row, source, number) for number, row in enumerate(rows, 1)]
         for rows, source in zip(tables, spec.data, strict=True)
     ]
-    earlier = [c for source in conversations for c in source if len(c) == 2]
+    earlier = Earlier(conversations, [source.weight for source in spec.data])
     rng = np.random.default_rng(derive_seed(context.seed, context.name, "dialogues"))
     samples = []
     for rows, source in zip(conversations, spec.data, strict=True):
         mine = []
         for number, messages in enumerate(rows, 1):
-            if earlier and rng.random() < spec.multi_turn:
+            if earlier.pools and rng.random() < spec.multi_turn:
                 messages = _dialogue(messages, earlier, rng)
             sample = chat.last_turn(messages)
             if sample.tokens > spec.max_length:
@@ -111,16 +114,32 @@ def _flag(row: Row, source: DataSource, number: int) -> str | None:
     return None if number % NO_FLAG_SHARE == 0 else "/think"
 
 
-def _dialogue(
-    messages: list[dict[str, Any]], earlier: list[list[dict[str, Any]]], rng: np.random.Generator
-) -> list[dict[str, Any]]:
+class Earlier:
+    """Conversations of one question and its answer, drawn by the weights of their sources, as batches are.
+
+    Drawn by rows, a large non-thinking source would fill nearly all histories, and a turn without a flag would come
+    to mean: don't think.
+    """
+
+    def __init__(self, conversations: Sequence[Sequence[Conversation]], weights: Sequence[float]) -> None:
+        short = [[c for c in source if len(c) == 2] for source in conversations]
+        self.pools = [pool for pool in short if pool]
+        shares = np.array([w for w, pool in zip(weights, short, strict=True) if pool])
+        self.shares = shares / shares.sum()
+
+    def draw(self, n: int, rng: np.random.Generator) -> list[Conversation]:
+        """`n` conversations, independently."""
+        pools = [self.pools[int(i)] for i in rng.choice(len(self.pools), size=n, p=self.shares)]
+        return [pool[int(rng.integers(len(pool)))] for pool in pools]
+
+
+def _dialogue(messages: Conversation, earlier: Earlier, rng: np.random.Generator) -> Conversation:
     """Put one or two other conversations in front; the last turn keeps its mode.
 
     A turn without a flag inherits the last flag met (report, 4.3): a thinking turn that would inherit /no_think says
     /think, and half of the turns whose flag only repeats what is in force lose it, so that inheriting is trained too.
     """
-    chosen = [earlier[int(i)] for i in rng.integers(len(earlier), size=int(rng.integers(1, 3)))]
-    history = [m for conversation in chosen for m in conversation]
+    history = [m for conversation in earlier.draw(int(rng.integers(1, 3)), rng) for m in conversation]
     inherited, own = (last_flag([m["content"] for m in part if m["role"] == "user"]) for part in (history, messages))
     question, answer = messages[:-1], messages[-1]
     if own is None and inherited == "no_think":

@@ -311,7 +311,7 @@ def test_the_last_flag_agrees_with_the_target_in_every_dialogue(modes: list[str]
     assert all(agrees(messages) for messages in plain)
     rng = np.random.default_rng(seed)
     for messages in plain:
-        dialogue = sft._dialogue(messages, plain, rng)
+        dialogue = sft._dialogue(messages, sft.Earlier([plain], [1.0]), rng)
         assert agrees(dialogue)
         assert len(dialogue) > len(messages)
         assert dialogue[-1] == messages[-1]
@@ -320,17 +320,24 @@ def test_the_last_flag_agrees_with_the_target_in_every_dialogue(modes: list[str]
 def test_some_dialogues_end_in_a_turn_that_inherits_its_mode() -> None:
     plain = conversations("/no_think", ["no_think"] * 20)
     rng = np.random.default_rng(0)
-    last = [sft._dialogue(messages, plain, rng)[-2]["content"] for messages in plain]
+    last = [sft._dialogue(messages, sft.Earlier([plain], [1.0]), rng)[-2]["content"] for messages in plain]
     assert 5 < sum("/no_think" not in content for content in last) < 15
+
+
+def test_histories_are_drawn_by_the_weights_of_their_sources() -> None:
+    few, many = conversations("/think", ["think"] * 2), conversations("/no_think", ["no_think"] * 98)
+    drawn = sft.Earlier([few, many, []], [3.0, 1.0, 1.0]).draw(1000, np.random.default_rng(0))
+    assert 700 < sum(c in few for c in drawn) < 800
 
 
 def test_flags_inside_a_conversation_stay_where_they_are() -> None:
     turns = [{"role": "user", "content": "a /think"}, {"role": "assistant", "content": "b"}]
     answer = {"role": "assistant", "reasoning_content": "", "content": "d"}
     own = [*turns, {"role": "user", "content": "c /no_think"}, answer]
+    earlier = sft.Earlier([conversations("/no_think", ["no_think"])], [1.0])
     rng = np.random.default_rng(0)
     for _ in range(20):
-        assert sft._dialogue(own, conversations("/no_think", ["no_think"]), rng)[-2]["content"] == "c /no_think"
+        assert sft._dialogue(own, earlier, rng)[-2]["content"] == "c /no_think"
 
 
 def test_a_third_of_the_thinking_rows_has_no_flag() -> None:
