@@ -33,12 +33,14 @@ def run(context: StageContext) -> StageResult:
     prompts = [p for source in load_all(context, spec.prompts, spec.mode) for p in source]
     oracle = spec.model.source == ORACLE
     made_by: dict[str, object] = {}
-    if not oracle:
+    reasons: Counter[str] = Counter()
+    if oracle:
+        prompts = with_solutions(prompts, context.name, reasons)
+    else:
         _, chat = load_policy(context, spec.model)
         made_by = chat.fingerprint()
     rows: list[dict[str, object]] = []
     failed: list[dict[str, object]] = []
-    reasons: Counter[str] = Counter()
     context.progress.start(len(prompts), unit="prompt")
     with context.workers.scorer(spec.rewards) as scorer:
         for start in range(0, len(prompts), BATCH):
@@ -102,18 +104,26 @@ def _row(prompt: Prompt, response: str) -> dict[str, object]:
     }
 
 
-def oracle_group(prompt: Prompt) -> Group:
-    """The worked solution that a row carries, in Qwen3's form.
+def with_solutions(prompts: list[Prompt], where: str, reasons: Counter[str]) -> list[Prompt]:
+    """The prompts that carry a worked solution; the others are counted as dropped.
 
     Raises:
-        DataError: the row has no `solution`.
+        DataError: none carries one.
     """
-    if "solution" not in prompt.columns:
+    kept = [p for p in prompts if p.columns.get("solution")]
+    if not kept:
         raise DataError(
-            f"{ORACLE} needs the column `solution`",
-            where=prompt.id,
+            f"{ORACLE} needs the column `solution`, and no row has it",
+            where=where,
             fix="use builtin:arithmetic, or a task of stages/data/worked.py",
         )
+    if len(kept) < len(prompts):  # reasoning_gym's answer isn't what the steps lead to, for one
+        reasons["no worked solution"] += len(prompts) - len(kept)
+    return kept
+
+
+def oracle_group(prompt: Prompt) -> Group:
+    """The worked solution that a row carries, in Qwen3's form."""
     text = f"<think>\n{prompt.columns['solution']}\n</think>\n\n\\boxed{{{prompt.columns['answer']}}}"
     empty = np.zeros(0)
     completion = Completion(

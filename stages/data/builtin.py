@@ -122,18 +122,24 @@ def chat(rng: random.Random, split: str, *, math: float = 0.3, terms: tuple[int,
 
 
 def dialogues(
-    rng: random.Random, split: str, *, turns: int = 3, terms: tuple[int, int] = (2, 4), math: float = 0.6
+    rng: random.Random,
+    split: str,
+    *,
+    turns: int = 3,
+    terms: tuple[int, int] = (2, 4),
+    math: float = 0.6,
+    unflagged: float = 1 / 3,
 ) -> Iterator[Row]:
     """Multi-turn user queries with random /think and /no_think flags (report, 4.7: ThinkFollow).
 
-    A share `math` of the queries are sums, the others instructions. `queries` are the user turns; `flags` their
+    A share `math` of the queries are sums, the others instructions; a share `unflagged` has no flag. `queries` are the user turns; `flags` their
     flags ("" for none: the last one met still holds); `modes` what each turn has to do. `messages` holds a prefix
     that ends with a user turn, earlier turns answered rightly.
     """
     questions, sums = instructions(rng, split), arithmetic(rng, split, terms=terms)
     while True:
         rows = [next(sums) if rng.random() < math else next(questions) for _ in range(turns)]
-        flags = [rng.choice(("/think", "/no_think", "")) for _ in rows]
+        flags = ["" if rng.random() < unflagged else rng.choice(("/think", "/no_think")) for _ in rows]
         mode, modes, messages = "think", [], []
         last = rng.randrange(turns)
         for i, (row, flag) in enumerate(zip(rows, flags, strict=True)):

@@ -564,5 +564,12 @@ def test_the_oracle_writes_a_well_formed_solution() -> None:
     asked = prompt(columns={"answer": "2", "solution": "1+1=2"})
     (answer,) = sample.oracle_group(asked).completions
     assert split_thinking(answer.text).well_formed
-    with pytest.raises(DataError, match="solution"):
-        sample.oracle_group(prompt())
+
+
+def test_the_oracle_drops_and_counts_rows_without_a_solution() -> None:
+    solved, bare = prompt(columns={"answer": "2", "solution": "1+1=2"}), prompt()
+    reasons: Counter[str] = Counter()
+    assert sample.with_solutions([bare, solved, bare], "s", reasons) == [solved]
+    assert reasons == {"no worked solution": 2}
+    with pytest.raises(DataError, match="^s: .*solution"):
+        sample.with_solutions([bare], "s", reasons)
