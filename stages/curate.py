@@ -86,6 +86,8 @@ def pass_rates(context: StageContext, prompts: list[Prompt]) -> dict[str, float]
                 if values:
                     rates[scored.group.prompt.id] = float(np.mean(values))
             context.progress.advance(len(part))
+            if start + BATCH < len(prompts):
+                context.check_stop()
     pool.free()
     return rates
 

@@ -362,6 +362,13 @@ def test_a_response_is_split_into_thinking_and_answer() -> None:
     assert messages[-1] == {"role": "assistant", "reasoning_content": "1+1=2", "content": "2"}
 
 
+def test_thinking_written_into_an_assistants_text_is_its_think_block() -> None:
+    turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "<think>\n2+2=4\n</think>\n\n4"}]
+    made = sft._messages({"messages": turns}, DataSource.model_validate({"from": "x"}), 1)
+    assert made[-1] == {"role": "assistant", "reasoning_content": "2+2=4", "content": "4"}
+    assert turns[-1]["content"].startswith("<think>")
+
+
 def test_a_row_without_an_answer_is_refused_with_its_place() -> None:
     with pytest.raises(DataError, match=r"^x:7: .*response"):
         sft._messages({"prompt": "1?"}, DataSource.model_validate({"from": "x"}), 7)
@@ -453,6 +460,8 @@ def test_intervals_cover_the_truth_when_samples_of_a_question_agree() -> None:
 
 
 def test_a_table_has_a_hole_where_there_is_no_verdict() -> None:
+    passed = evaluate.passed_once(np.array([[1, np.nan], [0, np.nan], [np.nan, np.nan], [0, 0.5]]))
+    np.testing.assert_array_equal(passed, [[1], [np.nan], [np.nan], [0]])
     table = evaluate.score_table([scored([1.0, None]), scored([0.0, 0.5])])
     np.testing.assert_array_equal(table, [[1.0, np.nan], [0.0, 0.5]])
 
@@ -571,5 +580,5 @@ def test_the_oracle_drops_and_counts_rows_without_a_solution() -> None:
     reasons: Counter[str] = Counter()
     assert sample.with_solutions([bare, solved, bare], "s", reasons) == [solved]
     assert reasons == {"no worked solution": 2}
-    with pytest.raises(DataError, match="^s: .*solution"):
+    with pytest.raises(DataError, match=r"^s: .*solution"):
         sample.with_solutions([bare], "s", reasons)
