@@ -55,6 +55,11 @@ def set_dumpable(on: bool) -> None:
     _check(_libc.prctl(_PR_SET_DUMPABLE, int(on), 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
 
 
+def die_with_parent() -> None:
+    """The kernel kills this process when the one that forked it ends."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
+
+
 def enter_namespaces() -> None:
     """Tier A: own user, mount, network, ipc and uts namespaces for this process and all rooms it forks."""
     arch = _architecture()
@@ -76,7 +81,10 @@ def enter_namespaces() -> None:
 
 
 def fork_room(own_pid_namespace: bool) -> int:
-    """Forks; returns 0 in the room. In a pid namespace of its own, the room's end is the end of all it started."""
+    """Forks; returns 0 in the room. In a pid namespace of its own, the room's end is the end of all it started.
+
+    Raises OSError (EAGAIN, ENOMEM) where the host has no process or memory left.
+    """
     if not own_pid_namespace:
         return os.fork()
     arch = _architecture()
@@ -85,7 +93,10 @@ def fork_room(own_pid_namespace: bool) -> int:
     pid = int(_libc_with_gil.syscall(arch.clone, ctypes.c_long(_CLONE_NEWPID | _SIGCHLD), 0, 0, 0, 0))
     if pid == 0:
         ctypes.pythonapi.PyOS_AfterFork_Child()
-    return _check(pid, "clone(CLONE_NEWPID)")
+    if pid < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return pid
 
 
 def _architecture() -> syscalls.Architecture:
@@ -177,7 +188,6 @@ def confine(limits: Limits, ruleset: int | None, program: bytes) -> None:
     ):
         _limit(kind, value)
     set_dumpable(False)
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
     # Root keeps its name but none of its powers: with CAP_SYS_RESOURCE it could lift its own limits.
     header, none = struct.pack("<Ii", _CAPABILITY_V3, 0), bytes(24)
     _check(_libc.syscall(_architecture().capset, header, none), "capset")

@@ -3,7 +3,7 @@
 It never sees code or tests: a request is a few numbers and descriptors, so that no later room finds an earlier
 one's secrets in memory it inherits. It lives as long as its control socket; the end of that is its own end.
 
-    supervisor -> zygote   REQUEST with descriptors     zygote -> supervisor   PIDS
+    supervisor -> zygote   REQUEST with descriptors     zygote -> supervisor   PIDS, or why it couldn't fork
     supervisor -> zygote   one byte: done               zygote -> supervisor   REPORT, all rooms reaped
 """
 
@@ -13,6 +13,7 @@ import array
 import contextlib
 import gc
 import importlib
+import mmap
 import os
 import resource
 import signal
@@ -20,14 +21,16 @@ import socket
 import struct
 from collections.abc import Callable
 
-from posttrain.sandbox import confinement, solution_room, syscalls, tester_room
+from posttrain.sandbox import confinement, solution_room, syscalls, tester_room, watch
 
 REQUEST = struct.Struct("!BIQ")
 """Rooms (PROGRAM or BOTH), seconds of processor time, bytes of memory."""
 PROGRAM, BOTH = 1, 2
 PIDS = struct.Struct("!ii")
-REPORT = struct.Struct("!iddidd")
-"""Of S and of T: wait status, seconds of processor time, peak resident MiB. All 0 where there was no room."""
+"""Of S and of T, 0 where there is no room; (-errno, 0) where a fork failed, and then no room is left."""
+REPORT = struct.Struct("!iddiddI")
+"""Of S and of T: wait status, seconds of processor time, peak resident MiB. All 0 where there was no room. Last,
+how often S tried what is never allowed, by its own count."""
 _DESCRIPTORS = {PROGRAM: 2, BOTH: 4}
 _MAX_OPEN = 4096
 
@@ -70,15 +73,13 @@ class _Zygote:
         self._ruleset = None if tier == "C" else confinement.landlock_ruleset()
         self._program = syscalls.room_filter(arch, files=self._ruleset is not None)
         os.environ.clear()
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        os.close(null)
+        _own_null_device()
         for name in PRELOADED:
             with contextlib.suppress(ImportError):  # a distribution may leave one out
                 importlib.import_module(name)
         solution_room.add_quitters()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        self._page = mmap.mmap(-1, mmap.PAGESIZE)  # shared with the room of the moment, which counts there
         self._base_memory = _address_space()
         gc.collect()
         gc.disable()  # a collection in a room would touch, and so copy, every page; rooms enable it again
@@ -89,17 +90,27 @@ class _Zygote:
             message, fds = self._receive()
             rooms, cpu_s, memory = REQUEST.unpack(message)
             limits = confinement.Limits(cpu_s=cpu_s, memory=self._base_memory + memory)
-            pids = [self._fork(fds[:2], limits, program=rooms == PROGRAM)]
-            if rooms == BOTH:
-                pids.append(self._fork(fds[2:], limits, tester=True))
-            for fd in fds:
-                os.close(fd)
+            self._page[:] = bytes(mmap.PAGESIZE)  # nothing of the last room is left for this one
+            pids: list[int] = []
+            try:
+                pids.append(self._fork(fds[:2], limits, program=rooms == PROGRAM))
+                if rooms == BOTH:
+                    pids.append(self._fork(fds[2:], limits, tester=True))
+            except OSError as error:  # no processes or no memory left: for now, perhaps
+                for pid in pids:
+                    _end(pid)
+                self._control.send(PIDS.pack(-(error.errno or 1), 0))
+                continue
+            finally:
+                for fd in fds:
+                    os.close(fd)
             self._control.send(PIDS.pack(pids[0], pids[1] if len(pids) > 1 else 0))
             done = self._control.recv(1)
             report = [value for pid in pids for value in _end(pid)]
             if not done:
                 os._exit(0)
-            self._control.send(REPORT.pack(*report, *([0, 0.0, 0.0] if len(pids) == 1 else [])))
+            missing = [0, 0.0, 0.0] if len(pids) == 1 else []
+            self._control.send(REPORT.pack(*report, *missing, watch.count(self._page)))
 
     def _receive(self) -> tuple[bytes, list[int]]:
         message, ancillary, _, _ = self._control.recvmsg(REQUEST.size, socket.CMSG_SPACE(4 * 4))
@@ -117,9 +128,15 @@ class _Zygote:
         if pid:
             return pid
         try:
+            confinement.die_with_parent()
             _close_others([*fds, *([] if self._ruleset is None else [self._ruleset])])
-            run = tester_room.run if tester else solution_room.run_program if program else solution_room.run_module
-            run(fds[0], fds[1], self._confine(limits))
+            _own_null_device()
+            if tester:
+                self._page.close()
+                tester_room.run(fds[0], fds[1], self._confine(limits))
+            else:
+                run = solution_room.run_program if program else solution_room.run_module
+                run(fds[0], fds[1], self._confine(limits), self._page)
         except BaseException:  # noqa: BLE001, S110  a room has nobody to tell; what is missing is the message
             pass
         finally:
@@ -134,6 +151,14 @@ def _close_others(keep: list[int]) -> None:
     for fd in [*sorted(keep), _MAX_OPEN]:
         os.closerange(low, fd)
         low = fd + 1
+
+
+def _own_null_device() -> None:
+    # Flags such as O_NONBLOCK belong to the open file: on a shared one, a room could leave notes for the next.
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
 
 
 def _end(pid: int) -> tuple[int, float, float]:
