@@ -117,6 +117,16 @@ class Round:
                     return end.recv(size)
                 return b""
 
+    def read_until(self, end: socket.socket, size: int, left_s: float) -> bytes | None:
+        """Up to `size` bytes; b"" at the end, None if nothing came within `left_s` seconds."""
+        poll = select.poll()
+        poll.register(end, select.POLLIN)
+        if left_s <= 0 or not poll.poll(left_s * 1000):
+            return None
+        with contextlib.suppress(ConnectionError):
+            return end.recv(size)
+        return b""
+
     def _starved_s(self) -> float:
         """Seconds the rooms stood ready but got no processor: a loaded host must not fail right answers."""
         if not self._patient or time.monotonic() - self._started < self.wall_s:

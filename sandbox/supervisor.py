@@ -90,6 +90,16 @@ class Judge:
                 self._stop(kill=True)
         return Verdict(id=job.id, outcome="infra_error", message=reason[:MESSAGE_CHARS])
 
+    def open_room(self, job: Job, rooms: int) -> Round:
+        """A room that stays open, under the job's limits: nothing else can be run until it is finished and closed.
+
+        Raises HostBusy, ZygoteGone, OSError or SandboxError.
+        """
+        with self._lock:
+            self._ready()
+            assert self._control is not None
+            return Round(self._control, job, rooms, patient=self._patient)
+
     def close(self) -> None:
         """Ends the zygote and every room; later jobs get an infra_error."""
         with self._lock:

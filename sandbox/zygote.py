@@ -21,18 +21,24 @@ import socket
 import struct
 from collections.abc import Callable
 
-from posttrain.sandbox import confinement, solution_room, syscalls, tester_room, watch
+from posttrain.sandbox import cells, confinement, solution_room, syscalls, tester_room, watch
 
 REQUEST = struct.Struct("!BIQ")
-"""Rooms (PROGRAM or BOTH), seconds of processor time, bytes of memory."""
-PROGRAM, BOTH = 1, 2
+"""Rooms (PROGRAM, BOTH or SESSION), seconds of processor time, bytes of memory."""
+PROGRAM, BOTH, SESSION = 1, 2, 3
 PIDS = struct.Struct("!ii")
 """Of S and of T, 0 where there is no room; (-errno, 0) where a fork failed, and then no room is left."""
 REPORT = struct.Struct("!iddiddI")
 """Of S and of T: wait status, seconds of processor time, peak resident MiB. All 0 where there was no room. Last,
 how often S tried what is never allowed, by its own count."""
-_DESCRIPTORS = {PROGRAM: 2, BOTH: 4}
+_DESCRIPTORS = {PROGRAM: 2, BOTH: 4, SESSION: 2}
 _MAX_OPEN = 4096
+_Room = Callable[[int, int, Callable[[], None], mmap.mmap], None]
+_SOLUTION_ROOMS: dict[int, _Room] = {
+    PROGRAM: solution_room.run_program,
+    BOTH: solution_room.run_module,
+    SESSION: cells.run_cells,
+}
 
 # What nearly every solution imports. More costs every fork its page tables; less costs an import a snippet.
 PRELOADED = (
@@ -93,9 +99,9 @@ class _Zygote:
             self._page[:] = bytes(mmap.PAGESIZE)  # nothing of the last room is left for this one
             pids: list[int] = []
             try:
-                pids.append(self._fork(fds[:2], limits, program=rooms == PROGRAM))
+                pids.append(self._fork(fds[:2], limits, _SOLUTION_ROOMS[rooms]))
                 if rooms == BOTH:
-                    pids.append(self._fork(fds[2:], limits, tester=True))
+                    pids.append(self._fork(fds[2:], limits, None))
             except OSError as error:  # no processes or no memory left: for now, perhaps
                 for pid in pids:
                     _end(pid)
@@ -123,7 +129,8 @@ class _Zygote:
             os._exit(1)
         return message, list(fds)
 
-    def _fork(self, fds: list[int], limits: confinement.Limits, *, program: bool = False, tester: bool = False) -> int:
+    def _fork(self, fds: list[int], limits: confinement.Limits, room: _Room | None) -> int:
+        """Forks a room that runs `room`, or the tests; returns its pid. Raises OSError."""
         pid = confinement.fork_room(self._isolated)
         if pid:
             return pid
@@ -131,12 +138,11 @@ class _Zygote:
             confinement.die_with_parent()
             _close_others([*fds, *([] if self._ruleset is None else [self._ruleset])])
             _own_null_device()
-            if tester:
+            if room is None:
                 self._page.close()
                 tester_room.run(fds[0], fds[1], self._confine(limits))
             else:
-                run = solution_room.run_program if program else solution_room.run_module
-                run(fds[0], fds[1], self._confine(limits), self._page)
+                room(fds[0], fds[1], self._confine(limits), self._page)
         except BaseException:  # noqa: BLE001, S110  a room has nobody to tell; what is missing is the message
             pass
         finally:
@@ -174,4 +180,4 @@ def _address_space() -> int:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
-__all__ = ["BOTH", "PIDS", "PROGRAM", "REPORT", "REQUEST", "main"]
+__all__ = ["BOTH", "PIDS", "PROGRAM", "REPORT", "REQUEST", "SESSION", "main"]
