@@ -44,7 +44,9 @@ class Ends:
 
 
 class ZygoteGone(Exception):
-    """The zygote died or doesn't answer."""
+    """The zygote died or doesn't answer. `late`: when the wall clock of the job had run out already."""
+
+    late = False
 
 
 class HostBusy(Exception):
@@ -143,13 +145,18 @@ class Round:
             self._control.send(b"x")
             reply = self._control.recv(zygote.REPORT.size)
         except OSError as error:
-            raise ZygoteGone(f"the zygote doesn't answer: {error}") from error
+            raise self._gone(f"the zygote doesn't answer: {error}") from error
         if len(reply) != zygote.REPORT.size:
-            raise ZygoteGone("the zygote died")
+            raise self._gone("the zygote died")
         self._drop_pidfds(kill=False)
         values = zygote.REPORT.unpack(reply)
         locked = self.rest(self.code, 2) == READY
         return Ends(solution=Report(*values[:3]), tester=Report(*values[3:6]), locked=locked, denied=values[6])
+
+    def _gone(self, reason: str) -> ZygoteGone:
+        error = ZygoteGone(reason)
+        error.late = self.timed_out
+        return error
 
     def rest(self, end: socket.socket, size: int) -> bytes:
         """What still lies in a channel whose room is dead."""

@@ -88,6 +88,8 @@ class Judge:
             except (ZygoteGone, OSError, SandboxError) as error:
                 reason = str(error)
                 self._stop(kill=True)
+                if isinstance(error, ZygoteGone) and error.late:  # what the rooms did is known: nothing
+                    return Verdict(id=job.id, outcome="timeout", message="no verdict in time")
         return Verdict(id=job.id, outcome="infra_error", message=reason[:MESSAGE_CHARS])
 
     def open_room(self, job: Job, rooms: int) -> Round:
