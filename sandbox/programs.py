@@ -58,9 +58,8 @@ def _judge_pair(control: socket.socket, job: Job, stdin: str, expected: str, pat
     cap = OUTPUT_CAP + 2 * len(wanted)
     output = bytearray()
     frame = codec.frame({"code": job.code, "stdin": stdin}, MAX_CODE)
-    round_ = Round(control, job, zygote.PROGRAM, patient=patient)
+    round_ = Round(control, job, zygote.PROGRAM, patient=patient, work=(frame, b""))
     try:
-        round_.send(round_.code, frame)
         while len(output) <= cap and (chunk := round_.read(round_.second, 65536)):
             output += chunk
         ends = round_.finish()

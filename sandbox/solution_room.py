@@ -41,7 +41,7 @@ def run_module(channel: int, rpc: int, confine: Callable[[], None], page: mmap.m
     _lock(channel, confine, page)
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
-    failure = _load(code, module.__dict__)
+    failure = load(code, module.__dict__)
     codec.write_frame(rpc, failure)
     if failure[0] == "loaded":
         Server(rpc, module.__dict__).serve()
@@ -62,7 +62,7 @@ def run_program(channel: int, stdout: int, confine: Callable[[], None], page: mm
     _lock(channel, confine, page)
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
-    outcome = _load(request["code"], module.__dict__)
+    outcome = load(request["code"], module.__dict__)
     for thread in threading.enumerate():  # what the interpreter does at its end
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
@@ -82,7 +82,8 @@ def _lock(channel: int, confine: Callable[[], None], page: mmap.mmap) -> None:
     gc.enable()
 
 
-def _load(code: str, namespace: dict[str, Any]) -> list[str]:
+def load(code: str, namespace: dict[str, Any]) -> list[str]:
+    """Runs the code in `namespace`; how that went: see handles.Solution.loaded."""
     namespace["__builtins__"] = builtins
     try:
         compiled = compile(code.lstrip("\ufeff"), "<solution>", "exec", dont_inherit=True)
@@ -126,9 +127,10 @@ class Server:
                 request = codec.read_frame(self._rpc, codec.MAX_FRAME)
             except EOFError:
                 return
-            codec.write_frame(self._rpc, self._reply(request))
+            codec.write_frame(self._rpc, self.reply(request))
 
-    def _reply(self, request: list[Any]) -> list[Any]:
+    def reply(self, request: list[Any]) -> list[Any]:
+        """["ok", value, changed arguments] or ["raised", class, text]."""
         try:
             value, changed = self._answer(*request)
             return ["ok", codec.encode(value, self._to_handle), changed]

@@ -177,10 +177,8 @@ def _judge_tests(control: socket.socket, job: Job, *, patient: bool) -> Verdict:
     code = codec.frame({"code": job.code}, MAX_CODE)
     spec = {"kind": job.kind, "tests": list(job.tests), "entry": list(job.entry), "stop": job.stop_on_first}
     tests = codec.frame(spec, tester_room.MAX_TESTS)
-    round_ = Round(control, job, zygote.BOTH, patient=patient)
+    round_ = Round(control, job, zygote.BOTH, patient=patient, work=(code, tests))
     try:
-        round_.send(round_.code, code)
-        round_.send(round_.second, tests)
         frame = _read_verdict(round_)
         ends = round_.finish()
         doubled = bool(round_.rest(round_.second, 1))

@@ -129,9 +129,9 @@ class Tests:
         self._entry: list[str] = spec["entry"]
         self._calls: list[Any] = spec["tests"] if spec["kind"] == "calls" else []
         self._methods: list[Any] = spec["tests"] if spec["kind"] == "methods" else []
-        self._statements = [] if self._calls or self._methods else _parse(spec["tests"])
-        self._counted = _counted(self._statements)
-        self._functions = _test_functions(self._statements)
+        self.statements = [] if self._calls or self._methods else _parse(spec["tests"])
+        self._counted = _counted(self.statements)
+        self._functions = _test_functions(self.statements)
         self.total = len(self._calls) + len(self._methods) + len(self._counted) + len(self._functions)
         if not self.total:
             raise UnusableTests("the tests hold no assert and no call")
@@ -152,7 +152,7 @@ class Tests:
                 yield self._object_test(names, arguments, expected), True, label
             return
         namespace = self._namespace()
-        for statement in self._statements:
+        for statement in self.statements:
             label = functools.partial(_source, statement)  # unparsing takes longer than most tests
             yield self._statement_test(statement, namespace), id(statement) in self._counted, label
         for name in self._functions:
@@ -178,7 +178,7 @@ class Tests:
 
     def _namespace(self) -> dict[str, Any]:
         namespace: dict[str, Any] = {"__name__": "tests"}
-        names = self._entry or sorted(_free_names(self._statements))
+        names = self._entry or sorted(_free_names(self.statements))
         module = _SolutionModule("solution")
         object.__setattr__(module, "_solution", self.solution)
         sys.modules["solution"] = module
