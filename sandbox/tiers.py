@@ -133,7 +133,7 @@ def probe() -> TierReport:
                 return TierReport(tier=tier, reason="; ".join(reasons), fix=fix, failures=failures)
             failures = failures or tuple(failed)
             reasons.append(f"tier {tier}: {len(failed)} self-test cases failed, first {failed[0]}")
-        fix = fix or _FIXES[tier]
+        fix = _FIXES[tier]  # the nearest tier is the first to get
     return TierReport(tier="none", reason="; ".join(reasons), fix=fix, failures=failures)
 
 
