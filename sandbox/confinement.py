@@ -10,6 +10,7 @@ import glob
 import os
 import resource
 import struct
+import sys
 import sysconfig
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 _SIGCHLD, _SIGKILL = 17, 9
 _READ_FILE, _READ_DIR = 0x4, 0x8
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 0x4000, 0x40000
+_TELLING = ("/proc", "/sys", "/tmp", "/var/tmp", "/dev/shm", "/run", "/mnt", "/home", "/root")
 _STACK_BYTES = 128 << 20
 _CAPABILITY_V3 = 0x20080522
 
@@ -78,6 +81,22 @@ def enter_namespaces() -> None:
     except OSError as error:
         raise ConfinementError(f"mapping the user into its namespace: {error}") from error
     set_dumpable(False)
+
+
+def hide_host() -> None:
+    """Tier A: an empty folder in place of each that tells of the host or its users, for this process and its rooms.
+
+    Landlock refuses to open what lies there, but not to ask whether it exists. A folder that Python itself lives in
+    stays. Raises ConfinementError.
+    """
+    arch = _architecture()
+    _check(_libc.syscall(arch.mount, b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount(/, private)")
+    needed = [os.path.realpath(path) for path in (*_readable()[0], sys.prefix, sys.base_prefix)]
+    flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    for folder in _TELLING:
+        if os.path.isdir(folder) and not any(path.startswith(f"{folder}/") for path in needed):
+            mounted = _libc.syscall(arch.mount, b"none", folder.encode(), b"tmpfs", flags, b"size=4k,mode=555")
+            _check(mounted, f"mount({folder})")
 
 
 def fork_room(own_pid_namespace: bool) -> int:

@@ -91,6 +91,8 @@ class _Zygote:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         self._page = mmap.mmap(-1, mmap.PAGESIZE)  # shared with the room of the moment, which counts there
         self._base_memory = _address_space()
+        if self._isolated:
+            confinement.hide_host()  # last: what was read above lies there
         gc.collect()
         gc.disable()  # a collection in a room would touch, and so copy, every page; rooms enable it again
         gc.freeze()

@@ -262,6 +262,14 @@ def test_the_host_is_out_of_reach(judge: Judge, host: dict[str, object], name: s
     assert before == (resource.getrlimit(resource.RLIMIT_NOFILE), os.getpriority(os.PRIO_PROCESS, 0), os.getcwd())
 
 
+def test_tier_a_does_not_even_see_the_host(judge: Judge, host: dict[str, object]) -> None:
+    if judge.tier != "A":
+        pytest.skip("the other tiers share the host's view of files; they can't open them")
+    paths = [f"/proc/{host['pid']}", "/proc/self", "/sys/kernel"]
+    code = f"import os\ndef add(a, b): return not any(os.path.exists(p) for p in {paths!r})"
+    assert run(judge, code, ("assert add(1, 2)",)).outcome == "pass"
+
+
 def test_no_secret_of_the_environment(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "hunter2")
     with Judge(judge.tier) as fresh:
