@@ -87,7 +87,8 @@ def run_stage(cases: Sequence[Mapping[str, Any]], *, hostile: bool, steps: int, 
     with mock.patch.object(RolloutPool, "generate", emit):
         code = run_recipe(load_recipe(str(folder / "recipe.yaml")), folder / "run", console=Console(quiet=True))
     if code:
-        raise RuntimeError(f"the stage ended with {code}: see {folder / 'run'}")
+        told = (folder / "run" / "events.jsonl").read_text().splitlines()[-2:]
+        raise RuntimeError(f"the stage ended with {code}: {told}")
     return folder / "run" / "rl"
 
 
