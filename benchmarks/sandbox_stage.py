@@ -114,9 +114,11 @@ def rewarded(stage: Path, cases: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def survivors() -> list[str]:
-    """Command lines of rooms or zygotes that this process or an ended worker of it left behind."""
-    found = [p.info for p in psutil.process_iter(["pid", "cmdline"]) if p.pid != psutil.Process().pid]
-    return [" ".join(i["cmdline"]) for i in found if any(part.endswith("boot.py") for part in i["cmdline"] or ())]
+    """Command lines of this checkout's zygotes and rooms: a room has its zygote's."""
+    from posttrain.sandbox.supervisor import BOOT
+
+    lines = [p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])]
+    return [" ".join(line) for line in lines if str(BOOT) in line]
 
 
 def main() -> int:
