@@ -18,7 +18,7 @@ from typing import Self
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import RewardError
 from posttrain.rewards.base import applies, check_columns, row_columns
-from posttrain.rewards.contract import JudgeClient, RowError
+from posttrain.rewards.contract import CountingJudge, JudgeClient, RowError
 from posttrain.rewards.loader import split_path
 from posttrain.rewards.members import Row, Value, make_member
 from posttrain.types import Completion, Prompt, Score
@@ -49,6 +49,7 @@ class Scorer:
         self._names = _names(self._uses)
         self._max_error_rate = max_error_rate
         self._members = [make_member(use, recipe_dir, judge) for use in self._uses]
+        self._judge = judge
         self._lock = threading.Lock()
         self._failed: deque[bool] = deque(maxlen=_WINDOW)
         self._first_error = ""
@@ -69,6 +70,11 @@ class Scorer:
         scores = [self._compose(values) for values in parts]
         self._watch(scores)
         return scores
+
+    def metrics(self) -> dict[str, float]:
+        """What the sandbox counted since the last call, as `sandbox/...`; empty without code rewards."""
+        found: dict[str, float] = self._judge.metrics() if isinstance(self._judge, CountingJudge) else {}
+        return {f"sandbox/{name}": value for name, value in found.items()}
 
     def close(self) -> None:
         """Ends all reward processes."""

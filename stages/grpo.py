@@ -55,6 +55,7 @@ def run(context: StageContext) -> StageResult:
             scored = collect(pool, scorer, prompts, spec.group_size, params, seed=seed)
             generated = time.monotonic()
             samples, metrics = make_samples(scored, spec, seed)
+            metrics |= scorer.metrics()
             metrics |= _learn(session, samples, spec, step)
             trained = time.monotonic()
             pool.update_weights(session.learner.weights(), step + 1)

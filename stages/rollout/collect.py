@@ -118,7 +118,7 @@ def rollout_rows(scored: Sequence[ScoredGroup], versions: bool = True) -> list[d
             "mode": g.group.prompt.mode,
             "task": g.group.prompt.task,
             "index": c.index,
-            "text": c.text,
+            "text": c.text.encode("utf-8", "replace").decode(),  # a lone surrogate fits in no file
             "tokens": len(c.token_ids),
             "finish_reason": c.finish_reason,
             "version": int(c.versions.max()) if versions and len(c.versions) else 0,

@@ -24,7 +24,7 @@ from posttrain.stages.data.schedule import BatchSchedule
 from posttrain.stages.data.store import read_rows, write_rows
 from posttrain.stages.learner.advantages import EPSILON, group_advantages, zero_variance
 from posttrain.stages.learner.schedule import FLOOR, learning_rate
-from posttrain.stages.rollout.collect import ScoredGroup, score_metrics
+from posttrain.stages.rollout.collect import ScoredGroup, rollout_rows, score_metrics
 from posttrain.thinking import last_flag, split_thinking
 from posttrain.types import Completion, Group, Prompt, Score, Source
 
@@ -582,3 +582,8 @@ def test_the_oracle_drops_and_counts_rows_without_a_solution() -> None:
     assert reasons == {"no worked solution": 2}
     with pytest.raises(DataError, match=r"^s: .*solution"):
         sample.with_solutions([bare], "s", reasons)
+
+
+def test_any_text_can_be_written_down(tmp_path: Path) -> None:
+    write_rows(tmp_path, rollout_rows([scored([1.0], text="a\ud800b")]), "rows.parquet")
+    assert [row["text"] for row in read_rows(tmp_path / "rows.parquet")] == ["a?b"]
