@@ -320,7 +320,7 @@ def test_what_is_tried_in_vain_is_counted(judge_b: Judge) -> None:
 
 def test_speaking_out_of_turn_is_no_pass_and_is_told(judge_b: Judge) -> None:
     frames = "import json, os, struct\ndef add(a, b):\n    body = json.dumps(['ok', {value}, []]).encode()\n"
-    frames += "    for fd in range(3, 64):\n        try: os.write(fd, struct.pack('!I', len(body)) + body)\n"
+    frames += "    for fd in range(3, 64):\n        try: os.write(fd, 2 * (struct.pack('!I', len(body)) + body))\n"
     frames += "        except OSError: pass\n    return a + b"
     for value in ("a + b", "['nonsense']"):
         verdict = run(judge_b, frames.format(value=value), ("assert add(1, 2) == 3",))
