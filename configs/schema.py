@@ -92,7 +92,7 @@ Model = Annotated[ModelSource, Field(description="a stage, base, builtin:tiny, a
 
 
 class Optimizer(Strict):
-    """AdamW and its schedule. `constant` and `linear` warm up over `warmup` steps."""
+    """AdamW and its schedule, after a linear warm-up of `warmup` steps."""
 
     lr: float = Field(1e-4, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -145,7 +145,9 @@ class TrainingStage(StageBase):
     optimizer: Optimizer = Optimizer()
     lora: Lora | None = None
     control: bool = Field(False, description="a comparison: not named among the run's trained models")
-    micro_tokens: int = Field(8192, ge=16, description="most tokens of one packed forward pass a rank")
+    micro_tokens: int = Field(
+        8192, ge=16, description="most tokens of one packed forward pass a rank; a longer sequence runs alone"
+    )
     checkpoint_every: int = Field(0, ge=0, description="steps between resumable checkpoints; 0: only when stopped")
     keep_checkpoints: int = Field(2, ge=1, description="how many resumable checkpoints stay")
 
@@ -154,6 +156,13 @@ class Keep(Strict):
     """What `curate` keeps."""
 
     pass_rate: tuple[float, float] = Field((0.0, 1.0), description="inclusive window of the model's pass rate")
+
+    @field_validator("pass_rate")
+    @classmethod
+    def _window(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] <= value[1] <= 1:
+            raise ValueError("a pass-rate window is [low, high] with 0 <= low <= high <= 1")
+        return value
 
 
 class Curate(StageBase):
@@ -190,8 +199,12 @@ class Sft(TrainingStage):
     kind: Literal["sft"]
     data: tuple[DataSource, ...]
     batch_size: int = Field(32, ge=1, description="sequences a step, over all ranks")
-    max_length: int = Field(1024, ge=8, description="longer sequences are refused")
+    max_length: int = Field(1024, ge=8, description="tokens; longer conversations are refused, plain documents cut")
     multi_turn: float = Field(0.0, ge=0, le=1, description="share of rows that get earlier turns of other rows")
+    turns: Literal["last", "all"] = Field(
+        "last",
+        description="targets: the last assistant turn, history rendered as in use; or all turns, think blocks kept",
+    )
     text: bool = Field(False, description="plain documents (column `text`), loss on every token: pre-training")
 
 
@@ -210,6 +223,20 @@ class Grpo(TrainingStage):
     kl: float = Field(0.0, ge=0, description="weight of the k3 KL to the stage's start")
     shuffle_rewards: bool = Field(False, description="a control: rewards permuted over the batch carry no signal")
     sampling: Sampling = Sampling()
+
+    @field_validator("clip")
+    @classmethod
+    def _clip(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not (0 < value[0] < 1 and value[1] > 0):
+            raise ValueError("clip is [low, high]: the ratio stays in 1-low..1+high, so 0 < low < 1 and high > 0")
+        return value
+
+    @field_validator("sampling")
+    @classmethod
+    def _whole_distribution(cls, value: Sampling) -> Sampling:
+        if value.temperature == 0 or value.top_p < 1 or value.top_k:
+            raise ValueError("RL samples from the whole distribution: temperature over 0, top_p 1, top_k 0")
+        return value
 
 
 class Distill(TrainingStage):

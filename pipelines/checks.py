@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain.configs.load import LoadedRecipe
+from posttrain.configs.problems import closest
 from posttrain.configs.schema import Evaluate, PromptSource, RewardUse, Sample, Sft
-from posttrain.errors import DataError, InputError
+from posttrain.errors import DataError, InputError, RecipeError
 from posttrain.pipelines.dag import Node, sources
 
 if TYPE_CHECKING:
@@ -24,6 +25,18 @@ def check_rewards(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
                 check_use(use, loaded.recipe_dir)
             except InputError as error:
                 raise type(error)(error.what, where=loaded.where(node.at), fix=error.fix) from None
+
+
+def check_filters(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
+    """Refuse filters that don't exist. Raises RecipeError."""
+    from posttrain.stages.data.filters import FILTERS
+
+    for node in nodes:
+        for name in node.spec.filters if isinstance(node.spec, Sample) else ():
+            if name not in FILTERS:
+                raise RecipeError(
+                    f"no filter {name!r}; {closest(name, FILTERS)}", where=loaded.where((*node.at, "filters"))
+                )
 
 
 def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
@@ -45,6 +58,9 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
             found.append(
                 {"stage": stage.name, "from": source.source, "rows": report.rows, "columns": list(report.columns)}
             )
+        for source in _dialogues(spec):
+            if source.source not in loaded.recipe.stages:
+                _check_dialogues(loaded, source)
         for source, uses in _judged(stage.node):
             if source.source not in loaded.recipe.stages:
                 _check_columns(loaded, source, uses)
@@ -77,6 +93,27 @@ def _judged(node: Node) -> Iterator[tuple[PromptSource, Sequence[RewardUse]]]:
     elif not (isinstance(spec, Sample) and "correct" not in spec.filters):  # there, scores decide nothing
         uses = getattr(spec, "rewards", ())
         yield from ((source, uses) for source in (getattr(spec, "prompts", ()) if uses else ()))
+
+
+def _dialogues(spec: object) -> Iterator[PromptSource]:
+    """Sources of suites that measure mode following."""
+    for suite in spec.suites if isinstance(spec, Evaluate) else ():
+        if suite.measure == "mode_following":
+            yield from suite.prompts
+
+
+def _check_dialogues(loaded: LoadedRecipe, source: PromptSource) -> None:
+    from posttrain.stages.data.load import load_rows
+
+    needed = ("queries", "flags", "modes")
+    for number, row in enumerate(load_rows(source, recipe_dir=loaded.recipe_dir, inputs={}, seed=0), 1):
+        turns = {len(row[name]) if isinstance(row.get(name), list) else 0 for name in needed}
+        if len(turns) != 1 or 0 in turns:
+            raise DataError(
+                "measure: mode_following needs the columns queries, flags and modes: lists with one entry a turn",
+                where=f"{source.source}:{number}",
+                fix="see builtin:dialogues",
+            )
 
 
 def _check_columns(loaded: LoadedRecipe, source: PromptSource, uses: Sequence[RewardUse]) -> None:

@@ -272,6 +272,8 @@ def sandbox_check() -> None:
 
     found = probe()
     typer.echo(f"tier {found.tier}" + (f": {found.reason}" if found.reason else ""))
+    if found.fix:
+        typer.echo(f"for more: {found.fix}")
     if found.tier not in ("A", "B"):
         raise typer.Exit(1)
 

@@ -78,4 +78,5 @@ def _sandbox() -> Finding:
     report = probe()
     strong = report.tier in ("A", "B")
     reason = f": {report.reason}" if report.reason else ""
-    return Finding("sandbox", "ok" if strong else "bad", f"tier {report.tier}{reason}")
+    fix = f"; for more: {report.fix}" if report.fix else ""
+    return Finding("sandbox", "ok" if strong else "bad", f"tier {report.tier}{reason}{fix}")

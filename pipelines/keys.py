@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from posttrain.configs.load import LoadedRecipe
+from posttrain.configs.references import has_reference, resolve
 from posttrain.pipelines.dag import Node, Reference
 from posttrain.stages.data import smollm2
 
@@ -21,6 +24,8 @@ VERSION = 1
 """Raised when the meaning of a recipe changes, so that old results don't pass for new ones."""
 
 NOT_SEMANTIC = frozenset({"keep_checkpoints", "checkpoint_every", "micro_tokens", "control"})
+
+_CREDENTIAL = re.compile(r"\$\{\w*(TOKEN|KEY|SECRET|PASSWORD)\w*(:-[^}]*)?\}", re.IGNORECASE)
 
 _CACHE_FROM = 1 << 20
 """Smaller files are hashed each time: cheaper than trusting their dates."""
@@ -43,7 +48,8 @@ class Hashes:
     def file(self, path: Path) -> str:
         """The sha256 of a file's content."""
         stat = path.stat()
-        name = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        # A digest: the path may hold a value of the environment, and what is known is written down.
+        name = digest_of([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
         if stat.st_size >= _CACHE_FROM and name in self.known:
             return self.known[name]
         with path.open("rb") as handle:
@@ -87,15 +93,36 @@ def _semantic(loaded: LoadedRecipe, node: Node) -> dict[str, Any]:
     if node.at[0] == "evaluate":  # expanded: the suites' own nodes, with their references to the environment
         names = {suite.name for suite in getattr(node.spec, "suites", ())}
         suites = [suite for suite in loaded.resolved["evaluate"]["suites"] if suite["name"] in names]
-        return {"kind": "evaluate", "model": {"from": node.evaluates}, "suites": suites}
+        return {
+            "kind": "evaluate",
+            "model": {"from": node.evaluates},
+            "suites": _with_values(suites, loaded.recipe_dir),
+        }
     fields = loaded.resolved["stages"][node.name]
-    return {key: value for key, value in fields.items() if key not in NOT_SEMANTIC}
+    kept = {key: value for key, value in fields.items() if key not in NOT_SEMANTIC}
+    return {key: _with_values(value, loaded.recipe_dir) for key, value in kept.items()}
+
+
+def _with_values(node: Any, recipe_dir: Path) -> Any:
+    """`node` with a digest beside each reference to the environment: another value is another key.
+
+    A credential decides no result, and a file counts by its content: neither has one.
+    """
+    if isinstance(node, dict):
+        return {key: _with_values(value, recipe_dir) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_values(value, recipe_dir) for value in node]
+    if not has_reference(node) or _CREDENTIAL.search(node):
+        return node
+    value = str(resolve(node, os.environ, lambda path, name: None))
+    return node if (recipe_dir / Path(value).expanduser()).exists() else f"{node} ({digest_of(value)[:12]})"
 
 
 def _base(loaded: LoadedRecipe, node: Node, hashes: Hashes) -> Any:
     if not any(reference.what == "base" for reference in node.references) or loaded.recipe.base is None:
         return None
-    return {**loaded.resolved["base"], "content": _model_content(loaded.recipe.base.source, loaded, hashes)}
+    base = _with_values(loaded.resolved["base"], loaded.recipe_dir)
+    return {"model": base, "content": _model_content(loaded.recipe.base.source, loaded, hashes)}
 
 
 def _files(loaded: LoadedRecipe, node: Node, hashes: Hashes) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import TrainingStage
 from posttrain.errors import InputError
-from posttrain.pipelines.checks import check_rewards
+from posttrain.pipelines.checks import check_filters, check_rewards
 from posttrain.pipelines.dag import GIVES, Node, build_dag
 from posttrain.pipelines.environment import package_versions
 from posttrain.pipelines.estimate import Estimate, estimate
@@ -117,6 +117,7 @@ def make_plan(
             raise InputError(f"there is no stage {name!r}", fix=f"stages: {', '.join(dag)}")
     checks = _checks(loaded, dag)
     check_rewards(loaded, dag.values())
+    check_filters(loaded, dag.values())
     hashes = hashes or Hashes(known=read_json(run_dir / "hashes.json"))
     with loaded.masking():
         keys = stage_keys(loaded, dag, hashes)
@@ -156,13 +157,17 @@ def _decide(ledger: Ledger, loaded: LoadedRecipe, node: Node, key: StageKey) -> 
     found = checkpoints(ledger.dir(node.name))
     if not found:
         return "resume", f"{why}; no checkpoint yet, so from its start"
-    ranks = loaded.recipe.cluster.learner.workers
-    if recorded.get("ranks", ranks) != ranks:
-        raise InputError(
-            f"`{node.name}` stopped with {recorded['ranks']} learner workers; it can't resume with {ranks}",
-            where=str(ledger.dir(node.name)),
-            fix=f"set cluster.learner.workers={recorded['ranks']}, or start it anew with --force {node.name}",
-        )
+    learner = loaded.recipe.cluster.learner
+    for field_, was, now in (
+        ("workers", recorded.get("ranks", learner.workers), learner.workers),
+        ("zero", recorded.get("zero", learner.zero), learner.zero),
+    ):
+        if was != now:
+            raise InputError(
+                f"`{node.name}` stopped with cluster.learner.{field_}={was}; it can't resume with {now}",
+                where=str(ledger.dir(node.name)),
+                fix=f"set cluster.learner.{field_}={was}, or start it anew with --force {node.name}",
+            )
     return "resume", f"{why}; last checkpoint {found[-1].name}"
 
 
@@ -180,8 +185,9 @@ def _only_more_steps(recorded: Mapping[str, Any], key: StageKey, loaded: LoadedR
     ours = {**key.payload, "spec": {**key.payload["spec"], "steps": None}}
     same = all(theirs.get(name) == ours[name] for name in ours)
     steps = spec["steps"]
-    same_ranks = recorded.get("ranks") == loaded.recipe.cluster.learner.workers
-    return same and same_ranks and isinstance(steps, int) and steps < node.spec.steps  # type: ignore[union-attr]
+    learner = loaded.recipe.cluster.learner
+    same_shards = (recorded.get("ranks"), recorded.get("zero")) == (learner.workers, learner.zero)
+    return same and same_shards and isinstance(steps, int) and steps < node.spec.steps  # type: ignore[union-attr]
 
 
 def _difference(recorded: Mapping[str, Any], key: StageKey) -> str:

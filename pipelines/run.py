@@ -154,8 +154,8 @@ class _Run:
                 self.ledger.carry_forward(aside, name)
         if not checkpoints(self.ledger.dir(name)):  # it starts over, so what it logged before doesn't count
             (self.ledger.dir(name) / "metrics.jsonl").unlink(missing_ok=True)
-        ranks = self.loaded.recipe.cluster.learner.workers
-        return self.ledger.begin(name, stage.key, {"stage": name, "ranks": ranks})
+        learner = self.loaded.recipe.cluster.learner
+        return self.ledger.begin(name, stage.key, {"stage": name, "ranks": learner.workers, "zero": learner.zero})
 
     def _context(
         self,
@@ -203,7 +203,7 @@ class _Run:
 
     def _failed(self, stage: StagePlan, title: str, error: Exception) -> None:
         trace = "".join(traceback.format_exception(error))
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = str(error).splitlines()[0] if isinstance(error, PosttrainError) else _in_short(error)
         self.ledger.mark(stage.name, "failed", self.loaded.mask(first))
         self.events.write("stage failed", stage=stage.name, error=str(error), traceback=trace)
 
@@ -226,6 +226,11 @@ class _StageFailed(Exception):
 def _last_words(title: str, error: Exception, run_dir: Path) -> str:
     if isinstance(error, PosttrainError):
         return f"{title}: failed: {error}"
-    last = str(error).strip().splitlines() or ["no message"]
-    trace = f"the traceback is in {run_dir / 'events.jsonl'}"
-    return f"{title}: failed: {type(error).__name__}: {last[-1]}\n  {trace}"
+    return f"{title}: failed: {_in_short(error)}\n  the traceback is in {run_dir / 'events.jsonl'}"
+
+
+def _in_short(error: Exception) -> str:
+    """The error's kind and last line; of one that Ray brought from an actor, those of its cause."""
+    error = getattr(error, "cause", None) or error
+    lines = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {lines[-1]}"

@@ -49,4 +49,4 @@ class StopRequest:
             return
         if not self._asked:
             self._asked = True
-            self._say("stopping: saving a checkpoint first (Ctrl-C again ends at once)")
+            self._say("stopping at the next step or batch, training saved (Ctrl-C again ends at once)")

@@ -114,9 +114,13 @@ def judge(check: Check, results: Mapping[Cell, float]) -> Verdict:
     return Verdict(text=check.text, about=check.about, passed=passed, detail=f"{left:.4g} against {right:.4g}")
 
 
+METRICS = ("accuracy", "pass", "think_format", "tokens", "truncated", "turns", "dialogues")
+"""What `evaluate` measures; some with a count, a budget or a part: pass@4, accuracy@16, turns/think."""
+
+
 def check_cells(check: Check, suites: Mapping[str, Mapping[str, Iterable[str]]]) -> None:
     """Refuse a check on what is never evaluated; `suites` is {stage: {suite: modes}}. Raises RecipeError."""
-    for stage, suite, mode, _ in check.cells:
+    for stage, suite, mode, metric in check.cells:
         if stage not in suites:
             raise _refusal(check.text, f"stage {stage!r} isn't evaluated; {closest(stage, suites)}")
         if suite not in suites[stage]:
@@ -124,6 +128,8 @@ def check_cells(check: Check, suites: Mapping[str, Mapping[str, Iterable[str]]])
         modes = list(suites[stage][suite])
         if modes and mode not in modes:
             raise _refusal(check.text, f"suite {suite} has no mode {mode!r}; {closest(mode, modes)}")
+        if (name := re.split("[@/]", metric)[0]) not in METRICS:
+            raise _refusal(check.text, f"no evaluation gives the metric {metric!r}; {closest(name, METRICS)}")
 
 
 def _walk(node: ast.expr, text: str) -> None:

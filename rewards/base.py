@@ -93,14 +93,14 @@ BUILTINS: dict[str, BuiltinReward] = {
     "code": BuiltinReward(
         function=code.code,
         columns=("tests",),
-        optional=("entry",),
+        optional=("entry", "hidden_tests"),
         needs="judge",
         doc="the last Python block passes the column `tests` in the sandbox",
     ),
     "code_stdio": BuiltinReward(
-        function=code.code,
+        function=code.code_stdio,
         columns=("tests",),
-        optional=("entry",),
+        optional=("hidden_tests",),
         needs="judge",
         doc="the same for programs: tests are standard input and output",
     ),

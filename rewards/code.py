@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from posttrain.rewards.code_blocks import last_block
 from posttrain.rewards.contract import JudgeClient, RowError
-from posttrain.sandbox.jobs import Job, JobError, Verdict, parse_tests
+from posttrain.sandbox.jobs import Job, JobError, TestKind, Verdict, parse_tests
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*$", re.MULTILINE)
-_PYTHON = ("python", "py", "python3")
-
-
-def last_block(text: str) -> str | None:
-    """The last closed fenced block that is marked as Python, else the last unmarked one; None without either."""
-    blocks: list[tuple[str, str]] = []
-    start: tuple[str, int] | None = None
-    for mark in _FENCE.finditer(text):
-        if start is None:
-            start = mark.group(1).lower(), mark.end() + 1
-        elif not mark.group(1):
-            blocks.append((start[0], text[start[1] : mark.start()]))
-            start = None
-    for languages in (_PYTHON, ("",)):
-        matching = [code for language, code in blocks if language in languages]
-        if matching:
-            return matching[-1]
-    return None
+Credit = Literal["all", "fraction"]
 
 
 def code(
@@ -37,45 +19,101 @@ def code(
     *,
     judge: JudgeClient,
     entry: Sequence[Any] | None = None,
-    credit: Literal["all", "fraction"] = "all",
+    hidden_tests: Sequence[Any] | None = None,
+    credit: Credit = "all",
     timeout_s: float = 3.0,
     memory_mb: int = 1024,
+    float_tolerance: float | None = None,
     **columns: Any,
 ) -> list[float | RowError | None]:
     """1.0 where the last fenced Python block passes every test of the column `tests` in the sandbox.
 
-    `tests` are asserts (text or a list), stdin and stdout pairs, or argument and result pairs (see
-    `sandbox.jobs.parse_tests`); the column `entry` names what they call. `credit: fraction` pays the share of
-    tests passed. No code is 0.0, no tests are not applicable. `timeout_s` is processor time, `memory_mb` MiB.
+    `tests` are asserts (text or a list), stdin and stdout pairs, argument and result pairs, or calls of an object's
+    methods (see `sandbox.jobs.parse_tests`); the column `entry` names what they call. `hidden_tests`, of the same
+    kind, count like them: for tests that the prompt doesn't show. `credit: fraction` pays the share of tests passed.
+    No code is 0.0, no tests are not applicable. `timeout_s` is processor time, `memory_mb` MiB; `float_tolerance`,
+    for numbers in standard output, is relative or absolute.
     """
-    entries = entry or [None] * len(completions)
+    none = [None] * len(completions)
     results: list[float | RowError | None] = [0.0] * len(completions)
     jobs: dict[int, Job] = {}
-    for i, (text, cases, names) in enumerate(zip(completions, tests, entries, strict=True)):
+    rows = zip(completions, tests, entry or none, hidden_tests or none, strict=True)
+    for i, (text, shown, names, hidden) in enumerate(rows):
         block = last_block(text)
-        if cases is None:
+        try:
+            found = _tests(shown, hidden)
+        except JobError as error:
+            results[i] = RowError(f"column `tests`: {error}")
+            continue
+        if found is None:
             results[i] = None
         elif block is not None:
-            job = _job(str(i), block, cases, names, timeout_s, memory_mb)
-            if isinstance(job, RowError):
-                results[i] = job
-            else:
-                jobs[i] = job
+            jobs[i] = Job(
+                id=str(i),
+                code=block,
+                kind=found[0],
+                tests=found[1],
+                entry=(names,) if isinstance(names, str) else tuple(names or ()),
+                timeout_s=timeout_s,
+                memory_mb=memory_mb,
+                stop_on_first=credit == "all",
+                float_tolerance=float_tolerance,
+            )
     for i, verdict in zip(jobs, judge.judge(list(jobs.values())) if jobs else [], strict=True):
         results[i] = _value(verdict, credit)
     return results
 
 
-def _job(name: str, block: str, cases: Any, names: Any, timeout_s: float, memory_mb: int) -> Job | RowError:
+def code_stdio(
+    prompts: Sequence[Any],
+    completions: Sequence[str],
+    tests: Sequence[Any],
+    *,
+    judge: JudgeClient,
+    hidden_tests: Sequence[Any] | None = None,
+    credit: Credit = "all",
+    timeout_s: float = 3.0,
+    memory_mb: int = 1024,
+    float_tolerance: float | None = None,
+    **columns: Any,
+) -> list[float | RowError | None]:
+    """`code` for whole programs: each test is an input and the output that is expected, compared as a whole.
+
+    White space at line ends doesn't count. A row whose tests are of another kind can't be judged.
+    """
+    checked = [_stdio(cases) for cases in tests]
+    usable = [None if isinstance(cases, RowError) else cases for cases in checked]
+    results = code(
+        prompts,
+        completions,
+        usable,
+        judge=judge,
+        hidden_tests=hidden_tests,
+        credit=credit,
+        timeout_s=timeout_s,
+        memory_mb=memory_mb,
+        float_tolerance=float_tolerance,
+    )
+    return [bad if isinstance(bad, RowError) else value for bad, value in zip(checked, results, strict=True)]
+
+
+def _stdio(cases: Any) -> Any:
     try:
-        kind, tests = parse_tests(cases)
+        kind = parse_tests(cases)[0] if cases is not None else "stdio"
     except JobError as error:
         return RowError(f"column `tests`: {error}")
-    entry = (names,) if isinstance(names, str) else tuple(names or ())
-    return Job(id=name, code=block, tests=tests, kind=kind, entry=entry, timeout_s=timeout_s, memory_mb=memory_mb)
+    return cases if kind == "stdio" else RowError('column `tests`: {"input", "output"} pairs are needed here')
 
 
-def _value(verdict: Verdict, credit: str) -> float | RowError:
+def _tests(shown: Any, hidden: Any) -> tuple[TestKind, tuple[Any, ...]] | None:
+    """All tests of a row; None without any. Raises JobError."""
+    found = [parse_tests(cases) for cases in (shown, hidden) if cases is not None]
+    if len({kind for kind, _ in found}) > 1:
+        raise JobError(f"they are {found[0][0]}, and `hidden_tests` are {found[1][0]}")
+    return (found[0][0], tuple(case for _, cases in found for case in cases)) if found else None
+
+
+def _value(verdict: Verdict, credit: Credit) -> float | RowError:
     if verdict.outcome == "infra_error":
         return RowError(f"sandbox: {verdict.message}")
     if credit == "fraction" and verdict.total:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from posttrain.sandbox.jobs import Job, Verdict
 
@@ -25,6 +25,15 @@ class JudgeClient(Protocol):
 
     def judge(self, jobs: Sequence[Job]) -> list[Verdict]:
         """One verdict a job, in order."""
+        ...
+
+
+@runtime_checkable
+class CountingJudge(Protocol):
+    """A judge that counts what became of its jobs."""
+
+    def metrics(self) -> dict[str, float]:
+        """Counts since the last call: see `sandbox.counters`."""
         ...
 
 

@@ -20,7 +20,7 @@ from typing import Self
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import RewardError
 from posttrain.rewards.base import applies, check_columns, row_columns
-from posttrain.rewards.contract import JudgeClient, RowError
+from posttrain.rewards.contract import CountingJudge, JudgeClient, RowError
 from posttrain.rewards.loader import split_path
 from posttrain.rewards.members import Row, Value, make_member
 from posttrain.types import Completion, Prompt, Score
@@ -51,6 +51,7 @@ class Scorer:
         self._names = _names(self._uses)
         self._max_error_rate = max_error_rate
         self._members = [make_member(use, recipe_dir, judge) for use in self._uses]
+        self._judge = judge
         self._lock = threading.Lock()
         self._failed: deque[bool] = deque(maxlen=_WINDOW)
         self._first_error = ""
@@ -72,6 +73,12 @@ class Scorer:
         scores = [self._compose(values) for values in parts]
         self._watch(scores)
         return scores
+
+    def metrics(self) -> dict[str, float]:
+        """Since the last call: what the sandbox counted, as `sandbox/...`, and what rewards logged, as `logged/...`."""
+        counted: dict[str, float] = self._judge.metrics() if isinstance(self._judge, CountingJudge) else {}
+        logged = self.take_metrics()
+        return {f"sandbox/{k}": v for k, v in counted.items()} | {f"logged/{k}": v for k, v in logged.items()}
 
     def take_metrics(self) -> dict[str, float]:
         """Means of what functions gave to `log_metric` since the last call, by name; what isn't finite left out."""

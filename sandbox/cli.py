@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from typing import TextIO
@@ -14,12 +15,15 @@ from posttrain.sandbox.tiers import require
 def judge_lines(stdin: TextIO, stdout: TextIO, min_tier: str = "B") -> int:
     """Judges one job a line of `stdin` and writes one verdict a line, in order and flushed; returns the exit code.
 
-    A line that is no job gets an infra_error of its own. Raises SandboxError if the host allows less than
+    A line that is no job gets an infra_error of its own. A job with `"results": true` also gets `results`: of each
+    test, pass, failed or not_run. Raises SandboxError if the host allows less than
     `min_tier`.
     """
     report = require(min_tier)
     if report.tier == "C":
         warnings.warn(f"sandbox tier C: no files can be opened, few modules import. {report.reason}", stacklevel=2)
+    if isinstance(stdin, io.TextIOWrapper):
+        stdin.reconfigure(encoding="utf-8", errors="replace")  # a broken byte costs its own line, not the others
     with Judge(report.tier) as judge:
         for line in stdin:
             if line.strip():
@@ -35,7 +39,7 @@ def _answer(judge: Judge, line: str) -> dict[str, object]:
         verdict = judge.run(job_from_json(row))  # type: ignore[arg-type]
     except (JobError, ValueError, TypeError, RecursionError) as error:
         verdict = Verdict(id="", outcome="infra_error", message=f"not a job: {error}"[:MESSAGE_CHARS])
-    return {
+    answer = {
         "id": row.get("id") if isinstance(row, dict) else None,
         "outcome": verdict.outcome,
         "passed": verdict.passed,
@@ -43,3 +47,4 @@ def _answer(judge: Judge, line: str) -> dict[str, object]:
         "seconds": verdict.seconds,
         "message": verdict.message,
     }
+    return answer | {"results": verdict.results} if isinstance(row, dict) and row.get("results") else answer

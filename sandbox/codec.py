@@ -203,11 +203,19 @@ def read_frame(fd: int, limit: int = MAX_FRAME) -> Any:
         raise CodecError("malformed frame") from error
 
 
-def write_frame(fd: int, data: Any, limit: int = MAX_FRAME) -> None:
-    """Writes one frame. Raises OSError, or CodecError if `data` is larger than `limit` bytes."""
-    body = json.dumps(data).encode()
+def frame(data: Any, limit: int = MAX_FRAME) -> bytes:
+    """One length-prefixed JSON frame. Raises CodecError if `data` is larger than `limit` bytes or no JSON."""
+    try:
+        body = json.dumps(data).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CodecError(f"no plain data: {error}") from error
     if len(body) > limit:
         raise CodecError("the value is too large to pass on")
-    view = memoryview(struct.pack("!I", len(body)) + body)
+    return struct.pack("!I", len(body)) + body
+
+
+def write_frame(fd: int, data: Any, limit: int = MAX_FRAME) -> None:
+    """Writes one frame. Raises OSError, or CodecError if `data` is larger than `limit` bytes."""
+    view = memoryview(frame(data, limit))
     while view:
         view = view[os.write(fd, view) :]

@@ -10,6 +10,7 @@ import glob
 import os
 import resource
 import struct
+import sys
 import sysconfig
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 _SIGCHLD, _SIGKILL = 17, 9
 _READ_FILE, _READ_DIR = 0x4, 0x8
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 0x4000, 0x40000
+_TELLING = ("/proc", "/sys", "/tmp", "/var/tmp", "/dev/shm", "/run", "/mnt", "/home", "/root")
 _STACK_BYTES = 128 << 20
 _CAPABILITY_V3 = 0x20080522
 
@@ -55,6 +58,11 @@ def set_dumpable(on: bool) -> None:
     _check(_libc.prctl(_PR_SET_DUMPABLE, int(on), 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
 
 
+def die_with_parent() -> None:
+    """The kernel kills this process when the one that forked it ends."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
+
+
 def enter_namespaces() -> None:
     """Tier A: own user, mount, network, ipc and uts namespaces for this process and all rooms it forks."""
     arch = _architecture()
@@ -75,8 +83,27 @@ def enter_namespaces() -> None:
     set_dumpable(False)
 
 
+def hide_host() -> None:
+    """Tier A: an empty folder in place of each that tells of the host or its users, for this process and its rooms.
+
+    Landlock refuses to open what lies there, but not to ask whether it exists. A folder that Python itself lives in
+    stays. Raises ConfinementError.
+    """
+    arch = _architecture()
+    _check(_libc.syscall(arch.mount, b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount(/, private)")
+    needed = [os.path.realpath(path) for path in (*_readable()[0], sys.prefix, sys.base_prefix)]
+    flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    for folder in _TELLING:
+        if os.path.isdir(folder) and not any(path.startswith(f"{folder}/") for path in needed):
+            mounted = _libc.syscall(arch.mount, b"none", folder.encode(), b"tmpfs", flags, b"size=4k,mode=555")
+            _check(mounted, f"mount({folder})")
+
+
 def fork_room(own_pid_namespace: bool) -> int:
-    """Forks; returns 0 in the room. In a pid namespace of its own, the room's end is the end of all it started."""
+    """Forks; returns 0 in the room. In a pid namespace of its own, the room's end is the end of all it started.
+
+    Raises OSError (EAGAIN, ENOMEM) where the host has no process or memory left.
+    """
     if not own_pid_namespace:
         return os.fork()
     arch = _architecture()
@@ -85,7 +112,10 @@ def fork_room(own_pid_namespace: bool) -> int:
     pid = int(_libc_with_gil.syscall(arch.clone, ctypes.c_long(_CLONE_NEWPID | _SIGCHLD), 0, 0, 0, 0))
     if pid == 0:
         ctypes.pythonapi.PyOS_AfterFork_Child()
-    return _check(pid, "clone(CLONE_NEWPID)")
+    if pid < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return pid
 
 
 def _architecture() -> syscalls.Architecture:
@@ -177,7 +207,6 @@ def confine(limits: Limits, ruleset: int | None, program: bytes) -> None:
     ):
         _limit(kind, value)
     set_dumpable(False)
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
     # Root keeps its name but none of its powers: with CAP_SYS_RESOURCE it could lift its own limits.
     header, none = struct.pack("<Ii", _CAPABILITY_V3, 0), bytes(24)
     _check(_libc.syscall(_architecture().capset, header, none), "capset")

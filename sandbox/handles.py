@@ -1,13 +1,16 @@
 """The tester room's view of the solution: stand-ins for objects that live in the other room.
 
 What comes back from the solution is plain data, or a `Handle`. A handle equals nothing but itself, save another
-handle: where a test compares two of the solution's own objects, the solution's `__eq__` is what is being tested.
-There is no arithmetic, no `in` and no `abs` on handles: each would let the solution answer for the test.
+handle: where a test compares two of the solution's own objects, the solution's `__eq__` is what is being tested; and
+so with their sums and products. With plain data there is no arithmetic, and no `in` and no `abs` at all: each would
+tell the solution what the test expects, or let it answer for the test.
 """
 
 from __future__ import annotations
 
 import builtins
+import contextlib
+import os
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -26,6 +29,10 @@ class SolutionGone(BaseException):
     """The solution room died or broke the protocol. No test may catch this as an ordinary exception."""
 
 
+class ForgedFrame(SolutionGone):
+    """What came is no answer: the room's own code would not have sent it."""
+
+
 class Solution:
     """One end of the pipe to the solution room."""
 
@@ -37,16 +44,18 @@ class Solution:
         """How loading the code went: ["loaded" | "compile" | "memory" | "exit" | "raised", class, text]."""
         frame = self._receive()
         if len(frame) != 3 or not all(isinstance(v, str) for v in frame):
-            raise SolutionGone("malformed answer")
+            raise ForgedFrame("malformed answer")
         return frame
 
     def _receive(self) -> list[Any]:
         try:
             frame = codec.read_frame(self._rpc)
-        except (EOFError, OSError, codec.CodecError) as error:
+        except (EOFError, OSError) as error:
             raise SolutionGone(str(error)) from error
+        except codec.CodecError as error:
+            raise ForgedFrame(str(error)) from error
         if not isinstance(frame, list) or not frame:
-            raise SolutionGone("malformed answer")
+            raise ForgedFrame("malformed answer")
         return frame
 
     def _send(self, data: Any) -> None:
@@ -54,6 +63,13 @@ class Solution:
             codec.write_frame(self._rpc, data)
         except OSError as error:
             raise SolutionGone(str(error)) from error
+
+    def hang_up(self) -> None:
+        """After the last test. Raises ForgedFrame if answers lie here that nothing asked for."""
+        os.set_blocking(self._rpc, False)
+        with contextlib.suppress(OSError):
+            if os.read(self._rpc, 1):
+                raise ForgedFrame("an answer that nothing asked for")
 
     def ask(self, op: str, target: Any, *rest: Any) -> Any:
         """One request; the value that comes back. Raises what the solution raised, by its built-in class."""
@@ -67,16 +83,16 @@ class Solution:
                 self._send(self._call_back(frame[1], frame[2]))
                 continue
             if len(frame) != 3:
-                raise SolutionGone("malformed answer")
+                raise ForgedFrame("malformed answer")
             if frame[0] == "raised":
                 _raise(str(frame[1]), str(frame[2]))
             if frame[0] != "ok" or not isinstance(frame[2], list):
-                raise SolutionGone("malformed answer")
+                raise ForgedFrame("malformed answer")
             return self.decode(frame[1]), frame[2]
 
     def _call_back(self, number: Any, args: Any) -> list[Any]:
         if type(number) is not int or not 0 <= number < len(self._functions) or not isinstance(args, list):
-            raise SolutionGone("malformed callback")
+            raise ForgedFrame("malformed callback")
         try:
             return ["ok", self.encode(self._functions[number](*(self.decode(a) for a in args)))]
         except Exception as error:  # noqa: BLE001  the test's own function, called with the solution's values
@@ -100,7 +116,7 @@ class Solution:
         try:
             return codec.decode(data, self._from_handle)
         except codec.CodecError as error:
-            raise SolutionGone(str(error)) from error
+            raise ForgedFrame(str(error)) from error
 
     def _to_handle(self, value: Any) -> list[Any] | None:
         if type(value) is Handle:
@@ -215,5 +231,19 @@ class Handle:
     def __hash__(self) -> int:
         return hash(self._number)
 
+    def __instancecheck__(self, instance: Any) -> bool:
+        return type(instance) is Handle and self._ask("instance", self._solution.encode(instance)) is True
+
     _kind: str
     _drawn: int
+
+
+def _arithmetic(name: str) -> Callable[[Handle, Any], Any]:
+    def operate(self: Handle, other: Any) -> Any:
+        return self._ask("operate", name, self._solution.encode(other)) if type(other) is Handle else NotImplemented
+
+    return operate
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor"):
+    setattr(Handle, f"__{_name.rstrip('_')}__", _arithmetic(_name))

@@ -8,23 +8,46 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
 from posttrain.errors import SandboxError
+from posttrain.sandbox.counters import Counters
 from posttrain.sandbox.jobs import Job, Verdict
 from posttrain.sandbox.rounds import STARVATION_FACTOR
-from posttrain.sandbox.supervisor import Judge
+from posttrain.sandbox.supervisor import ATTEMPTS, PATIENT_REPLY_TIMEOUT_S, Judge
 from posttrain.sandbox.tiers import TierReport, require
 
-_BATCH = 8
-"""Jobs a call: a Ray call costs about a millisecond, a job about ten."""
+_BATCH = 4
+"""Jobs a call at most: a Ray call costs about a millisecond, a job about ten."""
+_OVERLAP = 4
+"""Calls that an actor takes at once. More of them would need more memory for no more processors."""
 _START_TIMEOUT_S = 120.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Jobs, by index, for one call; `avoid` is the actor where they failed before."""
+
+    jobs: range
+    avoid: int | None = None
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A batch that runs: on which actor, by index and by handle, and until when."""
+
+    index: int
+    actor: Any
+    jobs: range
+    deadline: float
 
 
 class LocalJudgePool:
@@ -35,6 +58,7 @@ class LocalJudgePool:
 
     def __init__(self, workers: int = 1, min_tier: str = "B") -> None:
         self.report = require(min_tier)
+        self.counters = Counters()
         self._judges: queue.SimpleQueue[Judge] = queue.SimpleQueue()
         self._all = [Judge(self.report.tier) for _ in range(workers)]
         for judge in self._all:
@@ -43,7 +67,13 @@ class LocalJudgePool:
 
     def judge(self, jobs: Sequence[Job]) -> list[Verdict]:
         """One verdict a job, in order; bounded by the jobs' own wall clocks."""
-        return list(self._threads.map(self._run, jobs))
+        verdicts = list(self._threads.map(self._run, jobs))
+        self.counters.add(verdicts)
+        return verdicts
+
+    def metrics(self) -> dict[str, float]:
+        """See Counters.drain."""
+        return self.counters.drain()
 
     def _run(self, job: Job) -> Verdict:
         judge = self._judges.get()
@@ -66,34 +96,51 @@ class LocalJudgePool:
 
 
 class _Worker:
-    """The body of an actor: one judge, on its own node."""
+    """The body of an actor, on its own node: calls overlap, and each takes a judge for itself."""
 
     def __init__(self, min_tier: str) -> None:
-        os.nice(19)  # code of a model must never slow the learner
+        _yield_to_others()
         self._report = require(min_tier)
-        self._judge = Judge(self._report.tier)
+        self._idle: queue.SimpleQueue[Judge] = queue.SimpleQueue()
 
     def report(self) -> TierReport:
         return self._report
 
     def run(self, jobs: list[Job]) -> list[Verdict]:
-        return [self._judge.run(job) for job in jobs]
+        _yield_to_others()
+        try:
+            judge = self._idle.get_nowait()
+        except queue.Empty:  # at most as many as calls that overlap
+            judge = Judge(self._report.tier, patient=True)
+        try:
+            return [judge.run(job) for job in jobs]
+        finally:
+            self._idle.put(judge)
+
+
+def _yield_to_others() -> None:
+    # A model's code must never slow the learner. In Linux this is a matter of each thread, and of what it starts.
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
 
 
 class SandboxPool:
-    """Judges in Ray actors, one each. Ray must be initialised.
+    """Judges in Ray actors, one each. Ray must be initialised. Several threads may share it.
 
-    An actor that dies or doesn't answer is replaced; its jobs, and those that got an infra_error, run once more
-    on another one. Raises SandboxError if a node allows less than `min_tier`.
+    Each actor has a few small batches at a time, so that programs that sleep don't hold up the others; callers wait
+    for one that has room. An actor that dies or doesn't answer is replaced; its jobs, and those that got an
+    infra_error, run once more, on another one. Raises SandboxError if a node allows less than `min_tier`.
     """
 
     def __init__(self, workers: int = 1, min_tier: str = "B") -> None:
         import ray
 
+        self.counters = Counters()
         self._ray = ray
         self._min_tier = min_tier
-        self._actor_class = ray.remote(num_cpus=0, max_restarts=0)(_Worker)
+        self._actor_class = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=_OVERLAP)(_Worker)
         self._actors = [self._actor_class.remote(min_tier) for _ in range(workers)]
+        self._changed = threading.Condition()
+        self._free = deque(list(range(workers)) * _OVERLAP)  # an actor stands here once for each call it can take
         try:
             reports = ray.get([a.report.remote() for a in self._actors], timeout=_START_TIMEOUT_S)
         except (ray.exceptions.RayError, TimeoutError) as error:
@@ -105,21 +152,29 @@ class SandboxPool:
         self.report = max(reports, key=lambda r: r.tier)  # the weakest node's
 
     def judge(self, jobs: Sequence[Job]) -> list[Verdict]:
-        """One verdict a job, in order. Waits no longer than the jobs' own wall clocks allow."""
-        verdicts = self._pass(jobs)
+        """One verdict a job, in order. Waits no longer than all jobs' own wall clocks allow."""
+        verdicts = [Verdict(id=j.id, outcome="infra_error", message="no worker answered") for j in jobs]
+        size = max(1, min(_BATCH, len(jobs) // (2 * _OVERLAP * max(1, len(self._actors)))))
+        used = self._pass(
+            jobs, verdicts, [_Batch(range(i, min(i + size, len(jobs)))) for i in range(0, len(jobs), size)]
+        )
         failed = [i for i, v in enumerate(verdicts) if v.outcome == "infra_error"]
         if failed:
-            # Another worker: the actors are rotated, so that the same job meets a different one.
-            self._actors = self._actors[1:] + self._actors[:1]
-            for i, verdict in zip(failed, self._pass([jobs[i] for i in failed]), strict=True):
-                verdicts[i] = verdict
+            self._pass(jobs, verdicts, [_Batch(range(i, i + 1), avoid=used[i]) for i in failed])
+        self.counters.add(verdicts)
         return verdicts
+
+    def metrics(self) -> dict[str, float]:
+        """See Counters.drain."""
+        return self.counters.drain()
 
     def close(self) -> None:
         """Ends all actors, and with them every room."""
-        for actor in self._actors:
+        with self._changed:
+            actors, self._actors = self._actors, []
+            self._changed.notify_all()
+        for actor in actors:
             self._kill(actor)
-        self._actors = []
 
     def __enter__(self) -> Self:
         return self
@@ -127,39 +182,64 @@ class SandboxPool:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _pass(self, jobs: Sequence[Job]) -> list[Verdict]:
-        if not self._actors:
-            raise SandboxError("the sandbox pool is closed")
-        verdicts = [Verdict(id=j.id, outcome="infra_error", message="no worker answered") for j in jobs]
-        waiting = deque(range(i, min(i + _BATCH, len(jobs))) for i in range(0, len(jobs), _BATCH))
-        idle = list(range(len(self._actors)))
-        running: dict[Any, tuple[int, range, float]] = {}
+    def _pass(self, jobs: Sequence[Job], verdicts: list[Verdict], batches: list[_Batch]) -> dict[int, int]:
+        """Runs all batches and puts in what came of them; returns which actor each job went to."""
+        waiting, running = deque(batches), dict[Any, _Call]()
+        used: dict[int, int] = {}
         while waiting or running:
-            while waiting and idle:
-                slot, batch = idle.pop(0), waiting.popleft()
-                call = self._actors[slot].run.remote([jobs[i] for i in batch])
-                running[call] = slot, batch, time.monotonic() + sum(_longest_s(jobs[i]) for i in batch)
-            nearest = min(deadline for _, _, deadline in running.values())
-            done, _ = self._ray.wait(list(running), num_returns=1, timeout=max(0.0, nearest - time.monotonic()))
-            late = [c for c, (_, _, deadline) in running.items() if deadline <= time.monotonic() and c not in done]
-            for call in [*done, *late]:
-                slot, batch, _ = running.pop(call)
-                for i, verdict in zip(batch, self._collect(call, slot, call in late, batch, jobs), strict=True):
+            while waiting and (index := self._take(waiting[0].avoid, wait=not running)) is not None:
+                batch, actor = waiting.popleft(), self._actors[index]
+                used |= dict.fromkeys(batch.jobs, index)
+                ref = actor.run.remote([jobs[i] for i in batch.jobs])
+                deadline = time.monotonic() + sum(_longest_s(jobs[i]) for i in batch.jobs)
+                running[ref] = _Call(index, actor, batch.jobs, deadline)
+            nearest = min(call.deadline for call in running.values()) - time.monotonic()
+            pause = min(nearest, _POLL_S) if waiting else nearest  # another thread may give a place back
+            done, _ = self._ray.wait(list(running), num_returns=1, timeout=max(0.0, pause))
+            late = [ref for ref, call in running.items() if call.deadline <= time.monotonic() and ref not in done]
+            for ref in [*done, *late]:
+                call = running.pop(ref)
+                try:
+                    found = self._collect(ref, call, ref in late, jobs)
+                finally:
+                    self._give(call.index)
+                for i, verdict in zip(call.jobs, found, strict=True):
                     verdicts[i] = verdict
-                idle.append(slot)
-        return verdicts
+        return used
 
-    def _collect(self, call: Any, slot: int, late: bool, batch: range, jobs: Sequence[Job]) -> list[Verdict]:
+    def _take(self, avoid: int | None, *, wait: bool) -> int | None:
+        """An actor with room, another than `avoid` if there is one; None if all are busy, and `wait` is false."""
+        with self._changed:
+            while True:
+                if not self._actors:
+                    raise SandboxError("the sandbox pool is closed")
+                fitting = [i for i in self._free if i != avoid or len(self._actors) == 1]
+                if fitting:
+                    self._free.remove(fitting[0])
+                    return fitting[0]
+                if not wait:
+                    return None
+                self._changed.wait(_POLL_S)  # who holds a place gives it back within its own deadline
+
+    def _give(self, index: int) -> None:
+        with self._changed:
+            self._free.append(index)
+            self._changed.notify()
+
+    def _collect(self, ref: Any, call: _Call, late: bool, jobs: Sequence[Job]) -> list[Verdict]:
         reason = "the worker didn't answer in time"
         if not late:
             try:
-                return self._ray.get(call)
+                return self._ray.get(ref)
             except self._ray.exceptions.RayError as error:
                 reason = f"the worker died: {str(error).splitlines()[0]}"
-        self._kill(self._actors[slot])
-        self._actors[slot] = self._actor_class.remote(self._min_tier)
+        with self._changed:
+            # Once for all calls that it had; and not if the pool is closed meanwhile.
+            if self._actors and self._actors[call.index] is call.actor:
+                self._kill(call.actor)
+                self._actors[call.index] = self._actor_class.remote(self._min_tier)
         failed = Verdict(id="", outcome="infra_error", message=reason[:500])
-        return [replace(failed, id=jobs[i].id) for i in batch]
+        return [replace(failed, id=jobs[i].id) for i in call.jobs]
 
     def _kill(self, actor: Any) -> None:
         with contextlib.suppress(self._ray.exceptions.RayError):
@@ -167,6 +247,6 @@ class SandboxPool:
 
 
 def _longest_s(job: Job) -> float:
-    """Seconds after which a judge has given its verdict for certain, twice over: it tries again once."""
+    """Seconds after which a judge has given its verdict for certain, all its attempts counted."""
     runs = len(job.tests) if job.kind == "stdio" else 1
-    return 2 * (runs * (3 * job.timeout_s + 1) * (1 + STARVATION_FACTOR) + 60)
+    return ATTEMPTS * (runs * (3 * job.timeout_s + 1) * (1 + STARVATION_FACTOR) + 2 * PATIENT_REPLY_TIMEOUT_S)

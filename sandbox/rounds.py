@@ -5,22 +5,21 @@ from __future__ import annotations
 import array
 import contextlib
 import math
+import os
 import select
+import signal
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from posttrain.sandbox import codec, zygote
+from posttrain.sandbox import zygote
 from posttrain.sandbox.jobs import Job
 from posttrain.sandbox.solution_room import READY
 
 STARVATION_FACTOR = 5
-"""The wall clock stands still while rooms wait for a processor, up to this many times its length."""
-
-
-class ZygoteGone(Exception):
-    """The zygote died or doesn't answer."""
+"""For a judge that yields to others, the wall clock stands still while rooms wait for a processor, up to this many
+times its length."""
 
 
 @dataclass(frozen=True)
@@ -32,44 +31,85 @@ class Report:
     peak_mb: float
 
 
-class Round:
-    """Fresh rooms for one run, and their end. `channels` are our ends of what each room got."""
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """How both rooms ended."""
 
-    def __init__(self, control: socket.socket, job: Job, rooms: int) -> None:
+    solution: Report
+    tester: Report
+    locked: bool
+    """Whether S was locked in before it ran anything."""
+    denied: int
+    """How often S tried what is never allowed, by its own count."""
+
+
+class ZygoteGone(Exception):
+    """The zygote died or doesn't answer. `late`: when the wall clock of the job had run out already."""
+
+    late = False
+
+
+class HostBusy(Exception):
+    """The host has no descriptor, process or memory left for a room: for now, perhaps."""
+
+
+class Round:
+    """Fresh rooms for one run, and their end. `code` and `second` are our ends of what each room got, and `work` are
+    the frames that are written there first.
+
+    Raises HostBusy or ZygoteGone.
+    """
+
+    def __init__(
+        self, control: socket.socket, job: Job, rooms: int, *, patient: bool, work: tuple[bytes, bytes] = (b"", b"")
+    ) -> None:
         self._control = control
-        self._cpu_s = math.ceil(job.timeout_s)
+        self._patient = patient
         self.wall_s = 3 * job.timeout_s + 1
-        code, code_room = socket.socketpair()
-        second, second_room = socket.socketpair()
-        fds, ends = [code_room], [code, second]
-        if rooms == zygote.BOTH:
-            rpc_s, rpc_t = socket.socketpair()
-            fds += [rpc_s, second_room, rpc_t]
-        else:
-            fds += [second_room]
-        self.code, self.second = ends
-        request = zygote.REQUEST.pack(rooms, self._cpu_s, job.memory_mb << 20)
-        rights = array.array("i", [s.fileno() for s in fds])
+        self.timed_out = False
+        self._pidfds: list[int] = []
         try:
-            control.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-            reply = control.recv(zygote.PIDS.size)
+            pairs = [socket.socketpair() for _ in range(3 if rooms == zygote.BOTH else 2)]
+        except OSError as error:
+            raise HostBusy(f"no descriptors for a room: {error}") from error
+        self.code, self.second = pairs[0][0], pairs[1][0]
+        handed = [pairs[0][1], pairs[1][1]]
+        if rooms == zygote.BOTH:
+            handed = [pairs[0][1], pairs[2][0], pairs[1][1], pairs[2][1]]
+        # Small work is there before its room: that saves a turn of each process.
+        rest = [_send_some(end, frame) for end, frame in zip((self.code, self.second), work, strict=True)]
+        try:
+            request = zygote.REQUEST.pack(rooms, math.ceil(job.timeout_s), job.memory_mb << 20)
+            self._pids = self._ask(request, handed)
+        finally:
+            for end in handed:
+                end.close()
+        self._started = time.monotonic()
+        for end, frame in zip((self.code, self.second), rest, strict=True):
+            end.settimeout(self.wall_s)
+            self.send(end, frame)
+
+    def _ask(self, request: bytes, handed: list[socket.socket]) -> list[int]:
+        rights = array.array("i", [s.fileno() for s in handed])
+        try:
+            self._control.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            reply = self._control.recv(zygote.PIDS.size)
         except OSError as error:
             raise ZygoteGone(f"the zygote doesn't answer: {error}") from error
-        finally:
-            for end in fds:
-                end.close()
         if len(reply) != zygote.PIDS.size:
             raise ZygoteGone("the zygote died")
-        self._pids = [pid for pid in zygote.PIDS.unpack(reply) if pid]
-        self._started = time.monotonic()
-        self.timed_out = False
-        for end in ends:
-            end.settimeout(self.wall_s)
+        pids = [pid for pid in zygote.PIDS.unpack(reply) if pid]
+        if pids[0] < 0:
+            raise HostBusy(f"a room can't be forked: {os.strerror(-pids[0])}")
+        for pid in pids:  # not reaped before we say so: these are the rooms, and no later process of that number
+            with contextlib.suppress(OSError):  # an older kernel has no such call
+                self._pidfds.append(os.pidfd_open(pid))
+        return pids
 
-    def send(self, end: socket.socket, data: object, limit: int) -> None:
+    def send(self, end: socket.socket, frame: bytes) -> None:
         """Hands a room its work. A room that is dead already is found out later."""
         with contextlib.suppress(OSError):
-            codec.write_frame(end.fileno(), data, limit)
+            end.sendall(frame)
 
     def read(self, end: socket.socket, size: int) -> bytes:
         """Up to `size` bytes; b"" at the end or once the wall clock has run out (then `timed_out`)."""
@@ -85,9 +125,19 @@ class Round:
                     return end.recv(size)
                 return b""
 
+    def read_until(self, end: socket.socket, size: int, left_s: float) -> bytes | None:
+        """Up to `size` bytes; b"" at the end, None if nothing came within `left_s` seconds."""
+        poll = select.poll()
+        poll.register(end, select.POLLIN)
+        if left_s <= 0 or not poll.poll(left_s * 1000):
+            return None
+        with contextlib.suppress(ConnectionError):
+            return end.recv(size)
+        return b""
+
     def _starved_s(self) -> float:
         """Seconds the rooms stood ready but got no processor: a loaded host must not fail right answers."""
-        if time.monotonic() - self._started < self.wall_s:
+        if not self._patient or time.monotonic() - self._started < self.wall_s:
             return 0.0
         waited = 0
         for pid in self._pids:
@@ -95,17 +145,24 @@ class Round:
                 waited += int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
         return min(waited / 1e9, STARVATION_FACTOR * self.wall_s)
 
-    def finish(self) -> tuple[Report, Report, bool]:
-        """Kills and reaps all rooms: (S, T, whether S was locked in before it ran anything)."""
+    def finish(self) -> Ends:
+        """Kills and reaps all rooms: how S and T ended. Raises ZygoteGone."""
         try:
             self._control.send(b"x")
             reply = self._control.recv(zygote.REPORT.size)
         except OSError as error:
-            raise ZygoteGone(f"the zygote doesn't answer: {error}") from error
+            raise self._gone(f"the zygote doesn't answer: {error}") from error
         if len(reply) != zygote.REPORT.size:
-            raise ZygoteGone("the zygote died")
+            raise self._gone("the zygote died")
+        self._drop_pidfds(kill=False)
         values = zygote.REPORT.unpack(reply)
-        return Report(*values[:3]), Report(*values[3:]), self.rest(self.code, 2) == READY
+        locked = self.rest(self.code, 2) == READY
+        return Ends(solution=Report(*values[:3]), tester=Report(*values[3:6]), locked=locked, denied=values[6])
+
+    def _gone(self, reason: str) -> ZygoteGone:
+        error = ZygoteGone(reason)
+        error.late = self.timed_out
+        return error
 
     def rest(self, end: socket.socket, size: int) -> bytes:
         """What still lies in a channel whose room is dead."""
@@ -115,5 +172,23 @@ class Round:
         return b""
 
     def close(self) -> None:
+        """Nothing of the rooms is left, whether or not `finish` got that far."""
+        self._drop_pidfds(kill=True)
         self.code.close()
         self.second.close()
+
+    def _drop_pidfds(self, *, kill: bool) -> None:
+        while self._pidfds:
+            fd = self._pidfds.pop()
+            if kill:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+            os.close(fd)
+
+
+def _send_some(end: socket.socket, frame: bytes) -> bytes:
+    """Sends what fits into the socket's buffer; the rest."""
+    end.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        return frame[end.send(frame) :] if frame else b""
+    return frame

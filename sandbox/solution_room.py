@@ -6,8 +6,11 @@ it only supplies values, which the tester room compares with what it expects. Ex
 
 from __future__ import annotations
 
+import atexit
 import builtins
+import contextlib
 import gc
+import mmap
 import operator
 import os
 import sys
@@ -16,29 +19,35 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from posttrain.sandbox import codec
+from posttrain.sandbox import codec, watch
 
 MAX_CODE = 32 << 20
 """Bytes of code and standard input together, as a JSON frame."""
 READY = b"1"
+RAISED, DID_NOT_COMPILE = 2, 3
+"""Exit codes of a program's room; they can only speak against the program."""
 _TEXT = 300
 _READERS: dict[str, Callable[[Any], Any]] = {"len": len, "iter": iter, "next": next, "str": str, "repr": repr}
-_COMPARISONS = {name: getattr(operator, name) for name in ("eq", "lt", "le", "gt", "ge")}
+_OPERATIONS = {
+    name: getattr(operator, name)
+    for name in ("eq", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul",
+                 "and_", "or_", "xor")
+}  # fmt: skip
 
 
-def run_module(channel: int, rpc: int, confine: Callable[[], None]) -> None:
+def run_module(channel: int, rpc: int, confine: Callable[[], None], page: mmap.mmap) -> None:
     """Loads the code as a module and serves the tester room until it hangs up."""
     code = codec.read_frame(channel, MAX_CODE)["code"]
-    _lock(channel, confine)
+    _lock(channel, confine, page)
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
-    failure = _load(code, module.__dict__)
+    failure = load(code, module.__dict__)
     codec.write_frame(rpc, failure)
     if failure[0] == "loaded":
         Server(rpc, module.__dict__).serve()
 
 
-def run_program(channel: int, stdout: int, confine: Callable[[], None]) -> None:
+def run_program(channel: int, stdout: int, confine: Callable[[], None], page: mmap.mmap) -> None:
     """Runs the code as a script on the given standard input; what it prints goes to `stdout`."""
     request = codec.read_frame(channel, MAX_CODE)
     stdin = os.memfd_create("stdin")
@@ -50,27 +59,31 @@ def run_program(channel: int, stdout: int, confine: Callable[[], None]) -> None:
     os.close(stdout)
     sys.stdin = os.fdopen(0, encoding="utf-8", errors="replace")
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="replace")
-    _lock(channel, confine)
+    _lock(channel, confine, page)
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
-    outcome = _load(request["code"], module.__dict__)
+    outcome = load(request["code"], module.__dict__)
     for thread in threading.enumerate():  # what the interpreter does at its end
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
     sys.stdout.flush()
-    # For the message only: the output was the answer, and whatever the code says here proves nothing.
-    os._exit(0 if outcome[0] in ("loaded", "exit") else 3 if outcome[0] == "compile" else 2)
+    # The output was the answer: a good exit code proves nothing.
+    os._exit(0 if outcome[0] in ("loaded", "exit") else DID_NOT_COMPILE if outcome[0] == "compile" else RAISED)
 
 
-def _lock(channel: int, confine: Callable[[], None]) -> None:
+def _lock(channel: int, confine: Callable[[], None], page: mmap.mmap) -> None:
     confine()
     # Said before the code runs: later, a room that failed to lock itself and hostile code look the same.
     os.write(channel, READY)
     os.close(channel)
+    watch.start(page)
     gc.enable()
 
 
-def _load(code: str, namespace: dict[str, Any]) -> list[str]:
+def load(code: str, namespace: dict[str, Any]) -> list[str]:
+    """Runs the code in `namespace`; how that went: see handles.Solution.loaded."""
     namespace["__builtins__"] = builtins
     try:
         compiled = compile(code.lstrip("\ufeff"), "<solution>", "exec", dont_inherit=True)
@@ -114,9 +127,10 @@ class Server:
                 request = codec.read_frame(self._rpc, codec.MAX_FRAME)
             except EOFError:
                 return
-            codec.write_frame(self._rpc, self._reply(request))
+            codec.write_frame(self._rpc, self.reply(request))
 
-    def _reply(self, request: list[Any]) -> list[Any]:
+    def reply(self, request: list[Any]) -> list[Any]:
+        """["ok", value, changed arguments] or ["raised", class, text]."""
         try:
             value, changed = self._answer(*request)
             return ["ok", codec.encode(value, self._to_handle), changed]
@@ -171,8 +185,10 @@ class Server:
             return getattr(value, rest[0])
         if op == "item":
             return value[self._decode(rest[0])]
-        if op == "compare":
-            return _COMPARISONS[rest[0]](value, self._decode(rest[1]))
+        if op in ("compare", "operate"):
+            return _OPERATIONS[rest[0]](value, self._decode(rest[1]))
+        if op == "instance":
+            return isinstance(self._decode(rest[0]), value)
         return _READERS[op](value)
 
 

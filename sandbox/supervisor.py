@@ -7,7 +7,6 @@ The supervisor owns the wall clock and every cap. Nothing that a model wrote is 
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 import subprocess
@@ -20,15 +19,22 @@ from types import TracebackType
 from typing import Self
 
 from posttrain.errors import SandboxError
-from posttrain.sandbox import codec, tester_room, zygote
-from posttrain.sandbox.jobs import MESSAGE_CHARS, OUTCOMES, Job, Outcome, Verdict
-from posttrain.sandbox.rounds import Report, Round, ZygoteGone
+from posttrain.sandbox import codec, programs, tester_room, zygote
+from posttrain.sandbox.jobs import MAX_RESULTS, MESSAGE_CHARS, OUTCOMES, Job, Verdict
+from posttrain.sandbox.rounds import Ends, HostBusy, Round, ZygoteGone
 from posttrain.sandbox.solution_room import MAX_CODE, READY
 
-OUTPUT_CAP = 64 << 10
-"""Bytes of standard output kept beyond twice the expected output."""
 START_TIMEOUT_S = 60.0
-REPLY_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 5.0
+REPLY_TIMEOUT_S, PATIENT_REPLY_TIMEOUT_S = 5.0, 60.0
+"""After so long without an answer, the zygote counts as dead: it forks and reaps in milliseconds."""
+ATTEMPTS = 3
+BUSY_PAUSE_S = 0.2
+ROUNDS_PER_ZYGOTE = 5000
+"""A new zygote after so many jobs: what little may leak, in it or in the kernel, doesn't add up."""
+
+
+BOOT = Path(__file__).resolve().parent / "boot.py"
 
 
 class Judge:
@@ -38,11 +44,14 @@ class Judge:
     ...     judge.run(Job(id="1", code="def f(): return 1", tests=("assert f() == 1",))).outcome
     'pass'
 
-    Jobs of several threads take turns. Raises SandboxError if the tier can't be put up on this host.
+    Jobs of several threads take turns. `patient`, for a process of low priority: a job's wall clock stands still
+    while its rooms wait for a processor. Raises SandboxError if the tier can't be put up on this host.
     """
 
-    def __init__(self, tier: str = "B") -> None:
+    def __init__(self, tier: str = "B", *, patient: bool = False) -> None:
         self.tier = tier
+        self._patient = patient
+        self._rounds = 0
         self._lock = threading.Lock()
         self._closed = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -56,24 +65,42 @@ class Judge:
         self.close()
 
     def run(self, job: Job) -> Verdict:
-        """The verdict; never raises for what the code does. `infra_error` if the sandbox itself failed twice."""
+        """The verdict; never raises for what the code does. `infra_error` if the sandbox itself failed, again and
+        again, or the job can't be judged.
+        """
         with self._lock:
             started = time.monotonic()
-            if self._closed:
-                return Verdict(id=job.id, outcome="infra_error", message="the judge is closed")
-            try:
-                verdict = self._attempt(job)
-            except (codec.CodecError, TypeError) as error:
-                message = f"the tests can't be handed over: {error}"
-                verdict = Verdict(id=job.id, outcome="infra_error", message=message[:MESSAGE_CHARS])
-            except (ZygoteGone, OSError):
-                try:
-                    self._stop()
-                    self._start()
-                    verdict = self._attempt(job)
-                except (ZygoteGone, OSError, SandboxError) as error:
-                    verdict = Verdict(id=job.id, outcome="infra_error", message=str(error)[:MESSAGE_CHARS])
+            verdict = self._run(job)
             return replace(verdict, seconds=round(time.monotonic() - started, 6))
+
+    def _run(self, job: Job) -> Verdict:
+        reason = "the judge is closed"
+        for attempt in range(0 if self._closed else ATTEMPTS):
+            try:
+                self._ready()
+                return self._attempt(job)
+            except codec.CodecError as error:
+                reason = f"the tests can't be handed over: {error}"
+                break
+            except HostBusy as error:
+                reason = str(error)
+                time.sleep(BUSY_PAUSE_S * (attempt + 1))
+            except (ZygoteGone, OSError, SandboxError) as error:
+                reason = str(error)
+                self._stop(kill=True)
+                if isinstance(error, ZygoteGone) and error.late:  # what the rooms did is known: nothing
+                    return Verdict(id=job.id, outcome="timeout", message="no verdict in time")
+        return Verdict(id=job.id, outcome="infra_error", message=reason[:MESSAGE_CHARS])
+
+    def open_room(self, job: Job, rooms: int) -> Round:
+        """A room that stays open, under the job's limits: nothing else can be run until it is finished and closed.
+
+        Raises HostBusy, ZygoteGone, OSError or SandboxError.
+        """
+        with self._lock:
+            self._ready()
+            assert self._control is not None
+            return Round(self._control, job, rooms, patient=self._patient)
 
     def close(self) -> None:
         """Ends the zygote and every room; later jobs get an infra_error."""
@@ -81,22 +108,19 @@ class Judge:
             self._closed = True
             self._stop()
 
+    @property
+    def zygote_pid(self) -> int | None:
+        """The process that forks the rooms; None while there is none."""
+        return self._process.pid if self._process is not None else None
+
     # ------------------------------------------------------------ the zygote
 
     def _start(self) -> None:
-        folder = str(Path(__file__).resolve().parent)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [
-                sys.executable,
-                "-I",
-                "-S",
-                os.path.join(folder, "boot.py"),
-                folder,
-                str(theirs.fileno()),
-            ]
+            folder = str(Path(__file__).resolve().parent)
             self._process = subprocess.Popen(
-                [*command, self.tier],
+                [sys.executable, "-I", "-S", str(BOOT), folder, str(theirs.fileno()), self.tier],
                 env={},
                 cwd="/",
                 pass_fds=[theirs.fileno()],
@@ -115,62 +139,66 @@ class Judge:
             self._stop()
             reason = answer.decode("utf-8", "replace") or "the zygote died at start"
             raise SandboxError(f"sandbox tier {self.tier} can't be put up: {reason}", fix="run `posttrain doctor`")
-        ours.settimeout(REPLY_TIMEOUT_S)
+        ours.settimeout(PATIENT_REPLY_TIMEOUT_S if self._patient else REPLY_TIMEOUT_S)
 
-    def _stop(self) -> None:
+    def _ready(self) -> None:
+        """A zygote that answers, and none that has grown old. Raises SandboxError or OSError."""
+        if self._control is not None and self._rounds >= ROUNDS_PER_ZYGOTE:
+            self._stop()
+        if self._control is None:
+            self._start()
+
+    def _stop(self, *, kill: bool = False) -> None:
         if self._control is not None:
             self._control.close()
         if self._process is not None:
             try:
-                self._process.wait(timeout=5)  # it ends by itself when its socket closes
+                if kill:
+                    self._process.kill()  # it may be stopped, or hang
+                self._process.wait(timeout=STOP_TIMEOUT_S)  # it ends by itself when its socket closes
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
         self._control = self._process = None
+        self._rounds = 0
 
     def _attempt(self, job: Job) -> Verdict:
         if self._control is None:
             raise ZygoteGone("the zygote isn't running")
-        return _judge_stdio(self._control, job) if job.kind == "stdio" else _judge_tests(self._control, job)
+        self._rounds += 1
+        if job.kind == "stdio":
+            return programs.judge(self._control, job, patient=self._patient)
+        return _judge_tests(self._control, job, patient=self._patient)
 
 
-def _too_large(job: Job) -> Verdict:
-    return Verdict(id=job.id, outcome="compile_error", message=f"code and input exceed {MAX_CODE} bytes")
-
-
-def _fits(*texts: str) -> bool:
-    return 12 * sum(map(len, texts)) + 1000 < MAX_CODE  # a character takes at most 12 bytes of JSON
-
-
-def _judge_tests(control: socket.socket, job: Job) -> Verdict:
-    if not _fits(job.code):
-        return _too_large(job)
-    round_ = Round(control, job, zygote.BOTH)
+def _judge_tests(control: socket.socket, job: Job, *, patient: bool) -> Verdict:
+    if not programs.fits(job.code):
+        return programs.too_large(job)
+    code = codec.frame({"code": job.code}, MAX_CODE)
+    spec = {"kind": job.kind, "tests": list(job.tests), "entry": list(job.entry), "stop": job.stop_on_first}
+    tests = codec.frame(spec, tester_room.MAX_TESTS)
+    round_ = Round(control, job, zygote.BOTH, patient=patient, work=(code, tests))
     try:
-        round_.send(round_.code, {"code": job.code}, MAX_CODE)
-        spec = {"kind": job.kind, "tests": list(job.tests), "entry": list(job.entry)}
-        round_.send(round_.second, spec, tester_room.MAX_TESTS)
         frame = _read_verdict(round_)
-        solution, tester, locked = round_.finish()
+        ends = round_.finish()
         doubled = bool(round_.rest(round_.second, 1))
     finally:
         round_.close()
-    if frame is None and not locked:
+    if frame is None and not ends.locked:
         return Verdict(id=job.id, outcome="infra_error", message="a room couldn't be locked in")
     verdict = _unpack(job.id, frame) if frame is not None and not doubled else None
-    return _settle(job, verdict, solution, tester, round_.timed_out)
+    return replace(_settle(job, verdict, ends, round_), denied=ends.denied)
 
 
 def _read_verdict(round_: Round) -> bytes | None:
     """The verdict frame of T; None if there is none, or none whole."""
-    cap = tester_room.VERDICT.size + tester_room.MAX_MESSAGE
+    head, cap = len(READY) + 4, tester_room.VERDICT.size + MAX_RESULTS + tester_room.MAX_MESSAGE
     buffer = b""
-    while len(buffer) <= len(READY) + 4 + cap:
+    while len(buffer) <= head + cap:
         chunk = round_.read(round_.second, 4096)
         if not chunk:
             return None
         buffer += chunk
-        head = len(READY) + 4
         if len(buffer) < head:
             continue
         (size,) = struct.unpack("!I", buffer[len(READY) : head])
@@ -182,84 +210,33 @@ def _read_verdict(round_: Round) -> bytes | None:
 
 
 def _unpack(job_id: str, frame: bytes) -> Verdict | None:
-    outcome, passed, total = tester_room.VERDICT.unpack_from(frame)
+    outcome, passed, total, forged, told = tester_room.VERDICT.unpack_from(frame)
+    indices = frame[tester_room.VERDICT.size :][:told]
     if outcome >= len(OUTCOMES) or passed > total or (OUTCOMES[outcome] == "pass" and passed != total):
         return None
-    message = frame[tester_room.VERDICT.size :].decode("utf-8", "replace")
-    return Verdict(id=job_id, outcome=OUTCOMES[outcome], passed=passed, total=total, message=message)
+    if len(indices) != told or told not in (0, total) or any(i >= len(tester_room.RESULTS) for i in indices):
+        return None
+    return Verdict(
+        id=job_id,
+        outcome=OUTCOMES[outcome],
+        passed=passed,
+        total=total,
+        message=frame[tester_room.VERDICT.size + told :].decode("utf-8", "replace"),
+        results=tuple(tester_room.RESULTS[i] for i in indices),
+        forged=forged,
+    )
 
 
-def _settle(job: Job, verdict: Verdict | None, solution: Report, tester: Report, timed_out: bool) -> Verdict:
+def _settle(job: Job, verdict: Verdict | None, ends: Ends, round_: Round) -> Verdict:
     """Adds what the clocks know: a verdict never outweighs a limit."""
     base = verdict or Verdict(id=job.id, outcome="crash", total=0, message="the tests gave no verdict")
     if base.outcome == "infra_error":
         return base
-    if timed_out:
-        return replace(base, outcome="timeout", message=f"no verdict within {3 * job.timeout_s + 1:g} s")
-    spent = max(solution.cpu_s, tester.cpu_s if verdict is None else 0.0)
-    if spent >= job.timeout_s:
+    if round_.timed_out:
+        return replace(base, outcome="timeout", message=f"no verdict within {round_.wall_s:g} s")
+    spent = max(ends.solution.cpu_s, ends.tester.cpu_s if verdict is None else 0.0)
+    # The kernel's own limit counts in ticks and may strike a little before the clock is full.
+    limit = job.timeout_s * (0.95 if base.outcome == "crash" else 1)
+    if spent >= limit:
         return replace(base, outcome="timeout", message=f"more than {job.timeout_s:g} s of processor time")
     return base
-
-
-# ---------------------------------------------------------------- standard input and output
-
-
-def _judge_stdio(control: socket.socket, job: Job) -> Verdict:
-    """A fresh room for every pair; the comparison happens here, on bytes."""
-    passed, first = 0, Verdict(id=job.id, outcome="pass")
-    for number, (stdin, expected) in enumerate(job.tests):
-        if not _fits(job.code, stdin):
-            return _too_large(job)
-        outcome, message = _judge_pair(control, job, stdin, expected)
-        if outcome == "infra_error":
-            return Verdict(id=job.id, outcome=outcome, message=message)
-        passed += outcome == "pass"
-        if outcome != "pass" and first.outcome == "pass":
-            first = replace(first, outcome=outcome, message=f"test {number + 1}: {message}")
-        if outcome in ("timeout", "compile_error"):  # the rest would only cost time
-            break
-    return replace(first, passed=passed, total=len(job.tests))
-
-
-def _judge_pair(control: socket.socket, job: Job, stdin: str, expected: str) -> tuple[Outcome, str]:
-    wanted = expected.encode("utf-8", "replace")
-    cap = OUTPUT_CAP + 2 * len(wanted)
-    output = bytearray()
-    round_ = Round(control, job, zygote.PROGRAM)
-    try:
-        round_.send(round_.code, {"code": job.code, "stdin": stdin}, MAX_CODE)
-        while len(output) <= cap and (chunk := round_.read(round_.second, 65536)):
-            output += chunk
-        solution, _, locked = round_.finish()
-    finally:
-        round_.close()
-    if not locked:
-        return "infra_error", "the room couldn't be locked in"
-    if solution.cpu_s >= job.timeout_s:
-        return "timeout", f"more than {job.timeout_s:g} s of processor time"
-    if round_.timed_out:
-        return "timeout", f"no end within {round_.wall_s:g} s"
-    if len(output) > cap:
-        return "output_limit", f"more than {cap} bytes of output"
-    if _same_output(bytes(output), wanted):
-        return "pass", ""
-    return _why_wrong(solution.status)
-
-
-def _same_output(actual: bytes, wanted: bytes) -> bool:
-    """Equal up to white space at line ends and empty lines at the end."""
-
-    def lines(text: bytes) -> list[bytes]:
-        return [line.rstrip() for line in text.rstrip().split(b"\n")]
-
-    return lines(actual) == lines(wanted)
-
-
-def _why_wrong(status: int) -> tuple[Outcome, str]:
-    code = os.waitstatus_to_exitcode(status)
-    if code == 3:
-        return "compile_error", "the program doesn't compile"
-    if code < 0 and -code != 9:
-        return "crash", f"killed by signal {-code}"
-    return ("crash", "the program raised an exception") if code == 2 else ("wrong", "the output differs")

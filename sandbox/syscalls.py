@@ -69,11 +69,12 @@ class Architecture:
     clone: int
     unshare: int
     capset: int
+    mount: int
 
 
 ARCHITECTURES = {
-    "x86_64": Architecture(column=0, audit=0xC000003E, has_x32=True, clone=56, unshare=272, capset=126),
-    "aarch64": Architecture(column=1, audit=0xC00000B7, has_x32=False, clone=220, unshare=97, capset=91),
+    "x86_64": Architecture(column=0, audit=0xC000003E, has_x32=True, clone=56, unshare=272, capset=126, mount=165),
+    "aarch64": Architecture(column=1, audit=0xC00000B7, has_x32=False, clone=220, unshare=97, capset=91, mount=40),
 }
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # the same everywhere
 

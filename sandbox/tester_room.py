@@ -18,14 +18,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from posttrain.sandbox import codec
-from posttrain.sandbox.handles import Handle, Solution, SolutionGone
-from posttrain.sandbox.jobs import MESSAGE_CHARS, OUTCOMES, Outcome
+from posttrain.sandbox.handles import ForgedFrame, Handle, Solution, SolutionGone
+from posttrain.sandbox.jobs import MAX_RESULTS, MESSAGE_CHARS, OUTCOMES, Outcome, Result
 from posttrain.sandbox.solution_room import READY
 
 MAX_TESTS = 64 << 20
 """Bytes of the tests' frame."""
-VERDICT = struct.Struct("!BII")
-"""Index into OUTCOMES, passed, total; a message of at most MAX_MESSAGE bytes follows."""
+VERDICT = struct.Struct("!BII?H")
+"""Index into OUTCOMES, passed, total, whether frames were forged, and how many bytes of results follow: indices into
+RESULTS, one a test. After them a message of at most MAX_MESSAGE bytes."""
+RESULTS: tuple[Result, ...] = ("pass", "failed", "not_run")
 MAX_MESSAGE = 4 * MESSAGE_CHARS
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -41,6 +43,8 @@ class Tally:
         self.passed = self.total = 0
         self.outcome: Outcome = "pass"
         self.message = ""
+        self.forged = False
+        self.results: list[Result] = []
 
     def fail(self, outcome: Outcome, message: str) -> None:
         if self.outcome == "pass":
@@ -48,6 +52,14 @@ class Tally:
 
     def run(self, test: Callable[[], bool], counts: bool, label: Callable[[], str]) -> None:
         """Runs one test; only SolutionGone leaves this method."""
+        before = self.passed
+        try:
+            self._run(test, counts, label)
+        finally:
+            if counts:
+                self.results.append("pass" if self.passed > before else "failed")
+
+    def _run(self, test: Callable[[], bool], counts: bool, label: Callable[[], str]) -> None:
         try:
             if not test():
                 self.fail("wrong", f"failed: {label()}")
@@ -59,6 +71,14 @@ class Tally:
             self.fail("memory", f"MemoryError: {label()}")
         except BaseException as error:  # noqa: BLE001  a test may raise anything, and so may the solution through it
             self.fail("wrong", f"{_text(error)}: {label()}")
+
+    def frame(self) -> bytes:
+        """The verdict as it crosses to the supervisor."""
+        told = self.results + ["not_run"] * (self.total - len(self.results)) if self.total <= MAX_RESULTS else []
+        told = told if len(told) == self.total else []
+        body = self.message[:MESSAGE_CHARS].encode("utf-8", "replace")[:MAX_MESSAGE]
+        head = VERDICT.pack(OUTCOMES.index(self.outcome), self.passed, self.total, self.forged, len(told))
+        return head + bytes(map(RESULTS.index, told)) + body
 
 
 def _text(error: BaseException) -> str:
@@ -77,8 +97,7 @@ def run(channel: int, rpc: int, confine: Callable[[], None]) -> None:
         _judge(tests, tally)
     except UnusableTests as error:
         tally.outcome, tally.message = "infra_error", str(error)
-    body = tally.message[:MESSAGE_CHARS].encode("utf-8", "replace")[:MAX_MESSAGE]
-    frame = VERDICT.pack(OUTCOMES.index(tally.outcome), tally.passed, tally.total) + body
+    frame = tally.frame()
     os.write(channel, struct.pack("!I", len(frame)) + frame)
 
 
@@ -91,7 +110,11 @@ def _judge(tests: Tests, tally: Tally) -> None:
             return
         for test, counts, label in tests.cases():
             tally.run(test, counts, label)
+            if tests.stop_on_first and tally.outcome != "pass":
+                break
+        tests.solution.hang_up()
     except SolutionGone as error:
+        tally.forged = isinstance(error, ForgedFrame)
         tally.fail("crash", f"the solution is gone: {error}")
     if tally.outcome == "pass" and tally.passed != tally.total:
         tally.fail("wrong", "not every test was reached")
@@ -102,12 +125,14 @@ class Tests:
 
     def __init__(self, spec: dict[str, Any], solution: Solution) -> None:
         self.solution = solution
+        self.stop_on_first: bool = spec["stop"]
         self._entry: list[str] = spec["entry"]
         self._calls: list[Any] = spec["tests"] if spec["kind"] == "calls" else []
-        self._statements = [] if self._calls else _parse(spec["tests"])
-        self._counted = _counted(self._statements)
-        self._functions = _test_functions(self._statements)
-        self.total = len(self._calls) or len(self._counted) + len(self._functions)
+        self._methods: list[Any] = spec["tests"] if spec["kind"] == "methods" else []
+        self.statements = [] if self._calls or self._methods else _parse(spec["tests"])
+        self._counted = _counted(self.statements)
+        self._functions = _test_functions(self.statements)
+        self.total = len(self._calls) + len(self._methods) + len(self._counted) + len(self._functions)
         if not self.total:
             raise UnusableTests("the tests hold no assert and no call")
         if self._calls and not self._entry:
@@ -121,16 +146,28 @@ class Tests:
                 label = functools.partial(_short, self._entry[0], args)
                 yield self._call_test(function, args, expected), True, label
             return
+        if self._methods:
+            for names, arguments, expected in self._methods:
+                label = functools.partial(_short, names[0], arguments)
+                yield self._object_test(names, arguments, expected), True, label
+            return
         namespace = self._namespace()
-        for statement in self._statements:
+        for statement in self.statements:
             label = functools.partial(_source, statement)  # unparsing takes longer than most tests
             yield self._statement_test(statement, namespace), id(statement) in self._counted, label
         for name in self._functions:
             yield (lambda name=name: namespace[name]() is not False), True, functools.partial(str, name)  # type: ignore[misc]
 
     def _call_test(self, function: Callable[[], Any], args: Any, expected: Any) -> Callable[[], bool]:
-        arguments = args if isinstance(args, list | tuple) else [args]
-        return lambda: matches(function()(*arguments), expected)
+        return lambda: matches(function()(*_listed(args)), expected)
+
+    def _object_test(self, names: list[str], arguments: list[Any], expected: list[Any]) -> Callable[[], bool]:
+        def test() -> bool:
+            target = self.solution.ask("global", names[0])(*_listed(arguments[0]))
+            steps = zip(names[1:], arguments[1:], expected[1:], strict=True)
+            return all(matches(getattr(target, name)(*_listed(args)), wanted) for name, args, wanted in steps)
+
+        return test
 
     def _statement_test(self, statement: ast.stmt, namespace: dict[str, Any]) -> Callable[[], bool]:
         def test() -> bool:
@@ -141,7 +178,7 @@ class Tests:
 
     def _namespace(self) -> dict[str, Any]:
         namespace: dict[str, Any] = {"__name__": "tests"}
-        names = self._entry or sorted(_free_names(self._statements))
+        names = self._entry or sorted(_free_names(self.statements))
         module = _SolutionModule("solution")
         object.__setattr__(module, "_solution", self.solution)
         sys.modules["solution"] = module
@@ -176,6 +213,10 @@ def _lookup(solution: Solution, entry: str) -> Callable[[], Any]:
         return getattr(found(), method) if method else found
 
     return find
+
+
+def _listed(args: Any) -> list[Any]:
+    return list(args) if isinstance(args, list | tuple) else [args]
 
 
 def _parse(texts: list[str]) -> list[ast.stmt]:

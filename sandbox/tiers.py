@@ -1,7 +1,7 @@
 """Which confinement this host allows: probed by effect, with live attacks through the real path.
 
 | tier | needs                | adds                                                                       |
-| A    | user namespaces      | own pid, network, ipc and mount namespaces                                 |
+| A    | user namespaces      | own pid, network, ipc and mount namespaces: no host process is even seen   |
 | B    | seccomp and Landlock | reads of the standard library only; works in default containers            |
 | C    | seccomp              | no file opens: only preloaded modules import                               |
 | none | -                    | no code is run                                                             |
@@ -67,6 +67,7 @@ _ATTACKS: dict[str, str] = {
     "set up io_uring": "return libc.syscall(425, 1, ctypes.create_string_buffer(256)) >= 0",
     "use keys": "return libc.syscall(KEYCTL, 0, -1, 0) >= 0",
 }
+_ATTACKS_ON_A = {"see another process": "return os.path.exists(f'/proc/{parent}')"}
 _ATTACK = """import os, socket, resource, ctypes
 libc = ctypes.CDLL(None)
 TRACE, KEYCTL = (101, 250) if os.uname().machine == "x86_64" else (117, 219)
@@ -100,7 +101,8 @@ def self_test(judge: Judge) -> list[str]:
     """Names of attacks that worked and of honest programs that failed; empty if all is well. About 0.3 s."""
     failures = []
     # Not importable where no file may be opened; then the attacks that need ctypes can't even start.
-    for name, body in _ATTACKS.items():
+    attacks = {**_ATTACKS, **(_ATTACKS_ON_A if judge.tier == "A" else {})}
+    for name, body in attacks.items():
         code = _ATTACK.format(parent=os.getpid(), body=body)
         verdict = judge.run(Job(id=name, code=code, tests=("assert attempt() is False",), entry=("attempt",)))
         needs_files = judge.tier == "C" and verdict.outcome == "crash"
@@ -133,7 +135,7 @@ def probe() -> TierReport:
                 return TierReport(tier=tier, reason="; ".join(reasons), fix=fix, failures=failures)
             failures = failures or tuple(failed)
             reasons.append(f"tier {tier}: {len(failed)} self-test cases failed, first {failed[0]}")
-        fix = fix or _FIXES[tier]
+        fix = _FIXES[tier]  # the nearest tier is the first to get
     return TierReport(tier="none", reason="; ".join(reasons), fix=fix, failures=failures)
 
 

@@ -3,33 +3,44 @@
 It never sees code or tests: a request is a few numbers and descriptors, so that no later room finds an earlier
 one's secrets in memory it inherits. It lives as long as its control socket; the end of that is its own end.
 
-    supervisor -> zygote   REQUEST with descriptors     zygote -> supervisor   PIDS
+    supervisor -> zygote   REQUEST with descriptors     zygote -> supervisor   PIDS, or why it couldn't fork
     supervisor -> zygote   one byte: done               zygote -> supervisor   REPORT, all rooms reaped
 """
 
 from __future__ import annotations
 
 import array
+import ast
 import contextlib
 import gc
 import importlib
+import mmap
 import os
 import resource
 import signal
 import socket
 import struct
 from collections.abc import Callable
+from typing import Any
 
-from posttrain.sandbox import confinement, solution_room, syscalls, tester_room
+from posttrain.sandbox import cells, codec, confinement, handles, solution_room, syscalls, tester_room, watch
 
 REQUEST = struct.Struct("!BIQ")
-"""Rooms (PROGRAM or BOTH), seconds of processor time, bytes of memory."""
-PROGRAM, BOTH = 1, 2
+"""Rooms (PROGRAM, BOTH or SESSION), seconds of processor time, bytes of memory."""
+PROGRAM, BOTH, SESSION = 1, 2, 3
 PIDS = struct.Struct("!ii")
-REPORT = struct.Struct("!iddidd")
-"""Of S and of T: wait status, seconds of processor time, peak resident MiB. All 0 where there was no room."""
-_DESCRIPTORS = {PROGRAM: 2, BOTH: 4}
+"""Of S and of T, 0 where there is no room; (-errno, 0) where a fork failed, and then no room is left."""
+REPORT = struct.Struct("!iddiddI")
+"""Of S and of T: wait status, seconds of processor time, peak resident MiB. All 0 where there was no room. Last,
+how often S tried what is never allowed, by its own count."""
+_DESCRIPTORS = {PROGRAM: 2, BOTH: 4, SESSION: 2}
 _MAX_OPEN = 4096
+_Room = Callable[[int, int, Callable[[], None], mmap.mmap], None]
+_SOLUTION_ROOMS: dict[int, _Room] = {
+    PROGRAM: solution_room.run_program,
+    BOTH: solution_room.run_module,
+    SESSION: cells.run_cells,
+}
 
 # What nearly every solution imports. More costs every fork its page tables; less costs an import a snippet.
 PRELOADED = (
@@ -62,6 +73,12 @@ class _Zygote:
         arch = syscalls.architecture()
         if arch is None:
             raise confinement.ConfinementError(f"no system call table for {os.uname().machine}")
+        for name in PRELOADED:
+            with contextlib.suppress(ImportError):  # a distribution may leave one out
+                importlib.import_module(name)
+        solution_room.add_quitters()
+        _warm_up()
+        _share_page_tables()
         self._control = control
         self._isolated = tier == "A"
         confinement.set_dumpable(False)
@@ -70,16 +87,12 @@ class _Zygote:
         self._ruleset = None if tier == "C" else confinement.landlock_ruleset()
         self._program = syscalls.room_filter(arch, files=self._ruleset is not None)
         os.environ.clear()
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        os.close(null)
-        for name in PRELOADED:
-            with contextlib.suppress(ImportError):  # a distribution may leave one out
-                importlib.import_module(name)
-        solution_room.add_quitters()
+        _own_null_device()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        self._page = mmap.mmap(-1, mmap.PAGESIZE)  # shared with the room of the moment, which counts there
         self._base_memory = _address_space()
+        if self._isolated:
+            confinement.hide_host()  # last: what was read above lies there
         gc.collect()
         gc.disable()  # a collection in a room would touch, and so copy, every page; rooms enable it again
         gc.freeze()
@@ -89,17 +102,26 @@ class _Zygote:
             message, fds = self._receive()
             rooms, cpu_s, memory = REQUEST.unpack(message)
             limits = confinement.Limits(cpu_s=cpu_s, memory=self._base_memory + memory)
-            pids = [self._fork(fds[:2], limits, program=rooms == PROGRAM)]
-            if rooms == BOTH:
-                pids.append(self._fork(fds[2:], limits, tester=True))
-            for fd in fds:
-                os.close(fd)
+            self._page[:] = bytes(mmap.PAGESIZE)  # nothing of the last room is left for this one
+            pids: list[int] = []
+            try:
+                pids.append(self._fork(fds[:2], limits, _SOLUTION_ROOMS[rooms]))
+                if rooms == BOTH:
+                    pids.append(self._fork(fds[2:], limits, None))
+            except OSError as error:  # no processes or no memory left: for now, perhaps
+                _end(pids)
+                self._control.send(PIDS.pack(-(error.errno or 1), 0))
+                continue
+            finally:
+                for fd in fds:
+                    os.close(fd)
             self._control.send(PIDS.pack(pids[0], pids[1] if len(pids) > 1 else 0))
             done = self._control.recv(1)
-            report = [value for pid in pids for value in _end(pid)]
+            report = [value for ended in _end(pids) for value in ended]
             if not done:
                 os._exit(0)
-            self._control.send(REPORT.pack(*report, *([0, 0.0, 0.0] if len(pids) == 1 else [])))
+            missing = [0, 0.0, 0.0] if len(pids) == 1 else []
+            self._control.send(REPORT.pack(*report, *missing, watch.count(self._page)))
 
     def _receive(self) -> tuple[bytes, list[int]]:
         message, ancillary, _, _ = self._control.recvmsg(REQUEST.size, socket.CMSG_SPACE(4 * 4))
@@ -112,14 +134,20 @@ class _Zygote:
             os._exit(1)
         return message, list(fds)
 
-    def _fork(self, fds: list[int], limits: confinement.Limits, *, program: bool = False, tester: bool = False) -> int:
+    def _fork(self, fds: list[int], limits: confinement.Limits, room: _Room | None) -> int:
+        """Forks a room that runs `room`, or the tests; returns its pid. Raises OSError."""
         pid = confinement.fork_room(self._isolated)
         if pid:
             return pid
         try:
+            confinement.die_with_parent()
             _close_others([*fds, *([] if self._ruleset is None else [self._ruleset])])
-            run = tester_room.run if tester else solution_room.run_program if program else solution_room.run_module
-            run(fds[0], fds[1], self._confine(limits))
+            _own_null_device()
+            if room is None:
+                self._page.close()
+                tester_room.run(fds[0], fds[1], self._confine(limits))
+            else:
+                room(fds[0], fds[1], self._confine(limits), self._page)
         except BaseException:  # noqa: BLE001, S110  a room has nobody to tell; what is missing is the message
             pass
         finally:
@@ -129,6 +157,56 @@ class _Zygote:
         return lambda: confinement.confine(limits, self._ruleset, self._program)
 
 
+def _share_page_tables() -> None:
+    """Lets rooms inherit the mappings of libraries' pages, and not fault each of them in anew.
+
+    A fork leaves out the page tables of a file's mapping, unless a page of it has a private copy: so one page of each
+    gets one, by writing back a byte that is there. Where that isn't allowed, rooms are a little slower.
+    """
+    with contextlib.suppress(OSError), open("/proc/self/maps") as maps, open("/proc/self/mem", "r+b", 0) as memory:
+        for line in maps:
+            place, rights, _, _, inode, *_ = line.split()
+            if rights in ("r-xp", "r--p") and inode != "0":
+                with contextlib.suppress(OSError):
+                    start = int(place.partition("-")[0], 16)
+                    memory.seek(start)
+                    first = memory.read(1)
+                    memory.seek(start)
+                    memory.write(first)
+
+
+def _warm_up() -> None:
+    """Walks the paths of a job on a sample of our own.
+
+    What the interpreter sets up at first use, and writes into bytecode that it has seen a few times, is then done
+    once here, and not in every room, where each such write copies a page.
+    """
+    for _ in range(12):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            namespace: dict[str, Any] = {}
+            codec.write_frame(
+                ours.fileno(), {"code": "def f(x): return [x, 2.5, 'a', (1,), {'k': {1}}]", "kind": "asserts"}
+            )
+            solution_room.load(codec.read_frame(theirs.fileno())["code"], namespace)
+            server = solution_room.Server(theirs.fileno(), namespace)
+            spec = {
+                "kind": "asserts",
+                "entry": ["f"],
+                "stop": False,
+                "tests": ["assert f(1)[0] == 1\nassert f(1) != 2"],
+            }
+            tests = tester_room.Tests(spec, handles.Solution(ours.fileno()))
+            tests.cases()
+            for request in (["global", "f"], ["call", 0, [1], {}]):
+                codec.write_frame(ours.fileno(), request)
+                codec.write_frame(theirs.fileno(), server.reply(codec.read_frame(theirs.fileno())))
+                tests.solution.decode(codec.read_frame(ours.fileno())[1])
+            for statement in tests.statements:
+                compile(ast.Module([statement], []), "<tests>", "exec", dont_inherit=True)
+            tester_room.Tally().frame()
+
+
 def _close_others(keep: list[int]) -> None:
     low = 3
     for fd in [*sorted(keep), _MAX_OPEN]:
@@ -136,11 +214,23 @@ def _close_others(keep: list[int]) -> None:
         low = fd + 1
 
 
-def _end(pid: int) -> tuple[int, float, float]:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    _, status, usage = os.wait4(pid, 0)
-    return status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+def _own_null_device() -> None:
+    # Flags such as O_NONBLOCK belong to the open file: on a shared one, a room could leave notes for the next.
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def _end(pids: list[int]) -> list[tuple[int, float, float]]:
+    for pid in pids:  # all at once: they die side by side
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    ended = []
+    for pid in pids:
+        _, status, usage = os.wait4(pid, 0)
+        ended.append((status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024))
+    return ended
 
 
 def _address_space() -> int:
@@ -149,4 +239,4 @@ def _address_space() -> int:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
-__all__ = ["BOTH", "PIDS", "PROGRAM", "REPORT", "REQUEST", "main"]
+__all__ = ["BOTH", "PIDS", "PROGRAM", "REPORT", "REQUEST", "SESSION", "main"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from posttrain.configs.schema import Cluster, Logging, ModelSource, RewardUse
+from posttrain.errors import Stopped
 
 if TYPE_CHECKING:
     from posttrain.rewards.mix import Scorer
@@ -76,6 +77,11 @@ class StageContext:
     """Prints one line for a person."""
     stop_requested: Callable[[], bool]
     """True once the run was told to stop: save a checkpoint and raise `Stopped`."""
+
+    def check_stop(self) -> None:
+        """Between two batches of work that no checkpoint keeps. Raises Stopped if the run was told to stop."""
+        if self.stop_requested():
+            raise Stopped(f"{self.name}: stopped", fix="run the same command again; this stage starts over")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,9 +55,9 @@ def run(context: StageContext) -> StageResult:
     counts = Counter(reasons.values())
     context.say(f"{context.name}: kept {len(kept)} of {len(prompts)}; dropped: {dict(counts) or 'none'}")
     if not kept:
-        raise DataError(
-            f"no prompt is left of {len(prompts)}: {dict(counts)}", where=context.name, fix="widen keep.pass_rate"
-        )
+        measured = any(reason.startswith("too") for reason in reasons.values())
+        fix = "widen keep.pass_rate" if measured else "give it prompts that no excluded source holds"
+        raise DataError(f"no prompt is left of {len(prompts)}: {dict(counts)}", where=context.name, fix=fix)
     write_rows(context.artifact_dir, [as_row(p, rates.get(p.id)) for p in kept])
     if reasons:
         dropped = [p for p in prompts if p.id in reasons]
@@ -86,6 +86,8 @@ def pass_rates(context: StageContext, prompts: list[Prompt]) -> dict[str, float]
                 if values:
                     rates[scored.group.prompt.id] = float(np.mean(values))
             context.progress.advance(len(part))
+            if start + BATCH < len(prompts):
+                context.check_stop()
     pool.free()
     return rates
 

@@ -34,6 +34,7 @@ def run(context: StageContext) -> StageResult:
     kept: list[dict[str, object]] = []
     context.progress.start(len(spec.suites), unit="suite")
     for suite in spec.suites:
+        context.check_stop()
         prompts = _prompts(context, suite)
         measure: Callable[..., tuple[list[Row], list[ScoredGroup]]] = {
             "reward": _reward, "mode_following": _mode_following, "budget": _budget
@@ -44,7 +45,7 @@ def run(context: StageContext) -> StageResult:
         headline = next((r for r in found if r["metric"].split("@")[0] in ("accuracy", "turns")), None)
         context.progress.advance(1, f"{suite.name} {headline['value']:.3f}" if headline else suite.name)
     pool.free()
-    table = {"model": spec.model.source, "rows": rows}
+    table = {"rows": rows}
     (context.artifact_dir / TABLE).write_text(json.dumps(table, indent=1), encoding="utf-8")
     write_rows(context.artifact_dir, kept, "completions.parquet")
     metrics = {f"{r['suite']}:{r['mode']}:{r['metric']}": float(r["value"]) for r in rows}
@@ -60,14 +61,14 @@ def _prompts(context: StageContext, suite: Suite) -> list[Prompt]:
 
 
 def with_mode(prompts: Sequence[Prompt], mode: Mode) -> list[Prompt]:
-    """The prompts asked in `mode`."""
-    return [Prompt(**{**p.__dict__, "mode": mode}) for p in prompts]
+    """The prompts asked in `mode`; `default` leaves each its own."""
+    return list(prompts) if mode == "default" else [Prompt(**{**p.__dict__, "mode": mode}) for p in prompts]
 
 
 def _ask(
     context: StageContext, suite: Suite, prompts: Sequence[Prompt], params: SamplingParams, label: str
 ) -> list[ScoredGroup]:
-    seed = derive_seed("evaluate", suite.name, label)
+    seed = derive_seed("evaluate", context.seed, suite.name, label)
     with context.workers.scorer(suite.rewards) as scorer:
         return collect(context.workers.rollout(), scorer, prompts, suite.k, params, seed=seed)
 
@@ -80,7 +81,7 @@ def _reward(context: StageContext, suite: Suite, prompts: list[Prompt]) -> tuple
         values = score_table(scored)
         rows += [summary(mode, "accuracy", values)]
         if suite.k > 1:
-            rows += [summary(mode, f"pass@{suite.k}", np.any(values >= 1, axis=1, keepdims=True))]
+            rows += [summary(mode, f"pass@{suite.k}", passed_once(values))]
         rows += [
             summary(mode, "think_format", completion_table(scored, _well_formed)),
             summary(mode, "tokens", completion_table(scored, lambda c: float(len(c.token_ids)))),
@@ -123,7 +124,7 @@ def _mode_following(context: StageContext, suite: Suite, prompts: list[Prompt]) 
             query, flag = prompt.columns["queries"][turn], prompt.columns["flags"][turn]
             history.append({"role": "user", "content": f"{query} {flag}".strip()})
             asked.append(Prompt(id=prompt.id, messages=tuple(history), task=prompt.task, domain=f"turn{turn + 1}"))
-        seed = derive_seed("evaluate", suite.name, turn)
+        seed = derive_seed("evaluate", context.seed, suite.name, turn)
         groups = {g.prompt.id: g for g in pool.generate(asked, 1, params, seed=seed)}
         for i, prompt in enumerate(asked):
             group = groups[prompt.id]
@@ -143,6 +144,13 @@ def _mode_following(context: StageContext, suite: Suite, prompts: list[Prompt]) 
 def score_table(scored: Sequence[ScoredGroup]) -> NDArray[np.float64]:
     """Scores, [questions, samples]; nan where there's no verdict."""
     return np.array([[np.nan if s.value is None else s.value for s in g.scores] for g in scored], dtype=float)
+
+
+def passed_once(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Whether any sample of a question passed, [questions, 1]; nan where none did and one has no verdict."""
+    passed = (values >= 1).any(axis=1, keepdims=True)
+    unknown = np.isnan(values).any(axis=1, keepdims=True) & ~passed
+    return np.where(unknown, np.nan, passed.astype(float))
 
 
 def completion_table(scored: Sequence[ScoredGroup], of: Callable[[Completion], float]) -> NDArray[np.float64]:

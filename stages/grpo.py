@@ -43,7 +43,7 @@ def run(context: StageContext) -> StageResult:
     if spec.kl:
         session.learner.load_teacher(ModelSpec.of(session.path, session.source))
     pool = context.workers.rollout()
-    pool.load(session.path, session.source.revision)
+    pool.load(ModelSpec.of(session.path, session.source), context.seed)
     pool.update_weights(session.learner.weights(), session.first)
     params = sampling_params(spec.sampling)
     metrics: dict[str, float] = {}
@@ -55,6 +55,7 @@ def run(context: StageContext) -> StageResult:
             scored = collect(pool, scorer, prompts, spec.group_size, params, seed=seed)
             generated = time.monotonic()
             samples, metrics = make_samples(scored, spec, seed)
+            metrics |= scorer.metrics()
             metrics |= _learn(session, samples, spec, step)
             trained = time.monotonic()
             pool.update_weights(session.learner.weights(), step + 1)

@@ -27,9 +27,6 @@ ORACLE = "builtin:oracle"
 def run(context: StageContext) -> StageResult:
     """Write the kept responses as rows {messages, response, mode, ...} and say why others were dropped."""
     spec: Sample = context.spec
-    unknown = [name for name in spec.filters if name not in FILTERS]
-    if unknown:
-        raise DataError(f"no filter {unknown[0]!r}", where=context.name, fix=f"use {', '.join(FILTERS)}")
     prompts = [p for source in load_all(context, spec.prompts, spec.mode) for p in source]
     oracle = spec.model.source == ORACLE
     made_by: dict[str, object] = {}
@@ -63,6 +60,8 @@ def run(context: StageContext) -> StageResult:
                 if not kept:
                     failed.append(_row(group.group.prompt, ""))
             context.progress.advance(len(part), f"{len(rows)} kept")
+            if start + BATCH < len(prompts):
+                context.check_stop()
     if not oracle:
         context.workers.rollout().free()
     rows = rows[: spec.limit]

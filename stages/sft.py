@@ -21,7 +21,7 @@ from posttrain.stages.data.load import Row, derive_seed, load_rows, row_messages
 from posttrain.stages.data.schedule import BatchSchedule
 from posttrain.stages.learner.losses import CrossEntropy
 from posttrain.stages.learner.session import TrainingSession
-from posttrain.thinking import last_flag, split_thinking
+from posttrain.thinking import CLOSE, last_flag, split_thinking
 from posttrain.types import Sample
 
 Conversation = list[dict[str, Any]]
@@ -67,12 +67,13 @@ def build_sources(context: StageContext, chat: ChatFormat, spec: Sft) -> list[li
     earlier = Earlier(conversations, [source.weight for source in spec.data])
     rng = np.random.default_rng(derive_seed(context.seed, context.name, "dialogues"))
     samples = []
-    for rows, source in zip(conversations, spec.data, strict=True):
+    for rows, turns, source in zip(tables, conversations, spec.data, strict=True):
         mine = []
-        for number, messages in enumerate(rows, 1):
+        for number, (row, messages) in enumerate(zip(rows, turns, strict=True), 1):
             if earlier.pools and rng.random() < spec.multi_turn:
                 messages = _dialogue(messages, earlier, rng)
-            sample = chat.last_turn(messages)
+            render = chat.conversation if spec.turns == "all" else chat.last_turn
+            sample = render(messages, row.get("tools"))
             if sample.tokens > spec.max_length:
                 raise DataError(
                     f"{sample.tokens} tokens, more than max_length={spec.max_length}", where=f"{source.source}:{number}"
@@ -98,6 +99,10 @@ def _messages(row: Row, source: DataSource, number: int) -> list[dict[str, Any]]
         messages.append({"role": "assistant", "reasoning_content": split.thinking, "content": split.answer})
     if messages[-1]["role"] != "assistant":
         raise DataError("a training row needs a `response` or a last assistant turn", where=where)
+    last = messages[-1]
+    if CLOSE in (last.get("content") or "") and not last.get("reasoning_content"):  # thinking written into the text
+        split = split_thinking(last["content"])
+        messages[-1] = {**last, "reasoning_content": split.thinking, "content": split.answer}
     flag = _flag(row, source, number)
     if source.flag == "mixed" and last_flag([str(m.get("content", "")) for m in messages if m["role"] == "user"]):
         flag = None  # a dialogue that has flags of its own was answered by them
@@ -122,7 +127,7 @@ class Earlier:
     """
 
     def __init__(self, conversations: Sequence[Sequence[Conversation]], weights: Sequence[float]) -> None:
-        short = [[c for c in source if len(c) == 2] for source in conversations]
+        short = [[c for c in source if len(c) == 2 and not c[1].get("tool_calls")] for source in conversations]
         self.pools = [pool for pool in short if pool]
         shares = np.array([w for w, pool in zip(weights, short, strict=True) if pool])
         self.shares = shares / shares.sum()

@@ -132,9 +132,9 @@ def dialogues(
 ) -> Iterator[Row]:
     """Multi-turn user queries with random /think and /no_think flags (report, 4.7: ThinkFollow).
 
-    A share `math` of the queries are sums, the others instructions; a share `unflagged` has no flag. `queries` are the user turns; `flags` their
-    flags ("" for none: the last one met still holds); `modes` what each turn has to do. `messages` holds a prefix
-    that ends with a user turn, earlier turns answered rightly.
+    A share `math` of the queries are sums, the others instructions; a share `unflagged` has no flag. `queries` are
+    the user turns; `flags` their flags ("" for none: the last one met still holds); `modes` what each turn has to do.
+    `messages` holds a prefix that ends with a user turn, earlier turns answered rightly.
     """
     questions, sums = instructions(rng, split), arithmetic(rng, split, terms=terms)
     while True:

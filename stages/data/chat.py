@@ -1,6 +1,7 @@
 """The chat format of a model: prompts and training conversations to ids, by the tokenizer's own template.
 
-Training uses TRL's variant of Qwen3's template: it keeps every think block and marks what the assistant says.
+A training target is rendered either as the last turn behind its prompt, as the model will be used, or, for every
+assistant turn at once, by TRL's variant of Qwen3's template, which keeps all think blocks and marks what is said.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +89,27 @@ class ChatFormat:
     def last_turn(self, messages: Sequence[Message], tools: Any = None, weight: float = 1.0) -> Sample:
         """A training sample whose only target is the last assistant turn.
 
-        What precedes it is rendered as it will be when the model is used: earlier think blocks are gone.
+        What precedes it is rendered as it will be when the model is used: earlier think blocks are gone. The target
+        is what the template adds to that for the last turn, tool calls included, up to its end of turn.
+
+        Raises:
+            DataError: the template doesn't render the last turn behind the prompt, or drops its thinking.
         """
-        prompt = self.tokenizer.apply_chat_template(
-            [dict(m) for m in messages[:-1]], tools=tools, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        last = messages[-1]
-        target = self._encode(f"{OPEN}\n{last.get('reasoning_content', '')}\n{CLOSE}\n\n{last['content']}")
-        ids = np.asarray([*prompt, *target, self.end_of_turn], np.int64)
+        render = partial(self.tokenizer.apply_chat_template, tools=tools, tokenize=False)
+        context, last = [dict(m) for m in messages[:-1]], dict(messages[-1])
+        prompt = self._encode(before := render(context, add_generation_prompt=True))
+        whole = render([*context, {**last, "content": last.get("content") or ""}])
+        target = whole.removeprefix(before).rpartition(self.tokenizer.convert_ids_to_tokens(self.end_of_turn))[0]
+        if (
+            not whole.startswith(before)
+            or not target
+            or (last.get("reasoning_content") or "").strip("\n") not in target
+        ):
+            raise DataError(
+                "the chat template doesn't render the last turn, with its thinking, behind the prompt",
+                fix="give the tokenizer Qwen3's template",
+            )
+        ids = np.asarray([*prompt, *self._encode(target), self.end_of_turn], np.int64)
         mask = np.zeros(len(ids), np.float32)
         mask[len(prompt) :] = 1
         return Sample(ids=ids, loss_mask=mask, weight=weight)

@@ -37,15 +37,11 @@ class PackedBatch:
 
 
 def first_fit_decreasing(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Bins of indices whose lengths sum to at most `budget`; deterministic; a longer item is an error."""
+    """Bins of indices whose lengths sum to at most `budget`; deterministic; a longer item has a bin of its own."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     bins: list[list[int]] = []
     room: list[int] = []
     for i in order:
-        if lengths[i] > budget:
-            raise RunError(
-                f"a sample of {lengths[i]} tokens doesn't fit micro_tokens={budget}", fix="raise micro_tokens"
-            )
         slot = next((b for b, free in enumerate(room) if free >= lengths[i]), None)
         if slot is None:
             bins.append([i])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from posttrain.stages.learner.attention import NAME, Layout
+from posttrain.stages.learner.attention import Layout
 from posttrain.stages.learner.losses import divergence
 
 CHUNK_ELEMENTS = 1 << 25
@@ -42,7 +42,7 @@ class Policy(nn.Module):
         return states[targets - 1]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Float32 logits [n, V]: the head in float32 precision keeps log-probabilities comparable (ScaleRL)."""
+        """Float32 logits [n, V] of a head that multiplies in the model's own precision."""
         head = self.model.get_output_embeddings()
         return head(hidden).float()
 
@@ -112,8 +112,3 @@ def run_chunks(
     for pieces in zip(*(t.tensor_split(chunks) for t in tensors), strict=True):
         parts.append(checkpoint(function, *pieces, use_reentrant=False))
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
-
-
-def packed_model_arguments(dtype: torch.dtype) -> dict[str, Any]:
-    """Keyword arguments with which transformers loads a model for the learner."""
-    return {"dtype": dtype, "attn_implementation": NAME}

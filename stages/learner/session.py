@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from posttrain.configs.schema import ModelSource, TrainingStage
 from posttrain.errors import Stopped
@@ -38,8 +37,6 @@ class TrainingSession:
     path: str
     source: ModelSource
     first: int = 0
-    state: dict[str, Any] = field(default_factory=dict)
-    """The kind's own counters; saved with each checkpoint."""
     totals: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -57,18 +54,18 @@ class TrainingSession:
         if checkpoint is not None:
             learner.restore(checkpoint)
             saved = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-            session.first, session.state, session.totals = saved["step"], saved["state"], saved["totals"]
+            session.first, session.totals = saved["step"], saved["totals"]
             context.say(f"{context.name}: resumed at step {session.first}")
         context.metrics.cut(session.first)
         return session
 
-    def check_partner(self, path: str, name: str) -> None:
+    def check_partner(self, path: str, revision: str | None, name: str) -> None:
         """Refuse a model (a teacher) that doesn't share this one's tokenizer.
 
         Raises:
             HandoverError: what differs, on both sides.
         """
-        check_handover(self.chat.fingerprint(), open_chat(path).fingerprint(), self.context.name, name)
+        check_handover(self.chat.fingerprint(), open_chat(path, revision).fingerprint(), self.context.name, name)
 
     def steps(self) -> Iterator[int]:
         """The steps still to do."""
@@ -88,7 +85,8 @@ class TrainingSession:
         context.metrics.write(step + 1, metrics)
         context.progress.advance(1, note)
         stop = context.stop_requested() and step + 1 < spec.steps
-        if stop or (spec.checkpoint_every and (step + 1) % spec.checkpoint_every == 0 and step + 1 < spec.steps):
+        last = step + 1 == spec.steps  # kept too, where there are checkpoints: more steps may be asked for later
+        if stop or (spec.checkpoint_every and (last or (step + 1) % spec.checkpoint_every == 0)):
             self._save(step + 1)
         if stop:
             raise Stopped(f"{context.name}: saved at step {step + 1} of {spec.steps}", fix="run the same command again")
@@ -99,7 +97,7 @@ class TrainingSession:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         self.learner.save(temporary)
-        state = {"step": step, "state": self.state, "totals": self.totals, "ranks": self.learner.ranks}
+        state = {"step": step, "totals": self.totals, "ranks": self.learner.ranks}
         (temporary / STATE).write_text(json.dumps(state), encoding="utf-8")
         sync_tree(temporary)
         final = folder / f"step-{step:06d}"
@@ -113,7 +111,7 @@ class TrainingSession:
     def finish(self, metrics: Mapping[str, float]) -> StageResult:
         """Export the model as the stage's artifact and free the learner."""
         self.learner.export(self.context.artifact_dir, self.path)
-        sizes = dict(self.learner.sizes)
+        sizes = self.learner.sizes | {name: gib for name, gib in self.learner.memory().items() if gib}
         self.learner.free()
         provenance = {**self.chat.fingerprint(), "parent": self.context.spec.model.source, "seed": self.context.seed}
         return StageResult(kind="model", metrics={**metrics, **sizes, **self.totals}, provenance=provenance)

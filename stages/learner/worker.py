@@ -221,21 +221,22 @@ class LearnerWorker:
 
         assert self.policy is not None
         model = self.policy.model
-        peft = hasattr(model, "merge_adapter")
+        # Merged aside, not in place: adding and subtracting would wear the base's last bits off at every sync.
+        adapters = {
+            f"{name}.base_layer.weight": m for name, m in model.named_modules() if hasattr(m, "get_delta_weight")
+        }
         sharded = self.zero == 3 and self.engine is not None
-        with deepspeed.zero.GatheredParameters(list(model.parameters()), enabled=sharded and peft):
-            if peft:
-                model.merge_adapter()
-            try:
-                for bucket in _buckets(model.named_parameters()):
-                    with deepspeed.zero.GatheredParameters([p for _, p in bucket], enabled=sharded and not peft):
-                        for name, parameter in bucket:
-                            plain = merged_names(name) if peft else name
-                            if plain is not None:
-                                yield plain, parameter.detach()
-            finally:
-                if peft:
-                    model.unmerge_adapter()
+        with deepspeed.zero.GatheredParameters(list(model.parameters()), enabled=sharded and bool(adapters)):
+            for bucket in _buckets(model.named_parameters()):
+                with deepspeed.zero.GatheredParameters([p for _, p in bucket], enabled=sharded and not adapters):
+                    for name, parameter in bucket:
+                        plain = merged_names(name) if adapters else name
+                        if plain is None:
+                            continue
+                        weight = parameter.detach()
+                        if name in adapters:
+                            weight = weight + adapters[name].get_delta_weight("default").detach()
+                        yield plain, weight
 
     def weights(self) -> dict[str, NDArray[Any]] | None:
         """The full weights as float32 arrays on rank 0, None elsewhere (all ranks take part in gathering)."""
@@ -252,7 +253,7 @@ class LearnerWorker:
         # All ranks walk through the weights (gathering is collective); only rank 0 keeps them.
         state = {n: w.cpu().clone() if self.rank == 0 else w for n, w in self.named_weights()}
         if self.rank == 0:
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, revision=self.spec.revision)
             export_model(self.config, state, tokenizer, Path(folder), DTYPES[dtype])
 
     # ------------------------------------------------------------ checkpoints

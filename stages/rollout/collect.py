@@ -13,6 +13,7 @@ from posttrain.configs.schema import ModelSource, Sampling
 from posttrain.stages.context import StageContext
 from posttrain.stages.data.chat import ChatFormat, open_chat
 from posttrain.stages.data.models import model_path
+from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.thinking import split_thinking
 from posttrain.types import Completion, Group, Prompt, SamplingParams, Score, Source
@@ -30,7 +31,7 @@ def load_policy(context: StageContext, model: ModelSource) -> tuple[RolloutPool,
     path, source = model_path(context, model)
     chat = open_chat(path, source.revision)
     pool = context.workers.rollout()
-    pool.load(path, source.revision)
+    pool.load(ModelSpec.of(path, source), context.seed)
     return pool, chat
 
 
@@ -117,7 +118,7 @@ def rollout_rows(scored: Sequence[ScoredGroup], versions: bool = True) -> list[d
             "mode": g.group.prompt.mode,
             "task": g.group.prompt.task,
             "index": c.index,
-            "text": c.text,
+            "text": c.text.encode("utf-8", "replace").decode(),  # a lone surrogate fits in no file
             "tokens": len(c.token_ids),
             "finish_reason": c.finish_reason,
             "version": int(c.versions.max()) if versions and len(c.versions) else 0,

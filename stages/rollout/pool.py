@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
 
 from posttrain.configs.schema import Cluster, RolloutCluster
 from posttrain.errors import PosttrainError, RunError
+from posttrain.stages.learner.modelfiles import ModelSpec, load_model
 from posttrain.types import Group, Prompt, SamplingParams
 
 START_TIMEOUT = 300.0
@@ -28,17 +28,17 @@ class RolloutWorker:
         self.engine: Any = None
         self.path = ""
 
-    def load(self, path: str, revision: str | None = None) -> None:
-        """Put the model at `path` into the engine."""
+    def load(self, spec: ModelSpec, seed: int = 0) -> None:
+        """Put the model of `spec` into the engine; `seed` draws one that is random."""
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         from posttrain.stages.rollout.engine import TransformersEngine
 
         self.free()
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.settings.dtype]
-        model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=dtype, attn_implementation="sdpa")
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        model = load_model(spec, dtype, "sdpa", seed)
+        tokenizer = AutoTokenizer.from_pretrained(spec.path, revision=spec.revision)
         model.eval().requires_grad_(False)
         if self.settings.gpus:
             model = model.cuda()
@@ -72,9 +72,9 @@ class RolloutPool:
             actor.options(num_cpus=0, num_gpus=settings.gpus).remote(settings, threads) for _ in range(settings.workers)
         ]
 
-    def load(self, path: str | Path, revision: str | None = None) -> None:
-        """Put the model at `path` into every worker."""
-        self._all([a.load.remote(str(path), revision) for a in self.actors], START_TIMEOUT, "load")
+    def load(self, spec: ModelSpec, seed: int = 0) -> None:
+        """Put the model of `spec` into every worker."""
+        self._all([a.load.remote(spec, seed) for a in self.actors], START_TIMEOUT, "load")
 
     def generate(self, prompts: Sequence[Prompt], n: int, params: SamplingParams, *, seed: int) -> Iterator[Group]:
         """Groups of `n` completions a prompt, handed on as soon as each is done.

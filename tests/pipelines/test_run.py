@@ -176,7 +176,58 @@ def test_raised_steps_go_on_from_the_last_checkpoint(runner: Any) -> None:
     assert (runner.run_dir / ".replaced").exists()
 
 
-def test_resuming_with_other_ranks_is_refused(runner: Any) -> None:
+def test_another_value_of_the_environment_is_another_key(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner.recipe.write_text(runner.text.replace("steps: 4", 'steps: "${STEPS}"'))
+    monkeypatch.setenv("STEPS", "4")
+    runner.run()
+    runner.run()
+    assert runner.worked == []
+    monkeypatch.setenv("STEPS", "5")
+    runner.run()
+    assert runner.worked == ["cold", "eval-cold", "rl", "fusion", "eval-fusion"]
+
+
+def test_a_file_counts_by_its_content_wherever_the_environment_says_it_is(
+    runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner.recipe.write_text(runner.text.replace("prompts: a.jsonl", 'prompts: "${FOLDER}/big.jsonl"'))
+    big = json.dumps({"prompt": "?", "answer": "x" * (1 << 20)}) + "\n"  # files of over a MiB have their hashes kept
+    for name in ("canary-one", "canary-two"):
+        (runner.folder / name).mkdir()
+        (runner.folder / name / "big.jsonl").write_text(big)
+    monkeypatch.setenv("FOLDER", "canary-one")
+    runner.run()
+    monkeypatch.setenv("FOLDER", "canary-two")
+    runner.run()
+    assert runner.worked == []
+    files = [path for path in runner.run_dir.rglob("*") if path.is_file()]
+    assert [path for path in files if b"canary-" in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("{kind: sample, model: base, prompts: b.jsonl}",) * 2, ""),
+        (("prompts: b.jsonl}", "prompts: b.jsonl, filters: [corect]}"), r"r\.yaml:6: no filter 'corect'.*`correct`"),
+        (("default:accuracy -", "default:acuracy -"), r"metric 'acuracy'.*`accuracy`"),
+        (("prompts: builtin:arithmetic}", "measure: mode_following, prompts: a.jsonl}"), r"a\.jsonl:1: .*queries"),
+        (("kind: grpo,", "kind: grpo, sampling: {temperature: 0},"), "whole distribution"),
+        (("kind: grpo,", "kind: grpo, clip: [-1, 2],"), "0 < low < 1"),
+        (("kind: curate,", "kind: curate, keep: {pass_rate: [0.9, 0.1]},"), "low <= high"),
+    ],
+)
+def test_what_would_fail_later_is_refused_at_once(runner: Any, change: tuple[str, str], message: str) -> None:
+    assert change[0] in runner.text
+    runner.recipe.write_text(runner.text.replace(*change))
+    if not message:
+        assert runner.run() == 0
+        return
+    with pytest.raises(InputError, match=message):
+        runner.run()
+    assert runner.worked == []
+
+
+def test_resuming_on_other_shards_is_refused(runner: Any) -> None:
     def stop(context: StageContext) -> None:
         if context.name == "rl":
             (context.dir / "checkpoints" / "step-000002").mkdir(parents=True)
@@ -186,6 +237,8 @@ def test_resuming_with_other_ranks_is_refused(runner: Any) -> None:
     runner.run()
     with pytest.raises(InputError, match=r"set cluster\.learner\.workers=1"):
         runner.run("cluster.learner.workers=2")
+    with pytest.raises(InputError, match=r"set cluster\.learner\.zero=2"):
+        runner.run("cluster.learner.zero=3")
 
 
 def test_a_damaged_artifact_is_made_again(runner: Any) -> None:

@@ -63,6 +63,7 @@ def test_refuses_what_is_not_arithmetic(text: str) -> None:
         ("lr:sums:think:accuracy > 0", "stage 'lr' isn't evaluated; valid: rl"),
         ("rl:sms:think:accuracy > 0", "rl has no suite 'sms'; did you mean `sums`?"),
         ("rl:sums:thnk:accuracy > 0", "no mode 'thnk'; did you mean `think`?"),
+        ("rl:sums:think:accurcy@8 > 0", "the metric 'accurcy@8'; did you mean `accuracy`?"),
     ],
 )
 def test_refuses_what_is_never_evaluated(text: str, says: str) -> None:

@@ -127,6 +127,9 @@ def test_logged_metrics_are_means_since_they_were_last_taken(item: Make, rewards
         scorer.score([item("x", answer="1")], step=7)
         assert scorer.take_metrics() == {"seen": 2.5}
         assert scorer.take_metrics() == {}
+        scorer.score([item("x", answer="1")], step=7)
+        assert scorer.metrics() == {"logged/seen": 2.5}  # beside a stage's own: a reward may log a `loss`
+        assert scorer.metrics() == {}
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])

@@ -3,6 +3,7 @@
 import pytest
 
 from posttrain.sandbox.jobs import Job, JobError, job_from_json, parse_tests
+from posttrain.sandbox.programs import same_output
 from posttrain.sandbox.supervisor import Judge
 
 ADD = "def add(a, b): return a + b"
@@ -39,6 +40,10 @@ HONEST = {
     "pytest style": ("def f(): return 1", "def test_f():\n    assert f() == 1"),
     "import solution": ("def f(): return 1", "from solution import f\nassert f() == 1"),
     "late import": ("def f():\n    import tomllib\n    return tomllib.loads('a = 1')", "assert f() == {'a': 1}"),
+    "arithmetic of its own objects": (
+        "class V:\n    def __init__(s, x): s.x = x\n    def __add__(s, o): return V(s.x + o.x)\n"
+        "    def __eq__(s, o): return s.x == o.x", "assert V(1) + V(2) == V(3)\nassert isinstance(V(1), V)"),
+    "asyncio": ("import asyncio\nasync def g(): return 1\ndef f(): return asyncio.run(g())", "assert f() == 1"),
     "constants": ("LIMIT = 3", "assert LIMIT == 3"),
 }  # fmt: skip
 
@@ -104,6 +109,7 @@ def test_calls(judge_b: Judge) -> None:
         ("import sys\nprint(int(sys.stdin.read()) * 2, end='')\nexit()", "pass"),
         ("import os\nos.write(1, b'%d' % (2 * int(os.read(0, 10))))", "pass"),
         ("import threading\ndef main(): print(int(input()) * 2)\nthreading.Thread(target=main).start()", "pass"),
+        ("import atexit, os\natexit.register(lambda: os.write(1, b'%d' % (2 * int(input()))))", "pass"),
         ("if __name__ == '__main__': print(int(open(0).read()) * 2)", "pass"),
         ("print(5)", "wrong"),
         ("print(1/0)", "crash"),
@@ -119,11 +125,6 @@ def test_standard_input_and_output(judge_b: Judge, code: str, outcome: str) -> N
     assert verdict.passed == (2 if outcome == "pass" else 0)
 
 
-def test_a_judge_outlives_its_zygote(judge_b: Judge) -> None:
-    judge_b._process.kill()  # type: ignore[union-attr]
-    assert judge_b.run(Job(id="x", code=ADD, tests=("assert add(1, 1) == 2",))).outcome == "pass"
-
-
 def test_tests_column() -> None:
     assert parse_tests("assert f()") == ("asserts", ("assert f()",))
     assert parse_tests('[{"input": "1", "output": "2"}]') == ("stdio", (("1", "2"),))
@@ -132,6 +133,61 @@ def test_tests_column() -> None:
     for bad in ([], None, 3, [1, 2], [{"input": "1", "output": "2"}, "assert f()"]):
         with pytest.raises(JobError):
             parse_tests(bad)
+
+
+def test_a_class_api_is_called_step_by_step(judge_b: Judge) -> None:
+    code = "class Stack:\n    def __init__(s, *a): s.a = list(a)\n    def push(s, v): s.a.append(v)\n"
+    code += "    def pop(s): return s.a.pop()"
+    good = {"methods": ["Stack", "push", "pop", "pop"], "args": [[7], [1], [], []], "expected": [None, None, 1, 7]}
+    kind, tests = parse_tests([good, {**good, "expected": [None, None, 7, 1]}])
+    verdict = judge_b.run(Job(id="x", code=code, tests=tests, kind=kind))
+    assert (verdict.outcome, verdict.results) == ("wrong", ("pass", "failed"))
+
+
+def test_each_test_has_its_own_result(judge_b: Judge) -> None:
+    tests = ("assert f(1) == 1", "assert f(2) == 0\nassert f(3) == 3")
+    for stop, results in ((False, ("pass", "failed", "pass")), (True, ("pass", "failed", "not_run"))):
+        verdict = judge_b.run(Job(id="x", code="def f(x): return x", tests=tests, stop_on_first=stop))
+        assert (verdict.outcome, verdict.passed, verdict.results) == ("wrong", results.count("pass"), results)
+    pairs = (("1", "1"), ("2", "0"), ("3", "3"))
+    verdict = judge_b.run(Job(id="x", code="print(input())", tests=pairs, kind="stdio", stop_on_first=True))
+    assert (verdict.passed, verdict.results) == (1, ("pass", "failed", "not_run"))
+
+
+@pytest.mark.parametrize(
+    ("actual", "wanted", "tolerance", "same"),
+    [
+        ("1 2\n", "1 2", None, True),
+        ("1 2  \n3\n\n", "1 2\n3", None, True),
+        (" 1", "1", None, False),
+        ("1\n\n2", "1\n2", None, False),
+        ("0.3000001", "0.3", None, False),
+        ("0.3000001", "0.3", 1e-6, True),
+        ("0.31", "0.3", 1e-6, False),
+        ("x 1e9", "x 1000000001", 1e-6, True),
+        ("nan", "0.3", 1e-6, False),
+        ("inf", "1e400", 1e-6, False),
+        ("1 2", "1", 1e-6, False),
+        ("yes", "no", 1e-6, False),
+    ],
+)
+def test_output_is_compared_as_a_whole(actual: str, wanted: str, tolerance: float | None, same: bool) -> None:
+    assert same_output(actual.encode(), wanted.encode(), tolerance) is same
+
+
+def test_right_output_does_not_excuse_a_crash(judge_b: Judge) -> None:
+    for code, outcome in (("print(1)\n1 / 0", "crash"), ("(", "compile_error")):
+        expected = "1" if outcome == "crash" else ""
+        verdict = judge_b.run(Job(id="x", code=code, tests=(("", expected),), kind="stdio"))
+        assert verdict.outcome == outcome
+
+
+def test_work_larger_than_a_pipe_arrives_whole(judge_b: Judge) -> None:
+    big = "x" * 1_000_000
+    job = Job(id="x", code=f"X = {big!r}\ndef f(s): return s == X", tests=(f"assert f({big!r})",), entry=("f",))
+    assert judge_b.run(job).outcome == "pass"
+    echo = Job(id="x", code="print(input())", tests=((big, big),), kind="stdio")
+    assert judge_b.run(echo).outcome == "pass"
 
 
 def test_a_job_line() -> None:

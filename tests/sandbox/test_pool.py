@@ -8,7 +8,8 @@ from posttrain.errors import SandboxError
 from posttrain.sandbox import tiers
 from posttrain.sandbox.cli import judge_lines
 from posttrain.sandbox.codec import CodecError, decode, encode
-from posttrain.sandbox.jobs import Job
+from posttrain.sandbox.counters import Counters
+from posttrain.sandbox.jobs import Job, Verdict
 from posttrain.sandbox.pool import LocalJudgePool
 from posttrain.sandbox.supervisor import Judge
 
@@ -39,6 +40,19 @@ def test_json_lines() -> None:
     rows = [json.loads(line) for line in out.getvalue().splitlines()]
     assert [(r["id"], r["outcome"]) for r in rows] == [(0, "pass"), (1, "pass"), (None, "infra_error")]
     assert set(rows[0]) == {"id", "outcome", "passed", "total", "seconds", "message"}
+
+
+@pytest.mark.usefixtures("known_tier")
+def test_a_broken_line_costs_itself_only() -> None:
+    good = json.dumps(
+        {"id": 1, "code": "def f(): return 1", "tests": ["assert f() == 1", "assert f()"], "results": True}
+    )
+    stdin = io.TextIOWrapper(io.BytesIO(b'\xff\xfe{"id": 2\n[]\n{"id": 3, "code": 5, "tests": 1}\n' + good.encode()))
+    out = io.StringIO()
+    judge_lines(stdin, out, "B")
+    rows = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [r["outcome"] for r in rows] == ["infra_error"] * 3 + ["pass"]
+    assert (rows[2]["id"], rows[3]["results"]) == (3, ["pass", "pass"])
 
 
 @pytest.mark.usefixtures("known_tier")
@@ -79,3 +93,28 @@ def test_plain_data_survives_the_codec() -> None:
             decode(malformed, refuse)
     with pytest.raises(CodecError):
         encode([0] * 300_000)
+
+
+@pytest.mark.usefixtures("known_tier")
+def test_a_pool_counts_what_became_of_its_jobs() -> None:
+    denied = "import os\ndef f():\n    try: os.fork()\n    except OSError: return 0"
+    jobs = [
+        job(1),
+        job(2),
+        Job(id="3", code=denied, tests=("assert f() == 1",)),
+        Job(id="4", code="(", tests=("assert f()",)),
+    ]
+    with LocalJudgePool(1) as pool:
+        pool.judge(jobs)
+        found = pool.metrics()
+        assert pool.metrics() == {}
+    assert {k: v for k, v in found.items() if v and k != "seconds"} == {
+        "jobs": 4, "pass": 0.5, "wrong": 0.25, "compile_error": 0.25, "denied": 0.25,
+    }  # fmt: skip
+
+
+def test_an_unwell_sandbox_sounds_an_alarm() -> None:
+    counters = Counters()
+    counters.add([Verdict(id="x", outcome="infra_error")] + [Verdict(id="x", outcome="pass")] * 60)
+    with pytest.warns(UserWarning, match=r"1\.6%"):
+        counters.drain()

@@ -2,11 +2,14 @@
 
 import os
 import signal
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psutil
 import pytest
 
-from posttrain.sandbox.jobs import Job
+from posttrain.sandbox.jobs import Job, Verdict
 from posttrain.sandbox.pool import SandboxPool
 from posttrain.sandbox.supervisor import Judge
 
@@ -20,6 +23,28 @@ def test_a_worker_that_dies_is_replaced() -> None:
         assert all(p.nice() == 19 for p in workers)
         os.kill(workers[0].pid, signal.SIGKILL)
         assert {v.outcome for v in pool.judge(jobs)} == {"pass"}
+
+
+@pytest.mark.usefixtures("ray_session", "judge_b")
+def test_an_infra_error_is_tried_again_on_another_worker_and_threads_may_share_the_pool() -> None:
+    hopeless = Job(id="hopeless", code="def f(): return 1", tests=("x = 1",))
+    jobs = [Job(id=str(i), code=f"def f(): return {i}", tests=(f"assert f() == {i}",)) for i in range(12)]
+    with SandboxPool(2, "C") as pool:
+        asked: list[tuple[str, int | None]] = []
+        real_pass = pool._pass
+
+        def spy(these: Sequence[Job], verdicts: list[Verdict], batches: list[Any]) -> dict[int, int]:
+            used = real_pass(these, verdicts, batches)
+            asked.extend((these[i].id, used[i]) for b in batches for i in b.jobs if these[i].id == "hopeless")
+            return used
+
+        pool._pass = spy  # type: ignore[method-assign]
+        with ThreadPoolExecutor(3) as threads:
+            found = list(threads.map(pool.judge, [jobs, [hopeless], jobs]))
+        counted = pool.metrics()
+    assert [[v.outcome for v in verdicts] for verdicts in found] == [["pass"] * 12, ["infra_error"], ["pass"] * 12]
+    assert len({worker for _, worker in asked}) == len(asked) == 2
+    assert counted["jobs"] == 25
 
 
 def _cmdline(process: psutil.Process) -> list[str]:

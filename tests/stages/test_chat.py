@@ -66,6 +66,32 @@ def test_an_empty_block_is_a_target_with_qwen3s_form(chat: ChatFormat, tokenizer
     assert tokenizer.decode(sample.ids[sample.loss_mask > 0]).startswith("<think>\n\n</think>\n\n2")
 
 
+def test_a_tool_call_is_trained_as_the_template_renders_it(chat: ChatFormat, tokenizer: Any) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    asked = {"role": "assistant", "content": None, "reasoning_content": "sum", "tool_calls": [call]}
+    sample = chat.last_turn([USER, asked], tools)
+    target = tokenizer.decode(sample.ids[sample.loss_mask > 0])
+    assert target == (
+        '<think>\nsum\n</think>\n\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>'
+    )
+    assert '"name": "add", "parameters"' in tokenizer.decode(sample.ids[sample.loss_mask == 0])
+
+
+def test_a_template_that_drops_thinking_is_refused(tokenizer: Any) -> None:
+    import copy
+
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    answer = {"role": "assistant", "content": "2"}
+    assert ChatFormat(plain).last_turn([USER, answer]).loss_mask.sum() == 2
+    with pytest.raises(DataError, match="with its thinking"):
+        ChatFormat(plain).last_turn([USER, {**answer, "reasoning_content": "1+1"}])
+
+
 def test_conversations_without_an_assistant_are_refused(chat: ChatFormat) -> None:
     with pytest.raises(DataError, match="assistant"):
         chat.conversation([USER])

@@ -25,7 +25,7 @@ from posttrain.stages.data.schedule import BatchSchedule
 from posttrain.stages.data.store import read_rows, write_rows
 from posttrain.stages.learner.advantages import EPSILON, group_advantages, zero_variance
 from posttrain.stages.learner.schedule import FLOOR, learning_rate
-from posttrain.stages.rollout.collect import ScoredGroup, score_metrics
+from posttrain.stages.rollout.collect import ScoredGroup, rollout_rows, score_metrics
 from posttrain.thinking import last_flag, split_thinking
 from posttrain.types import Completion, Group, Prompt, Score, Source
 
@@ -363,6 +363,13 @@ def test_a_response_is_split_into_thinking_and_answer() -> None:
     assert messages[-1] == {"role": "assistant", "reasoning_content": "1+1=2", "content": "2"}
 
 
+def test_thinking_written_into_an_assistants_text_is_its_think_block() -> None:
+    turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "<think>\n2+2=4\n</think>\n\n4"}]
+    made = sft._messages({"messages": turns}, DataSource.model_validate({"from": "x"}), 1)
+    assert made[-1] == {"role": "assistant", "reasoning_content": "2+2=4", "content": "4"}
+    assert turns[-1]["content"].startswith("<think>")
+
+
 def test_a_row_without_an_answer_is_refused_with_its_place() -> None:
     with pytest.raises(DataError, match=r"^x:7: .*response"):
         sft._messages({"prompt": "1?"}, DataSource.model_validate({"from": "x"}), 7)
@@ -454,6 +461,8 @@ def test_intervals_cover_the_truth_when_samples_of_a_question_agree() -> None:
 
 
 def test_a_table_has_a_hole_where_there_is_no_verdict() -> None:
+    passed = evaluate.passed_once(np.array([[1, np.nan], [0, np.nan], [np.nan, np.nan], [0, 0.5]]))
+    np.testing.assert_array_equal(passed, [[1], [np.nan], [np.nan], [0]])
     table = evaluate.score_table([scored([1.0, None]), scored([0.0, 0.5])])
     np.testing.assert_array_equal(table, [[1.0, np.nan], [0.0, 0.5]])
 
@@ -631,5 +640,10 @@ def test_the_oracle_drops_and_counts_rows_without_a_solution() -> None:
     reasons: Counter[str] = Counter()
     assert sample.with_solutions([bare, solved, bare], "s", reasons) == [solved]
     assert reasons == {"no worked solution": 2}
-    with pytest.raises(DataError, match="^s: .*solution"):
+    with pytest.raises(DataError, match=r"^s: .*solution"):
         sample.with_solutions([bare], "s", reasons)
+
+
+def test_any_text_can_be_written_down(tmp_path: Path) -> None:
+    write_rows(tmp_path, rollout_rows([scored([1.0], text="a\ud800b")]), "rows.parquet")
+    assert [row["text"] for row in read_rows(tmp_path / "rows.parquet")] == ["a?b"]

@@ -251,6 +251,19 @@ def test_lora_trains_only_adapters_and_exports_merged_weights(worker: Any, rando
     np.testing.assert_allclose(worker.logprobs(packed, 1.0)[0], after, atol=1e-4)
 
 
+def test_reading_merged_weights_moves_no_bit_of_the_base(worker: Any, random_model: Path) -> None:
+    from posttrain.configs.schema import Lora
+
+    worker.load(ModelSpec(path=str(random_model), lora=Lora(rank=4)), Optimizer(), 0)
+    worker.step(batches(make_samples(), 4096), CrossEntropy(), 1e-2)
+    base = {n: p.detach().clone() for n, p in worker.policy.model.named_parameters()}
+    first = worker.weights()
+    for _ in range(5):
+        again = worker.weights()
+    assert all(torch.equal(p, base[n]) for n, p in worker.policy.model.named_parameters())
+    assert all(np.array_equal(again[name], value) for name, value in first.items())
+
+
 def test_a_pruned_student_keeps_the_layers_it_was_told(worker: Any, random_model: Path) -> None:
     worker.load(ModelSpec(path=str(random_model), layers=(1,)), None, 0)
     assert len(worker.policy.model.model.layers) == 1

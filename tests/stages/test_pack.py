@@ -43,9 +43,8 @@ def test_ranks_are_balanced_by_tokens() -> None:
     assert min(loads) > 0
 
 
-def test_a_sample_over_the_budget_is_refused_with_the_knob() -> None:
-    with pytest.raises(RunError, match="micro_tokens"):
-        first_fit_decreasing([65], 64)
+def test_a_sample_over_the_budget_runs_alone() -> None:
+    assert first_fit_decreasing([8, 65, 50, 6], 64) == [[1], [2, 0, 3]]
 
 
 @pytest.mark.parametrize("aggregate", ["token", "sequence"])

@@ -10,10 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from posttrain.configs.schema import RolloutCluster
 from posttrain.errors import InputError
 from posttrain.stages.data.chat import ChatFormat
+from posttrain.stages.data.models import builtin_path
+from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.stages.rollout.engine import TransformersEngine
+from posttrain.stages.rollout.pool import RolloutWorker
 from posttrain.stages.rollout.sampling import draw, uniforms
 from posttrain.types import Prompt, SamplingParams, Source
 
@@ -161,3 +165,13 @@ def test_injected_tokens_are_marked_and_carry_no_logprob(engine: TransformersEng
     assert completion.token_ids[injected].tolist() == list(chat.early_stop)
     assert injected[0] == 4
     assert not completion.logprobs[injected].any()
+
+
+def test_a_pruned_model_samples_with_the_layers_that_it_has() -> None:
+    worker = RolloutWorker(RolloutCluster(), 1)
+    worker.load(ModelSpec(path=str(builtin_path("builtin:tiny")), layers=(0, 2)))
+    assert len(worker.engine.model.model.layers) == 2
+    (group,) = worker.generate(
+        [Prompt(id="p", messages=({"role": "user", "content": "1+1?"},))], 2, SamplingParams(max_tokens=4), 0
+    )
+    assert all(len(c.token_ids) for c in group.completions)
