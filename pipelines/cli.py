@@ -215,7 +215,12 @@ def init(path: Annotated[Path, typer.Argument(help="The file to write.")] = Path
 
     if path.exists():
         raise InputError("there is such a file already", where=str(path), fix="name another one")
-    path.write_text((PACKAGED / "starter.yaml").read_text("utf-8"), "utf-8")
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent}", where=str(path), fix=f"mkdir -p {path.parent}")
+    try:
+        path.write_text((PACKAGED / "starter.yaml").read_text("utf-8"), "utf-8")
+    except OSError as error:
+        raise InputError(f"can't be written: {error.strerror}", where=str(path), fix="name another one") from None
     typer.echo(f"wrote {path}; next: posttrain plan {path} --check")
 
 
@@ -240,11 +245,12 @@ def rewards_list() -> None:
 @rewards_app.command("score")
 def rewards_score(
     name: Annotated[str, typer.Argument(help="A built-in, package.module:attr, or file.py:attr.")],
+    params: Annotated[str, typer.Option(metavar="JSON", help="""Its parameters, like '{"pattern": "^4"}'.""")] = "{}",
 ) -> None:
     """Score completions: JSON lines in, JSON lines out."""
-    from posttrain.rewards.cli import score_lines
+    from posttrain.rewards.cli import parse_params, score_lines
 
-    raise typer.Exit(score_lines(name, sys.stdin, sys.stdout))
+    raise typer.Exit(score_lines(name, sys.stdin, sys.stdout, params=parse_params(params)))
 
 
 @sandbox_app.command("judge")

@@ -11,7 +11,6 @@ Nothing here imports torch, Ray or math_verify: `posttrain plan` answers in unde
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,20 @@ from posttrain.configs.schema import RewardUse
 from posttrain.errors import DataError, InputError
 from posttrain.rewards import code, format, math, modes, reasoning_gym, text
 from posttrain.rewards.contract import BuiltinReward
-from posttrain.rewards.loader import split_path
+from posttrain.rewards.loader import NO_GOLD, VERL, gold_of, split_path
+from posttrain.rewards.sources import definition, files_of, source_of
 from posttrain.types import Prompt
+
+__all__ = [
+    "BUILTINS",
+    "applies",
+    "check_columns",
+    "check_use",
+    "files_of",
+    "needed_columns",
+    "needs_gold",
+    "row_columns",
+]
 
 BUILTINS: dict[str, BuiltinReward] = {
     "math": BuiltinReward(
@@ -113,8 +124,9 @@ def check_use(use: RewardUse, recipe_dir: Path) -> None:
         _check_builtin(use)
         return
     where, attribute = parts
-    if where.endswith(".py"):
-        _check_file(recipe_dir / where, attribute, use.use)
+    path = source_of(use.use, recipe_dir)
+    if path is not None:
+        _check_file(path, attribute, use.use)
         return
     try:
         found = importlib.util.find_spec(where.partition(".")[0]) or _beside(recipe_dir, where)
@@ -140,25 +152,11 @@ def _check_builtin(use: RewardUse) -> None:
         )
     missing = [p for p in builtin.params if p not in use.params]
     if missing:
-        raise InputError(f"reward {use.use!r} needs the parameter {missing[0]!r}", where="rewards", fix="set params")
-
-
-def _definition(path: Path, attribute: str) -> ast.FunctionDef | ast.AsyncFunctionDef | bool:
-    """The function as the file defines it; True if the name is bound some other way, False if not at all."""
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    found: ast.FunctionDef | ast.AsyncFunctionDef | bool = False
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == attribute:
-            found = node
-        elif any(isinstance(n, ast.Name | ast.alias | ast.ClassDef) and _bound(n) == attribute for n in ast.walk(node)):
-            found = found or True
-    return found
-
-
-def _bound(node: ast.AST) -> str:
-    if isinstance(node, ast.alias):
-        return node.asname or node.name
-    return node.id if isinstance(node, ast.Name) else getattr(node, "name", "")
+        raise InputError(
+            f"reward {use.use!r} needs the parameter {missing[0]!r}",
+            where="rewards",
+            fix=f"in a recipe, params: {{{missing[0]}: ...}}; in `posttrain rewards score`, --params JSON",
+        )
 
 
 def _check_file(path: Path, attribute: str, use: str) -> None:
@@ -167,21 +165,13 @@ def _check_file(path: Path, attribute: str, use: str) -> None:
             f"reward {use!r}: no file {path}", where="rewards", fix="the path starts at the recipe's folder"
         )
     try:
-        found = _definition(path, attribute)
+        found = definition(path, attribute)
     except SyntaxError as error:
         raise InputError(f"reward {use!r}: {error.msg}", where=f"{path}:{error.lineno}") from error
+    except OSError as error:
+        raise InputError(f"reward {use!r}: {error.strerror}", where=str(path)) from None
     if found is False:
         raise InputError(f"reward {use!r}: {path.name} defines no {attribute!r}", where=str(path))
-
-
-def files_of(uses: Sequence[RewardUse], recipe_dir: Path) -> list[Path]:
-    """The files of rewards that are named by path, in order, each once. They are part of a stage's key."""
-    files = []
-    for use in uses:
-        parts = split_path(use.use)
-        if parts and parts[0].endswith(".py"):
-            files.append(recipe_dir / parts[0])
-    return list(dict.fromkeys(files))
 
 
 def row_columns(prompt: Prompt) -> dict[str, Any]:
@@ -201,34 +191,59 @@ def applies(use: RewardUse, columns: Mapping[str, Any]) -> bool:
 
 
 def needed_columns(use: RewardUse, recipe_dir: Path | None = None) -> tuple[str, ...]:
-    """Columns a reward can't do without, as far as can be known without importing it."""
-    parts = split_path(use.use)
-    if parts is None:
+    """Columns a reward can't do without, as far as can be known without importing it.
+
+    A ground truth isn't among them, which verl's functions find in one of several columns: see `needs_gold`.
+    """
+    if split_path(use.use) is None:
         _check_builtin(use)
         return BUILTINS[use.use].columns
-    if not parts[0].endswith(".py") or recipe_dir is None:
-        return ()
-    definition = _definition(recipe_dir / parts[0], parts[1])
-    if isinstance(definition, bool):
-        return ()
-    arguments = definition.args
+    required, optional = _parameters(use, recipe_dir)
+    ignored = _GIVEN | _ROW_FIELDS | set(use.params) | (_VERL_FIELDS if {*required, *optional} >= VERL else set())
+    return tuple(name for name in required if name not in ignored)
+
+
+def needs_gold(use: RewardUse, recipe_dir: Path | None = None) -> bool:
+    """Whether it is a verl function, which a row without a ground truth can't be judged by (see `gold_of`)."""
+    required, optional = _parameters(use, recipe_dir)
+    return {*required, *optional} >= VERL and "ground_truth" not in use.params
+
+
+def _parameters(use: RewardUse, recipe_dir: Path | None) -> tuple[list[str], list[str]]:
+    """Names of the parameters without and with a default; none where the function can't be read."""
+    parts = split_path(use.use)
+    path = source_of(use.use, recipe_dir) if recipe_dir is not None else None
+    found = definition(path, parts[1]) if parts and path is not None else False
+    if isinstance(found, bool):
+        return [], []
+    arguments = found.args
     positional = [*arguments.posonlyargs, *arguments.args]
-    required = positional[: len(positional) - len(arguments.defaults)]
-    required += [a for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is None]
-    ignored = _GIVEN | _ROW_FIELDS | _VERL_FIELDS | set(use.params)
-    return tuple(a.arg for a in required if a.arg not in ignored)
+    first = len(positional) - len(arguments.defaults)
+    keywords = list(zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True))
+    required = [*positional[:first], *(a for a, default in keywords if default is None)]
+    optional = [*positional[first:], *(a for a, default in keywords if default is not None)]
+    return [a.arg for a in required], [a.arg for a in optional]
 
 
 def check_columns(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe_dir: Path | None = None) -> None:
     """Raises DataError, naming row and column, where a reward applies to a row that lacks what it reads."""
-    needs = [(use, needed_columns(use, recipe_dir)) for use in uses]
+    needs = [(use, needed_columns(use, recipe_dir), needs_gold(use, recipe_dir)) for use in uses]
     for number, prompt in enumerate(prompts, 1):
         columns = row_columns(prompt)
-        for use, names in needs:
+        for use, names, gold in needs:
+            if not applies(use, columns):
+                continue
+            where = f"row {number} ({prompt.id})"
             for name in names:
-                if columns.get(name) is None and applies(use, columns):
+                if columns.get(name) is None:
                     raise DataError(
                         f"reward {use.use!r} reads the column {name!r}, and this row has none",
-                        where=f"row {number} ({prompt.id})",
+                        where=where,
                         fix=f"map a column to {name!r}, or limit the reward with `when`",
                     )
+            if gold and gold_of(columns) is None:
+                raise DataError(
+                    f"reward {use.use!r} reads a ground truth, and this row has no {NO_GOLD}",
+                    where=where,
+                    fix="map a column to `ground_truth`, or limit the reward with `when`",
+                )

@@ -10,8 +10,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from posttrain.configs.schema import RewardUse
-from posttrain.errors import RewardError
-from posttrain.rewards.base import BUILTINS, needed_columns
+from posttrain.errors import InputError, RewardError
+from posttrain.rewards.base import BUILTINS, check_use, needed_columns
 from posttrain.rewards.loader import split_path
 from posttrain.rewards.mix import Scorer
 from posttrain.types import Completion, Prompt, Score
@@ -22,6 +22,18 @@ _OWN = ("id", "completion", "prompt", "messages")
 def list_rewards() -> list[tuple[str, tuple[str, ...], str]]:
     """(name, columns it needs, what it says) of every built-in."""
     return [(name, reward.columns, reward.doc) for name, reward in BUILTINS.items()]
+
+
+def parse_params(text: str) -> dict[str, Any]:
+    """The parameters that `--params` gives a reward. Raises InputError unless it is a JSON object."""
+    example = """--params '{"pattern": "^[0-9]+$"}'"""
+    try:
+        params = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"not JSON: {error}", where="--params", fix=f"write an object: {example}") from None
+    if not isinstance(params, dict):
+        raise InputError(f"parameters are a JSON object, not {text[:80]}", where="--params", fix=f"like {example}")
+    return params
 
 
 def score_lines(
@@ -35,6 +47,7 @@ def score_lines(
     """
     use = RewardUse(use=name, params=dict(params or {}))
     folder = recipe_dir or Path.cwd()
+    check_use(use, folder)
     needed = needed_columns(use, folder)
     judge = _judge(use)
     try:

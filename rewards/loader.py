@@ -9,13 +9,19 @@ import asyncio
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_VERL = {"data_source", "solution_str", "ground_truth"}
+from posttrain.rewards.contract import RowError
+
+VERL = frozenset({"data_source", "solution_str", "ground_truth"})
+"""A function with parameters of these names is one of verl's."""
+
+NO_GOLD = "`ground_truth`, no `reward_model` with one, and no `answer`"
 _TRL_EXTRAS = ("completion_ids", "trainer_state", "log_extra", "log_metric")
 
 
@@ -54,7 +60,7 @@ def load(use: str, recipe_dir: str) -> LoadedReward:
     parameters = inspect.signature(function).parameters
     return LoadedReward(
         function=function,
-        is_verl=set(parameters) >= _VERL,
+        is_verl=set(parameters) >= VERL,
         parameters=frozenset(parameters),
         any_keyword=any(p.kind is p.VAR_KEYWORD for p in parameters.values()),
     )
@@ -78,8 +84,11 @@ def call(
     columns: dict[str, list[Any]],
     params: dict[str, Any],
     extras: dict[str, Any],
-) -> list[float | None]:
-    """One value a row. Raises ValueError if the function gives anything else; else what the function raises."""
+) -> list[float | RowError | None]:
+    """One value a row: a RowError where it is no finite number, or there was no gold to judge by.
+
+    Raises ValueError if the function gives anything else; else what the function raises.
+    """
     if reward.is_verl:
         values = [_call_verl(reward, i, completions, columns, params) for i in range(len(completions))]
     else:
@@ -93,17 +102,24 @@ def _call_verl(
 ) -> Any:
     row = {name: values[i] for name, values in columns.items()}
     text = completions[i] if isinstance(completions[i], str) else completions[i][-1]["content"]
-    nested = row.get("reward_model")
-    truth = nested.get("ground_truth") if isinstance(nested, dict) else row.get("answer")
     keywords = {
         "data_source": row.get("data_source") or row.get("task"),
         "solution_str": text,
-        "ground_truth": row.get("ground_truth", truth),
+        "ground_truth": gold_of(row),
         "extra_info": row.get("extra_info") or {},
         **params,
     }
+    if keywords["ground_truth"] is None:  # compared with None, every completion would be wrong
+        return RowError(f"the row has no {NO_GOLD}")
     value = _await(reward.function(**{k: v for k, v in keywords.items() if reward.accepts(k)}))
     return value["score"] if isinstance(value, dict) else value
+
+
+def gold_of(row: Mapping[str, Any]) -> Any:
+    """What verl's functions judge by: `ground_truth`, else that of `reward_model`, else `answer`; None if none."""
+    nested = row.get("reward_model")
+    found = (row.get("ground_truth"), nested.get("ground_truth") if isinstance(nested, Mapping) else None)
+    return next((gold for gold in (*found, row.get("answer")) if gold is not None), None)
 
 
 def _await(value: Any) -> Any:
@@ -113,11 +129,16 @@ def _await(value: Any) -> Any:
     return asyncio.run(wait()) if inspect.isawaitable(value) else value
 
 
-def _checked(values: Any, rows: int) -> list[float | None]:
+def _checked(values: Any, rows: int) -> list[float | RowError | None]:
     values = list(values)
     if len(values) != rows:
         raise ValueError(f"the reward gave {len(values)} values for {rows} completions")
-    return [None if v is None else float(v) for v in values]
+    return [v if v is None or isinstance(v, RowError) else _finite(float(v)) for v in values]
+
+
+def _finite(value: float) -> float | RowError:
+    # One nan in a group makes the advantages of all its completions nan, and then the model.
+    return value if math.isfinite(value) else RowError(f"the reward gave {value}, which is no finite number")
 
 
 def extras_of(reward: LoadedReward) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,12 @@ class Row:
 class Member(Protocol):
     """Judges rows; thread-safe."""
 
-    def values(self, rows: Sequence[Row]) -> list[Value]:
+    def values(self, rows: Sequence[Row], step: int = 0) -> list[Value]:
         """One value a row, in order. Raises RewardError if the reward can't be loaded at all."""
+        ...
+
+    def take_metrics(self) -> dict[str, list[float]]:
+        """What the reward has logged since the last call, by name."""
         ...
 
     def close(self) -> None:
@@ -74,7 +79,7 @@ class BuiltinMember:
         elif builtin.needs == "math":
             self._symbolic = self._handed["symbolic"] = Symbolic()
 
-    def values(self, rows: Sequence[Row]) -> list[Value]:
+    def values(self, rows: Sequence[Row], step: int = 0) -> list[Value]:
         """See Member."""
         columns = {name: [r.columns.get(name) for r in rows] for name in self._reads}
         return list(
@@ -84,6 +89,10 @@ class BuiltinMember:
                 **{**columns, **self._use.params, **self._handed},
             )
         )
+
+    def take_metrics(self) -> dict[str, list[float]]:
+        """See Member."""
+        return {}
 
     def close(self) -> None:
         """See Member."""
@@ -95,18 +104,28 @@ class WorkerMember:
     """A built-in that gets a process of its own: it could run for ever."""
 
     def __init__(self, use: RewardUse, builtin: BuiltinReward) -> None:
-        self._use, self._sees = use, use.sees or builtin.sees
-        self._reads: tuple[str, ...] | None = builtin.columns + builtin.optional
-        self._worker = WorkerProcess(
-            Service(module="posttrain.rewards.worker", attribute="BuiltinCall", arguments=(use.use,))
-        )
+        reads = builtin.columns + builtin.optional
+        self._set(use, use.sees or builtin.sees, reads, attribute="BuiltinCall", arguments=(use.use,))
 
-    def values(self, rows: Sequence[Row]) -> list[Value]:
+    def _set(
+        self, use: RewardUse, sees: str, reads: tuple[str, ...] | None, *, attribute: str, arguments: tuple[str, ...]
+    ) -> None:
+        self._use, self._sees, self._reads = use, sees, reads
+        service = Service(module="posttrain.rewards.worker", attribute=attribute, arguments=arguments)
+        self._worker = WorkerProcess(service)
+        self._lock = threading.Lock()
+        self._metrics: dict[str, list[float]] = {}
+
+    def values(self, rows: Sequence[Row], step: int = 0) -> list[Value]:
         """See Member."""
 
         def call(indices: Sequence[int], timeout_s: float) -> list[Value]:
-            part = [rows[i] for i in indices]
-            return self._worker.call(self._request(part), timeout_s)[0]
+            request = {**self._request([rows[i] for i in indices]), "step": step}
+            values, metrics = self._worker.call(request, timeout_s)
+            with self._lock:
+                for name, logged in metrics.items():
+                    self._metrics.setdefault(name, []).extend(logged)
+            return list(values)
 
         try:
             return list(call_rows(call, len(rows), self._use.timeout))
@@ -126,6 +145,12 @@ class WorkerMember:
             return call_arguments([r.columns for r in rows])
         return {name: [r.columns.get(name) for r in rows] for name in self._reads}
 
+    def take_metrics(self) -> dict[str, list[float]]:
+        """See Member."""
+        with self._lock:
+            taken, self._metrics = self._metrics, {}
+        return taken
+
     def close(self) -> None:
         """See Member."""
         self._worker.close()
@@ -135,14 +160,8 @@ class FunctionMember(WorkerMember):
     """A function that a recipe names by module or by path; it sees what TRL would pass it."""
 
     def __init__(self, use: RewardUse, recipe_dir: Path) -> None:
-        self._use, self._sees, self._reads = use, use.sees or "completion", None
-        self._worker = WorkerProcess(
-            Service(
-                module="posttrain.rewards.worker",
-                attribute="UserReward",
-                arguments=(use.use, str(recipe_dir.resolve())),
-            )
-        )
+        arguments = (use.use, str(recipe_dir.resolve()))
+        self._set(use, use.sees or "completion", None, attribute="UserReward", arguments=arguments)
 
     def _request(self, rows: Sequence[Row]) -> dict[str, Any]:
         request = super()._request(rows)

@@ -8,6 +8,8 @@ value = sum of weight x reward over the rewards that apply      (no gate closed,
 
 from __future__ import annotations
 
+import math
+import statistics
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -54,9 +56,10 @@ class Scorer:
         self._failed: deque[bool] = deque(maxlen=_WINDOW)
         self._first_error = ""
 
-    def score(self, items: Sequence[tuple[Prompt, Completion]]) -> list[Score]:
+    def score(self, items: Sequence[tuple[Prompt, Completion]], *, step: int = 0) -> list[Score]:
         """One Score an item, in order; safe to call from several threads.
 
+        `step` is what functions named by path read as `trainer_state.global_step`.
         Bounded: a reward takes at most four times its `timeout` over its rows. Raises RewardError.
         """
         rows = [Row(prompt=p, completion=c, columns=row_columns(p)) for p, c in items]
@@ -65,16 +68,25 @@ class Scorer:
             wanted = [i for i, row in enumerate(rows) if applies(use, row.columns)]
             if not wanted:
                 continue
-            for i, value in zip(wanted, member.values([rows[i] for i in wanted]), strict=True):
+            for i, value in zip(wanted, member.values([rows[i] for i in wanted], step), strict=True):
                 parts[i][number] = value
         scores = [self._compose(values) for values in parts]
         self._watch(scores)
         return scores
 
     def metrics(self) -> dict[str, float]:
-        """What the sandbox counted since the last call, as `sandbox/...`; empty without code rewards."""
-        found: dict[str, float] = self._judge.metrics() if isinstance(self._judge, CountingJudge) else {}
-        return {f"sandbox/{name}": value for name, value in found.items()}
+        """Since the last call: what the sandbox counted, as `sandbox/...`, and what rewards logged, as `logged/...`."""
+        counted: dict[str, float] = self._judge.metrics() if isinstance(self._judge, CountingJudge) else {}
+        logged = self.take_metrics()
+        return {f"sandbox/{k}": v for k, v in counted.items()} | {f"logged/{k}": v for k, v in logged.items()}
+
+    def take_metrics(self) -> dict[str, float]:
+        """Means of what functions gave to `log_metric` since the last call, by name; what isn't finite left out."""
+        logged: dict[str, list[float]] = {}
+        for member in self._members:
+            for name, values in member.take_metrics().items():
+                logged.setdefault(name, []).extend(value for value in values if math.isfinite(value))
+        return {name: statistics.fmean(values) for name, values in logged.items() if values}
 
     def close(self) -> None:
         """Ends all reward processes."""

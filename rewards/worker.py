@@ -14,11 +14,20 @@ import struct
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from posttrain.rewards import loader
+from posttrain.rewards.contract import RowError
 
 HEADER = struct.Struct("!Q")
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """What a reward may know of the training: of TRL's `trainer_state`, the part that every stage has."""
+
+    global_step: int
 
 
 class UserReward:
@@ -28,12 +37,12 @@ class UserReward:
         self._reward = loader.load(use, recipe_dir)
         self.wants = loader.extras_of(self._reward)
 
-    def __call__(self, call: dict[str, Any]) -> tuple[list[float | None], dict[str, list[float]]]:
-        """(values, logged metrics)"""
+    def __call__(self, call: dict[str, Any]) -> tuple[list[float | RowError | None], dict[str, list[float]]]:
+        """(values, what was given to log_metric by name)"""
         metrics: dict[str, list[float]] = {}
         extras = {
             "completion_ids": call["completion_ids"],
-            "trainer_state": None,
+            "trainer_state": TrainerState(global_step=call["step"]),
             "log_extra": lambda name, values: None,  # a column of TRL's completions table, which there is none of
             "log_metric": lambda name, value: metrics.setdefault(name, []).append(float(value)),
         }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from posttrain.configs.problems import closest
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
 from posttrain.stages.data.builtin import GENERATORS, held_out
@@ -22,6 +25,8 @@ Row = dict[str, Any]
 DEFAULT_GENERATED = 1000
 SEARCHED = 50  # rows drawn for each one wanted, before the search for new ones ends
 MIXED_MODES: tuple[Mode, ...] = ("default", "think", "no_think")
+_MODES = (*get_args(Mode), "mixed")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _NOT_COLUMNS = ("id", "messages", "prompt", "mode", "task", "domain")
 
 
@@ -56,7 +61,7 @@ def load_rows(source: PromptSource, *, recipe_dir: Path, inputs: Mapping[str, Pa
         rows = _hub(source)
     else:
         rows = _file(recipe_dir / Path(name).expanduser())
-    taken = [_renamed(row, source, name) for row in islice(rows, source.n)]
+    taken = [_renamed(row, source, f"{name}:{number}") for number, row in enumerate(islice(rows, source.n), 1)]
     if not taken:
         raise DataError("there isn't a single row", where=name)
     return taken
@@ -150,19 +155,46 @@ def _file(path: Path) -> Iterable[Row]:
         return read_rows(path)
     if path.suffix != ".jsonl":
         raise DataError(f"can't read {path.suffix!r} files", where=str(path), fix="use .jsonl or .parquet")
-    rows = []
-    text = path.read_text(encoding="utf-8").rstrip()
-    for number, line in enumerate(text.split("\n") if text else [], 1):
-        if not line.strip():  # skipped, it would shift the line numbers of all later messages
-            raise DataError("an empty line", where=f"{path}:{number}", fix="delete it")
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"not JSON: {error.msg} (column {error.colno})", where=f"{path}:{number}") from None
-        if not isinstance(row, dict):
-            raise DataError(f"a row is an object, this is {type(row).__name__}", where=f"{path}:{number}")
-        rows.append(row)
-    return rows
+    text = _text(path).rstrip()
+    return [_json_row(line, f"{path}:{number}") for number, line in enumerate(text.split("\n") if text else [], 1)]
+
+
+def _text(path: Path) -> str:
+    """The file's text, without the mark that some editors put in front. Raises DataError at a byte that isn't UTF-8."""
+    try:
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise DataError(f"can't be read: {error.strerror}", where=str(path)) from None
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"not UTF-8: byte 0x{content[error.start]:02x}",
+            where=f"{path}:{content.count(10, 0, error.start) + 1}",
+            fix="convert the file, e.g. iconv -f latin1 -t utf-8",
+        ) from None
+
+
+def _json_row(line: str, where: str) -> Row:
+    if not line.strip():  # skipped, it would shift the line numbers of all later messages
+        raise DataError("an empty line", where=where, fix="delete it")
+    try:
+        row = json.loads(line)
+        if _SURROGATE.search(line):
+            row = _whole_characters(row)
+    except json.JSONDecodeError as error:
+        raise DataError(f"not JSON: {error.msg} (column {error.colno})", where=where) from None
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, lists in lists in lists
+        raise DataError(f"can't be read: {error}", where=where) from None
+    if not isinstance(row, dict):
+        raise DataError(f"a row is an object, this is {type(row).__name__}", where=where)
+    return row
+
+
+def _whole_characters(value: Any) -> Any:
+    """Halves of surrogate pairs become U+FFFD: an emoji cut in two by some program, which no tokenizer would take."""
+    text = json.dumps(value, ensure_ascii=False)
+    return json.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
 
 
 def row_messages(row: Row, where: str) -> list[dict[str, Any]]:
@@ -192,11 +224,26 @@ def row_messages(row: Row, where: str) -> list[dict[str, Any]]:
     return messages
 
 
+def check_response(row: Row, messages: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Raises DataError unless the row has something to learn: a text `response`, or a last assistant turn."""
+    if "response" in row and not isinstance(row["response"], str):
+        raise DataError(
+            f"`response` must be text, this is {json.dumps(row['response'], default=str)[:80]}", where=where,
+            fix="write it as a string, or leave the row out",
+        )  # fmt: skip
+    if "response" not in row and messages[-1]["role"] != "assistant":
+        raise DataError("a training row needs a `response` or a last assistant turn", where=where)
+
+
 def to_prompt(row: Row, source: PromptSource, where: str, mode: str | None = None) -> Prompt:
-    """A row as a prompt; its id is a hash of its content unless it has one."""
+    """A row as a prompt; its id is a hash of its content unless it has one.
+
+    Raises:
+        DataError: see `row_messages`; or the mode that decides is none.
+    """
     messages = row_messages(row, where)
     identity = str(row.get("id") or hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()[:16])
-    wanted: Any = mode or source.mode or row.get("mode") or "default"
+    wanted: Any = mode or source.mode or _row_mode(row, where)
     if wanted == "mixed":
         wanted = MIXED_MODES[derive_seed("mode", identity) % len(MIXED_MODES)]
     return Prompt(
@@ -209,23 +256,41 @@ def to_prompt(row: Row, source: PromptSource, where: str, mode: str | None = Non
     )
 
 
+def _row_mode(row: Row, where: str) -> str:
+    mode = row.get("mode") or "default"
+    if mode not in _MODES:
+        hint = closest(str(mode), _MODES)
+        raise DataError(f"no mode {mode!r}; {hint}", where=where, fix="mend the column `mode`, or rename it")
+    return str(mode)
+
+
 def load_prompts(
     sources: Sequence[PromptSource], *, recipe_dir: Path, inputs: Mapping[str, Path], seed: int, mode: str | None = None
 ) -> list[list[Prompt]]:
-    """The prompts of each source; ids are unique over all of them (a repeated prompt gets a suffix)."""
+    """The prompts of each source; ids are unique over all of them (a repeated prompt gets a suffix).
+
+    Raises:
+        DataError: with file and line.
+    """
     seen: dict[str, int] = {}
     result = []
     for source in sources:
         prompts = []
         for number, row in enumerate(load_rows(source, recipe_dir=recipe_dir, inputs=inputs, seed=seed), 1):
             prompt = to_prompt(row, source, f"{source.source}:{number}", mode)
-            count = seen.get(prompt.id, 0)
-            seen[prompt.id] = count + 1
-            if count:
-                prompt = Prompt(**{**prompt.__dict__, "id": f"{prompt.id}.{count}"})
-            prompts.append(prompt)
+            prompts.append(replace(prompt, id=_unseen(prompt.id, seen)))
         result.append(prompts)
     return result
+
+
+def _unseen(identity: str, seen: dict[str, int]) -> str:
+    """The id itself, or with the first suffix that makes it new; `seen` is told, the suffix to try next by id."""
+    new = identity
+    while new in seen:
+        new = f"{identity}.{seen[identity]}"
+        seen[identity] += 1
+    seen[new] = 1
+    return new
 
 
 def check_source(source: PromptSource, recipe_dir: Path, *, kind: str, text: bool = False) -> SourceReport:
@@ -242,8 +307,10 @@ def check_source(source: PromptSource, recipe_dir: Path, *, kind: str, text: boo
                 raise DataError("a document needs the column `text`", where=where)
             continue
         messages = row_messages(row, where)
-        if kind == "sft" and "response" not in row and messages[-1]["role"] != "assistant":
-            raise DataError("a training row needs a `response` or a last assistant turn", where=where)
+        if kind == "sft":
+            check_response(row, messages, where)
+        if kind == "sft" or source.mode is None:
+            _row_mode(row, where)
     return SourceReport(rows=len(rows), columns=tuple(sorted({key for row in rows for key in row})))
 
 

@@ -1,7 +1,13 @@
-"""Rows on disk: Parquet, one file an artifact; fields that a row lacks stay lacking."""
+"""Rows on disk: Parquet, one file an artifact; they come back as they were written.
+
+A column is of one Arrow type where that gives every value back. One that Arrow refuses or would change (5 beside "x"
+or 2.5, {}, 2**70, half a surrogate pair) is written as JSON, and its name stands in the schema's metadata under
+`posttrain.json`. Fields that are None are fields that a row lacks, and stay lacking.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,22 +15,84 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from posttrain.errors import DataError
+
 FILE = "data.parquet"
+JSON_COLUMNS = b"posttrain.json"
 
 
 def write_rows(folder: Path, rows: Sequence[dict[str, Any]], name: str = FILE) -> Path:
-    """Write `rows` to `folder/name`."""
+    """Write `rows` to `folder/name`. No value makes it fail: it is called when all the work is done."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    table = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+    columns, as_json = {}, []
+    for column in dict.fromkeys(key for row in rows for key in row):
+        values = [row.get(column) for row in rows]
+        array = _arrow(values)
+        if array is None:
+            array = pa.array([None if v is None else _json(v) for v in values], pa.string())
+            as_json.append(column)
+        columns[column] = array
+    table = pa.table(columns)
+    if as_json:
+        table = table.replace_schema_metadata({JSON_COLUMNS: json.dumps(as_json).encode()})
     path = folder / name
     pq.write_table(table, path)
     return path
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read all rows; None fields are left out, at every depth (Parquet fills structs up with them)."""
-    return [_without_none(row) for row in pq.read_table(path).to_pylist()]
+    """Read all rows; None fields are left out, at every depth (Parquet fills structs up with them).
+
+    Raises:
+        DataError: the file isn't there, or is no whole Parquet file.
+    """
+    try:
+        table = pq.read_table(path)
+        rows = [_without_none(row) for row in table.to_pylist()]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"can't be read as Parquet: {reason}", where=str(path), fix="write it anew: it may be cut off"
+        ) from None
+    for column in json.loads((table.schema.metadata or {}).get(JSON_COLUMNS, b"[]")):
+        for row in rows:
+            if column in row:
+                row[column] = json.loads(row[column])
+    return rows
+
+
+def _arrow(values: Sequence[Any]) -> Any:
+    """The values as an array of one type; None where reading it would give anything else."""
+    try:
+        array = pa.array(values)
+        # An empty struct can be built, and not be written.
+        return None if _has_empty_struct(array.type) or not _same(values, _without_none(array.to_pylist())) else array
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _json(value: Any) -> str:
+    """As JSON, in ASCII: Arrow's strings hold no lone surrogates. What JSON has no word for becomes its text."""
+    return json.dumps(value, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v))
+
+
+def _has_empty_struct(kind: Any) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.num_fields == 0 or any(_has_empty_struct(kind.field(i).type) for i in range(kind.num_fields))
+    return bool(pa.types.is_list(kind)) and _has_empty_struct(kind.value_type)
+
+
+def _same(written: Any, read: Any) -> bool:
+    """Whether `read` is what was `written`: 5 is neither 5.0 nor True; a tuple comes back as a list; nan is nan."""
+    if isinstance(written, list | tuple):
+        return isinstance(read, list) and len(written) == len(read) and all(map(_same, written, read))
+    if isinstance(written, dict):
+        return (
+            isinstance(read, dict) and written.keys() == read.keys() and all(_same(written[k], read[k]) for k in read)
+        )
+    if not isinstance(written, type(read)) or isinstance(written, bool) != isinstance(read, bool):
+        return False
+    return bool(written == read) or (written != written and read != read)
 
 
 def _without_none(value: Any) -> Any:

@@ -107,6 +107,37 @@ def test_init_writes_a_recipe_that_plans(tmp_path: Path) -> None:
     assert posttrain("init", "mine.yaml", cwd=tmp_path).returncode == 2
 
 
+def test_init_into_a_folder_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
+    done = posttrain("init", "nodir/x.yaml", cwd=tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "nodir/x.yaml: there is no folder nodir" in done.stderr
+    assert "mkdir -p nodir" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nofile.py:f"], "no file"),
+        (["mine.py:g"], "defines no 'g'"),
+        (["regex"], "--params"),
+        (["regex", "--params", "pattern=4"], "--params: not JSON"),
+        (["regex", "--params", '"4"'], "--params: parameters are a JSON object"),
+    ],
+)
+def test_a_reward_that_can_not_be_tried_exits_2_and_teaches(tmp_path: Path, arguments: list[str], says: str) -> None:
+    (tmp_path / "mine.py").write_text("def f(prompts, completions): ...")
+    done = posttrain("rewards", "score", *arguments, cwd=tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert says in done.stderr
+
+
+def test_a_reward_is_tried_with_parameters(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "posttrain", "rewards", "score", "regex", "--params", '{"pattern": "^4"}']
+    lines = '{"id": 1, "completion": "42"}\n{"id": 2, "completion": "24"}\n'
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert [json.loads(line)["score"] for line in done.stdout.splitlines()] == [1.0, 0.0]
+
+
 def test_schema_is_json(tmp_path: Path) -> None:
     assert "stages" in json.loads(posttrain("schema", cwd=tmp_path).stdout)["properties"]
 

@@ -64,9 +64,20 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None):
 
 def sees(prompts, completions, completion_ids, trainer_state, log_extra, log_metric, **columns):
     log_metric("seen", 1.0)
-    assert prompts[0] == [{"role": "user", "content": "?"}] and trainer_state is None
+    log_metric("seen", 4.0)
+    log_metric("lost", float("nan"))
+    log_extra("note", ["x"])
+    assert prompts[0] == [{"role": "user", "content": "?"}] and trainer_state.global_step == 7
     assert completions[0][0]["role"] == "assistant"
     return [float(sum(ids)) for ids in completion_ids]
+
+
+def not_finite(prompts, completions, value, **columns):
+    return [float(v) for v in value]
+
+
+def gold(prompts, completions, ground_truth):
+    return [float(g == c[0]["content"]) for c, g in zip(completions, ground_truth)]
 
 
 def trap(prompts, completions, **columns):

@@ -10,7 +10,7 @@ import pytest
 
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import DataError, InputError, RewardError
-from posttrain.rewards.base import BUILTINS, check_columns, files_of
+from posttrain.rewards.base import BUILTINS, check_columns, check_use, files_of, needed_columns
 from posttrain.rewards.mix import Scorer
 from posttrain.types import Score
 
@@ -116,8 +116,46 @@ def test_the_wrong_number_of_values_is_a_failure(item: Make, rewards_file: Path)
 def test_conventions(item: Make, rewards_file: Path) -> None:
     uses = [use("mine.py:length"), use("mine.py:slow_sum"), use("mine.py:compute_score"), use("mine.py:sees")]
     one = item("a 4 b", ground_truth="4", data_source="d", extra_info={"k": 1})
-    (result,) = score(uses, [one], rewards_file)
+    with Scorer(uses, recipe_dir=rewards_file) as scorer:
+        (result,) = scorer.score([one], step=7)
     assert result.parts == {"length": 5.0, "slow_sum": 1.0, "compute_score": 1.0, "sees": 15.0}
+
+
+def test_logged_metrics_are_means_since_they_were_last_taken(item: Make, rewards_file: Path) -> None:
+    with Scorer([use("mine.py:sees"), use("math")], recipe_dir=rewards_file) as scorer:
+        assert scorer.take_metrics() == {}
+        scorer.score([item("x", answer="1")], step=7)
+        assert scorer.take_metrics() == {"seen": 2.5}
+        assert scorer.take_metrics() == {}
+        scorer.score([item("x", answer="1")], step=7)
+        assert scorer.metrics() == {"logged/seen": 2.5}  # beside a stage's own: a reward may log a `loss`
+        assert scorer.metrics() == {}
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_value_that_is_no_finite_number_is_a_failure_of_its_row(item: Make, rewards_file: Path, value: str) -> None:
+    items = [item("x", value="1"), item("x", value=value), item("x", value="2")]
+    results = score([use("mine.py:not_finite")], items, rewards_file)
+    assert [(r.value, r.status) for r in results] == [(1.0, "ok"), (None, "infra_error"), (2.0, "ok")]
+    assert f"gave {value}" in results[1].detail
+
+
+def test_verl_functions_find_their_gold_in_any_of_three_columns(item: Make, rewards_file: Path) -> None:
+    golds: list[dict[str, Any]] = [{"ground_truth": "4"}, {"reward_model": {"ground_truth": "4"}}, {"answer": "4"}]
+    items = [item("a 4 b", data_source="d", extra_info={"k": 1}, **gold) for gold in golds]
+    check_columns([use("mine.py:compute_score")], [prompt for prompt, _ in items], rewards_file)
+    assert [r.value for r in score([use("mine.py:compute_score")], items, rewards_file)] == [1.0] * 3
+
+
+def test_without_gold_a_verl_function_fails_and_is_no_zero(item: Make, tmp_path: Path) -> None:
+    (tmp_path / "v.py").write_text(
+        "def f(data_source, solution_str, ground_truth): return solution_str == ground_truth"
+    )
+    items = [item("x", reward_model={"style": "rule"}), item("x", reward_model=None), item("x", answer="x")]
+    results = score([use("v.py:f")], items, tmp_path)
+    assert [(r.value, r.status) for r in results] == [(None, "infra_error"), (None, "infra_error"), (1.0, "ok")]
+    assert "no `ground_truth`" in results[0].detail
+    assert score([use("v.py:f", params={"ground_truth": "x"})], items[:1], tmp_path)[0].value == 1.0
 
 
 def test_functions_see_the_completion_unless_told(item: Make, rewards_file: Path) -> None:
@@ -168,6 +206,95 @@ def test_an_unknown_name_says_the_closest(tmp_path: Path) -> None:
 def test_what_can_not_be_found_is_refused(rewards_file: Path, name: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         Scorer([use(name)], recipe_dir=rewards_file)
+
+
+@pytest.mark.parametrize("name", ["mine.py:compute_score", "mine:compute_score"])
+def test_a_row_without_gold_is_refused_before_a_verl_function_judges_it(
+    item: Make, rewards_file: Path, name: str
+) -> None:
+    prompts = [item("x", answer="1")[0], item("x", reward_model={"style": "rule"}, task="t")[0]]
+    with pytest.raises(DataError, match=r"row 2 .*no `ground_truth`, no `reward_model` with one, and no `answer`"):
+        check_columns([use(name)], prompts, rewards_file)
+    check_columns([use(name, when={"task": ""})], prompts, rewards_file)
+    check_columns([use(name, params={"ground_truth": "4"})], prompts, rewards_file)
+
+
+def test_a_trl_function_that_reads_ground_truth_needs_that_column(item: Make, rewards_file: Path) -> None:
+    with pytest.raises(DataError, match="reads the column 'ground_truth'"):
+        check_columns([use("mine.py:gold")], [item("x", answer="1")[0]], rewards_file)
+
+
+LOCAL = {
+    "mine.py": "import json\nfrom helpers.text import clean\nimport lone\ndef f(prompts, completions): ...",
+    "helpers/__init__.py": "",
+    "helpers/text.py": "from . import words\nfrom .deep.er import x\ndef clean(): import late",
+    "helpers/words.py": "from helpers import text",  # in a circle
+    "helpers/deep/er.py": "x = 1",  # a folder without __init__.py is a package too
+    "helpers/unused.py": "",
+    "late.py": "import broken",
+    "lone.py": "",
+    "broken.py": "def (",
+    "unused.py": "",
+    "pkg/__init__.py": "from pkg.impl import *",
+    "pkg/impl.py": "from .. import lone\ndef g(prompts, completions): ...",
+}
+
+
+@pytest.fixture
+def local_modules(tmp_path: Path) -> Path:
+    """A folder with reward files that import each other."""
+    for name, text in LOCAL.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+IMPORTED = ["mine.py", "helpers/__init__.py", "helpers/text.py", "helpers/words.py", "helpers/deep/er.py", "late.py",
+            "lone.py", "broken.py"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("mine.py:f", IMPORTED),
+        ("mine:f", IMPORTED),
+        ("pkg:g", ["pkg/__init__.py", "pkg/impl.py", "lone.py"]),
+        ("pkg.impl:g", ["pkg/__init__.py", "pkg/impl.py", "lone.py"]),
+        ("os.path:join", []),
+        ("math", []),
+    ],
+)
+def test_the_files_of_a_reward_are_all_that_it_imports_beneath_the_recipe(
+    local_modules: Path, name: str, files: list[str]
+) -> None:
+    found = files_of([use(name), use(name)], local_modules)
+    assert sorted(found) == sorted(local_modules / file for file in files)
+
+
+def test_a_reward_may_come_into_its_module_by_a_star(local_modules: Path) -> None:
+    check_use(use("pkg:g"), local_modules)
+    with pytest.raises(InputError, match="defines no 'g'"):
+        check_use(use("mine:g"), local_modules)
+
+
+def test_a_name_that_is_only_used_is_not_defined(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text("def f(): return [g for g in f()]\nprint(h)\nif f:\n def k(): ...\nq = f\n")
+    for name in ("m.py:k", "m.py:q"):
+        check_use(use(name), tmp_path)
+    for name in ("m.py:g", "m.py:h"):
+        with pytest.raises(InputError, match="defines no"):
+            check_use(use(name), tmp_path)
+
+
+def test_a_local_module_with_a_syntax_error_is_refused(local_modules: Path) -> None:
+    with pytest.raises(InputError, match=r"broken\.py:1"):
+        check_use(use("broken:f"), local_modules)
+
+
+def test_a_reward_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "bom.py").write_bytes(b"\xef\xbb\xbfdef f(prompts, completions, answer): ...")
+    check_use(use("bom.py:f"), tmp_path)
+    assert needed_columns(use("bom.py:f"), tmp_path) == ("answer",)
 
 
 def test_files_of(rewards_file: Path) -> None:

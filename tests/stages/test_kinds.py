@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections import Counter
 from dataclasses import replace
@@ -489,12 +490,64 @@ def source(name: str, **fields: Any) -> PromptSource:
         ('{"prompt": "a"}\n\n{"question": "b"}\n', r"rows\.jsonl:2: an empty line"),
         ('{"prompt": "  "}\n', r"rows\.jsonl:1: "),
         ("", r"rows\.jsonl: there isn't a single row"),
+        ('{"prompt": "a"}\n{"prompt": ' + "9" * 5000 + "}", r"rows\.jsonl:2: can't be read"),
+        ('{"prompt": "a"}\n' + "[" * 200_000, r"rows\.jsonl:2: can't be read"),
+        ('{"prompt": "a"}\n{"prompt": "b", "mode": "nothink"}', r"rows\.jsonl:2: no mode 'nothink'; .*`no_think`"),
+        ('{"prompt": "a"}\n{"prompt": "b", "mode": 3}', r"rows\.jsonl:2: no mode 3"),
     ],
 )
 def test_a_malformed_row_is_reported_with_file_and_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "rows.jsonl").write_text(text)
     with pytest.raises(DataError, match=message):
         check_source(source("rows.jsonl"), tmp_path, kind="grpo")
+
+
+def test_a_byte_that_is_not_utf8_is_reported_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(b'{"prompt": "a"}\n{"prompt": "b"}\n{"prompt": "caf\xe9"}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl:3: not UTF-8: byte 0xe9"):
+        check_source(source("rows.jsonl"), tmp_path, kind="grpo")
+
+
+def test_the_line_of_a_bad_byte_is_right_behind_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\n\xe9')
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: not UTF-8: byte 0xe9"):
+        check_source(source("rows.jsonl"), tmp_path, kind="grpo")
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_content(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": "b"}\r\n')
+    rows = load_rows(source("rows.jsonl"), recipe_dir=tmp_path, inputs={}, seed=0)
+    assert rows == [{"prompt": "a"}, {"prompt": "b"}]
+
+
+def test_half_a_surrogate_pair_becomes_the_replacement_character_and_whole_ones_stay(tmp_path: Path) -> None:
+    lines = [r'{"id": "a\ud83d", "prompt": "x\ud83dy\ude00", "mode": "mixed"}', r'{"prompt": "\ud83d\ude00 \u0000"}']
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    ((cut, whole),) = load_prompts([source("rows.jsonl")], recipe_dir=tmp_path, inputs={}, seed=0)
+    assert (cut.id, cut.messages[0]["content"]) == ("a\ufffd", "x\ufffdy\ufffd")
+    assert whole.messages[0]["content"] == "\U0001f600 \0"
+
+
+def test_a_broken_parquet_source_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match=r"rows\.parquet: can't be read as Parquet"):
+        check_source(source("rows.parquet"), tmp_path, kind="grpo")
+
+
+@pytest.mark.parametrize("response", ["null", "3", '["a"]'])
+def test_a_response_that_is_no_text_is_refused_with_file_and_line(tmp_path: Path, response: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(
+        f'{{"prompt": "a", "response": "b"}}\n{{"prompt": "a", "response": {response}}}'
+    )
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: `response` must be text, this is .*" + re.escape(response)):
+        check_source(source("rows.jsonl"), tmp_path, kind="sft")
+
+
+def test_a_mode_that_the_source_overrides_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "mode": "exam"}\n')
+    assert check_source(source("rows.jsonl", mode="think"), tmp_path, kind="grpo").rows == 1
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: no mode 'exam'"):
+        load_prompts([source("rows.jsonl")], recipe_dir=tmp_path, inputs={}, seed=0)
 
 
 def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
@@ -504,8 +557,8 @@ def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
 
 
 def test_a_missing_column_names_those_that_are_there(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"question": "a", "gold": "1"}\n')
-    with pytest.raises(DataError, match=r"no column 'text'.*gold.*question"):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"question": "a", "gold": "1"}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: no column 'text'.*gold.*question"):
         load_rows(source("rows.jsonl", columns={"prompt": "text"}), recipe_dir=tmp_path, inputs={}, seed=0)
 
 
@@ -516,6 +569,13 @@ def test_ids_are_unique_over_all_sources(tmp_path: Path) -> None:
     ids = [p.id for group in groups for p in group]
     assert len(set(ids)) == len(ids) == 5
     assert ids[:2] == ["x", "x.1"]
+
+
+@pytest.mark.parametrize("ids", [["a", "a", "a.1"], ["a.1", "a", "a"], ["a", "a", "a.1", "a.1", "a", "a.1.1"]])
+def test_a_suffixed_id_meets_no_other_id(tmp_path: Path, ids: list[str]) -> None:
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"id": i, "prompt": "1"}) for i in ids))
+    (prompts,) = load_prompts([source("a.jsonl")], recipe_dir=tmp_path, inputs={}, seed=0)
+    assert len({p.id for p in prompts}) == len(ids)
 
 
 def test_mixed_modes_belong_to_the_prompt_and_not_to_its_place(tmp_path: Path) -> None:
