@@ -52,7 +52,7 @@ def run(context: StageContext) -> StageResult:
             started = time.monotonic()
             prompts = unique_prompts(schedule.batch(step))
             seed = derive_seed(context.seed, context.name, step)
-            scored = collect(pool, scorer, prompts, spec.group_size, params, seed=seed)
+            scored = collect(pool, scorer, prompts, spec.group_size, params, seed=seed, step=step)
             generated = time.monotonic()
             samples, metrics = make_samples(scored, spec, seed)
             metrics |= scorer.metrics()

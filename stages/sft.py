@@ -17,7 +17,7 @@ from posttrain.configs.schema import DataSource, Sft
 from posttrain.errors import DataError
 from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.chat import ChatFormat, with_flag, without_flag
-from posttrain.stages.data.load import Row, derive_seed, load_rows, row_messages
+from posttrain.stages.data.load import Row, check_response, derive_seed, load_rows, row_messages
 from posttrain.stages.data.schedule import BatchSchedule
 from posttrain.stages.learner.losses import CrossEntropy
 from posttrain.stages.learner.session import TrainingSession
@@ -94,11 +94,10 @@ def _messages(row: Row, source: DataSource, number: int) -> list[dict[str, Any]]
     """A row as a conversation whose last turn is the assistant's, its flag on the last user turn."""
     where = f"{source.source}:{number}"
     messages = list(row_messages(row, where))
+    check_response(row, messages, where)
     if "response" in row:
         split = split_thinking(row["response"])
         messages.append({"role": "assistant", "reasoning_content": split.thinking, "content": split.answer})
-    if messages[-1]["role"] != "assistant":
-        raise DataError("a training row needs a `response` or a last assistant turn", where=where)
     last = messages[-1]
     if CLOSE in (last.get("content") or "") and not last.get("reasoning_content"):  # thinking written into the text
         split = split_thinking(last["content"])

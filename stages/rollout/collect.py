@@ -55,14 +55,24 @@ def sampling_params(sampling: Sampling, thinking_budget: int | None = None) -> S
 
 
 def collect(
-    pool: RolloutPool, scorer: Scorer, prompts: Sequence[Prompt], n: int, params: SamplingParams, *, seed: int
+    pool: RolloutPool,
+    scorer: Scorer,
+    prompts: Sequence[Prompt],
+    n: int,
+    params: SamplingParams,
+    *,
+    seed: int,
+    step: int = 0,
 ) -> list[ScoredGroup]:
-    """`n` scored completions for each prompt, in the order of `prompts` (whatever finished first)."""
+    """`n` scored completions for each prompt, in the order of `prompts` (whatever finished first).
+
+    `step` is what rewards see as `trainer_state.global_step`.
+    """
     with ThreadPoolExecutor(max_workers=2) as threads:
         pending = {}
         for group in pool.generate(prompts, n, params, seed=seed):
             items = [(group.prompt, c) for c in group.completions]
-            pending[group.prompt.id] = (group, threads.submit(scorer.score, items))
+            pending[group.prompt.id] = (group, threads.submit(scorer.score, items, step=step))
         done = {
             name: ScoredGroup(group=group, scores=tuple(future.result())) for name, (group, future) in pending.items()
         }
@@ -124,7 +134,7 @@ def rollout_rows(scored: Sequence[ScoredGroup], versions: bool = True) -> list[d
             "version": int(c.versions.max()) if versions and len(c.versions) else 0,
             "score": s.value,
             "status": s.status,
-            "parts": [{"reward": k, "value": v} for k, v in s.parts.items()],
+            "parts": [{"reward": k, "value": v} for k, v in s.parts.items() if v is not None],
         }
         for g in scored
         for c, s in zip(g.group.completions, g.scores, strict=True)
