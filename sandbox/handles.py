@@ -38,6 +38,7 @@ class Solution:
 
     def __init__(self, rpc: int) -> None:
         self._rpc = rpc
+        self._lost: SolutionGone | None = None
         self._functions: list[Callable[..., Any]] = []
 
     def loaded(self) -> list[str]:
@@ -47,22 +48,33 @@ class Solution:
             raise ForgedFrame("malformed answer")
         return frame
 
+    def check(self) -> None:
+        """Raises SolutionGone if the solution was ever lost: a bare `except:` in a test may have swallowed it."""
+        if self._lost is not None:
+            raise self._lost
+
+    def _lose(self, error: SolutionGone) -> SolutionGone:
+        self._lost = self._lost or error
+        return self._lost
+
     def _receive(self) -> list[Any]:
+        self.check()
         try:
             frame = codec.read_frame(self._rpc)
         except (EOFError, OSError) as error:
-            raise SolutionGone(str(error)) from error
+            raise self._lose(SolutionGone(str(error))) from error
         except codec.CodecError as error:
-            raise ForgedFrame(str(error)) from error
+            raise self._lose(ForgedFrame(str(error))) from error
         if not isinstance(frame, list) or not frame:
-            raise ForgedFrame("malformed answer")
+            raise self._lose(ForgedFrame("malformed answer"))
         return frame
 
     def _send(self, data: Any) -> None:
+        self.check()
         try:
             codec.write_frame(self._rpc, data)
         except OSError as error:
-            raise SolutionGone(str(error)) from error
+            raise self._lose(SolutionGone(str(error))) from error
 
     def hang_up(self) -> None:
         """After the last test. Raises ForgedFrame if answers lie here that nothing asked for."""
@@ -83,16 +95,16 @@ class Solution:
                 self._send(self._call_back(frame[1], frame[2]))
                 continue
             if len(frame) != 3:
-                raise ForgedFrame("malformed answer")
+                raise self._lose(ForgedFrame("malformed answer"))
             if frame[0] == "raised":
-                _raise(str(frame[1]), str(frame[2]))
+                _raise(str(frame[1]), str(frame[2]), op)
             if frame[0] != "ok" or not isinstance(frame[2], list):
-                raise ForgedFrame("malformed answer")
+                raise self._lose(ForgedFrame("malformed answer"))
             return self.decode(frame[1]), frame[2]
 
     def _call_back(self, number: Any, args: Any) -> list[Any]:
         if type(number) is not int or not 0 <= number < len(self._functions) or not isinstance(args, list):
-            raise ForgedFrame("malformed callback")
+            raise self._lose(ForgedFrame("malformed callback"))
         try:
             return ["ok", self.encode(self._functions[number](*(self.decode(a) for a in args)))]
         except Exception as error:  # noqa: BLE001  the test's own function, called with the solution's values
@@ -116,7 +128,7 @@ class Solution:
         try:
             return codec.decode(data, self._from_handle)
         except codec.CodecError as error:
-            raise ForgedFrame(str(error)) from error
+            raise self._lose(ForgedFrame(str(error))) from error
 
     def _to_handle(self, value: Any) -> list[Any] | None:
         if type(value) is Handle:
@@ -132,9 +144,12 @@ class Solution:
         return Handle(self, data[1], data[2])
 
 
-def _raise(name: str, text: str) -> NoReturn:
-    # A solution can't raise AssertionError or leave the tests: those mean something here.
+def _raise(name: str, text: str, op: str) -> NoReturn:
+    # A solution can't raise AssertionError or leave the tests: those mean something here. Nor can it end the test's
+    # own loop, where nothing was compared yet (as PEP 479 has it for generators).
     kind = _EXCEPTIONS.get(name, RuntimeError)
+    if issubclass(kind, StopIteration | StopAsyncIteration) and op != "next":
+        kind, text = RuntimeError, f"{name}: {text}"
     try:
         error: Exception = kind(text)
     except TypeError:  # UnicodeDecodeError and its like want more arguments

@@ -139,7 +139,12 @@ def job_from_json(row: Mapping[str, Any]) -> Job:
     entry = row.get("entry") or ()
     names = (entry,) if isinstance(entry, str) else tuple(entry)
     tolerance = row.get("float_tolerance")
-    timeout_s, memory_mb = float(row.get("timeout_s") or 3.0), int(row.get("memory_mb") or 1024)
+    if not all(isinstance(name, str) for name in names):
+        raise JobError("`entry` is a name, or a list of names")
+    try:
+        timeout_s, memory_mb = float(row.get("timeout_s") or 3.0), int(row.get("memory_mb") or 1024)
+    except OverflowError:
+        raise JobError("timeout_s and memory_mb must be finite") from None
     if not 0 < timeout_s <= 3600 or not 0 < memory_mb <= 1 << 20:
         raise JobError("timeout_s must be in (0, 3600] and memory_mb in (0, 1048576]")
     if tolerance is not None and not 0 <= float(tolerance) < 1:

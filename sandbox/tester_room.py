@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import functools
+import importlib
 import math
 import os
 import struct
@@ -110,6 +112,7 @@ def _judge(tests: Tests, tally: Tally) -> None:
             return
         for test, counts, label in tests.cases():
             tally.run(test, counts, label)
+            tests.solution.check()
             if tests.stop_on_first and tally.outcome != "pass":
                 break
         tests.solution.hang_up()
@@ -177,8 +180,9 @@ class Tests:
         return test
 
     def _namespace(self) -> dict[str, Any]:
-        namespace: dict[str, Any] = {"__name__": "tests"}
-        names = self._entry or sorted(_free_names(self.statements))
+        namespace: dict[str, Any] = {"__name__": "__main__"}  # `if __name__ == "__main__": assert ...` is a test too
+        modules = _module_names(self.statements)
+        names = self._entry or sorted(_free_names(self.statements) - modules)
         module = _SolutionModule("solution")
         object.__setattr__(module, "_solution", self.solution)
         sys.modules["solution"] = module
@@ -187,6 +191,9 @@ class Tests:
                 namespace[name] = self.solution.ask("global", name)
             except KeyError:
                 continue  # using it then raises NameError, in the test that uses it
+        for name in modules - namespace.keys():
+            with contextlib.suppress(ImportError):
+                namespace[name] = importlib.import_module(name)
         return namespace
 
 
@@ -213,6 +220,17 @@ def _lookup(solution: Solution, entry: str) -> Callable[[], Any]:
         return getattr(found(), method) if method else found
 
     return find
+
+
+def _module_names(statements: list[ast.stmt]) -> set[str]:
+    """Modules of the standard library that tests use without importing them: `math.isclose(...)`, never `math(...)`.
+
+    They are the tests' own: a solution that offers its `math` isn't asked for it.
+    """
+    nodes = [n for s in statements for n in ast.walk(s)]
+    owners = {n.value.id for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
+    called = {n.func.id for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    return (owners & _free_names(statements) & sys.stdlib_module_names) - called
 
 
 def _listed(args: Any) -> list[Any]:

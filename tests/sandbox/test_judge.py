@@ -195,3 +195,39 @@ def test_a_job_line() -> None:
     assert (job.id, job.entry, job.timeout_s, job.memory_mb) == ("1", ("add",), 3.0, 1024)
     with pytest.raises(JobError):
         job_from_json({"id": 1, "tests": "assert f()"})
+
+
+@pytest.mark.parametrize(
+    ("code", "entry", "tests"),
+    [
+        ("def f(x): raise StopIteration", "f", "for a, b in zip(map(f, [1, 2]), [1, 4]):\n    assert a == b"),
+        ("def f(x): raise StopIteration", "f", "assert all(map(lambda p: f(p[0]) == p[1], [(1, 1), (2, 4)]))"),
+        ("def f(x): return 0", "f", "if __name__ == '__main__':\n    assert f(1) == 2"),
+        (
+            "class math: isclose = staticmethod(lambda *a, **k: True)\ndef f(x): return 0",
+            "",
+            "assert math.isclose(f(2), 4.0)",
+        ),
+        (
+            "import os\ndef f(x): os._exit(0)",
+            "f",
+            "def test_a():\n    try:\n        f(-1)\n    except:\n        return\n    assert False",
+        ),
+    ],
+    ids=["an ended loop", "an ended generator", "a main guard", "a module of its own", "a swallowed death"],
+)
+def test_tests_that_are_cut_short_are_no_pass(judge_b: Judge, code: str, entry: str, tests: str) -> None:
+    verdict = judge_b.run(Job(id="1", code=code, tests=(tests,), entry=(entry,) if entry else ()))
+    assert verdict.outcome in ("wrong", "crash")
+
+
+def test_modules_that_tests_forgot_to_import_are_the_tests_own(judge_b: Judge) -> None:
+    code = "def f(x): return x * 2.0\ndef copy(x): return x"
+    tests = ("assert math.isclose(f(2), 4.0)", "assert copy(3) == 3")
+    assert judge_b.run(Job(id="1", code=code, tests=tests, entry=())).outcome == "pass"
+
+
+@pytest.mark.parametrize("wrong", [{"memory_mb": 1e999}, {"timeout_s": 10**400}, {"entry": [1]}])
+def test_numbers_and_names_that_are_none_are_no_job(wrong: dict[str, object]) -> None:
+    with pytest.raises(JobError):
+        job_from_json({"code": "", "tests": ["assert 1"], **wrong})
