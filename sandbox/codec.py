@@ -45,18 +45,25 @@ class CodecError(ValueError):
     """A value is too large or too deep to cross, or a frame is malformed."""
 
 
+class TooLarge(CodecError):
+    """A value is over a cap: it might cross if it were smaller."""
+
+
 class _Encoder:
-    def __init__(self, to_handle: ToHandle | None) -> None:
+    def __init__(self, to_handle: ToHandle | None, stays: Callable[[Any], bool] | None) -> None:
         self.to_handle = to_handle
+        self.stays = stays
         self.nodes = 0
 
     def encode(self, value: Any, depth: int = 0) -> Any:
         self.nodes += 1
         if self.nodes > MAX_NODES or depth > MAX_DEPTH:
-            raise CodecError("the value is too large or too deep to pass on")
+            raise TooLarge(f"a value of more than {MAX_NODES} parts, or more than {MAX_DEPTH} deep, can't be passed on")
         if value is None or value is True or value is False:
             return value
         kind = type(value)
+        if self.stays is not None and self.to_handle is not None and self.stays(value):
+            return self.to_handle(value)
         if isinstance(value, str):
             return value if kind is str else str.__str__(value)
         if isinstance(value, int):
@@ -69,7 +76,7 @@ class _Encoder:
         if -_NATIVE_INT < value < _NATIVE_INT:
             return value
         if value.bit_length() > 4 * MAX_FRAME:
-            raise CodecError("the integer is too large to pass on")
+            raise TooLarge("the integer is too large to pass on")
         return ["int", format(value, "x")]
 
     def _container(self, value: Any, kind: type, depth: int) -> list[Any] | None:
@@ -90,6 +97,8 @@ class _Encoder:
             return ["complex", value.real, value.imag]
         if type(value) is range:
             return ["range", *(self._int(v) for v in (value.start, value.stop, value.step))]
+        if type(value) is slice:
+            return ["slice", *(self.encode(v) for v in (value.start, value.stop, value.step))]
         if type(value) is datetime.timedelta:
             return ["timedelta", value.days, value.seconds, value.microseconds]
         for tag, (kind, _) in _TEXT_TAGS.items():
@@ -123,9 +132,11 @@ def _sequence_tag(value: Any) -> str:
     return "keys" if type(value) is _VIEWS[0] else "values"
 
 
-def encode(value: Any, to_handle: ToHandle | None = None) -> Any:
-    """`value` as JSON data. Raises CodecError if it is too large or can't cross."""
-    return _Encoder(to_handle).encode(value)
+def encode(value: Any, to_handle: ToHandle | None = None, stays: Callable[[Any], bool] | None = None) -> Any:
+    """`value` as JSON data; parts for which `stays` is true cross as handles. Raises CodecError if it can't cross, and
+    TooLarge, which is one, if it is too large to.
+    """
+    return _Encoder(to_handle, stays).encode(value)
 
 
 _SEQUENCES: dict[str, Callable[[list[Any]], Any]] = {
@@ -170,6 +181,8 @@ def decode(data: Any, from_handle: FromHandle, depth: int = 0) -> Any:
             return complex(*rest)
         if tag == "range":
             return range(*(decode(v, from_handle, depth + 1) for v in rest))
+        if tag == "slice":
+            return slice(*(decode(v, from_handle, depth + 1) for v in rest))
         if tag == "timedelta":
             return datetime.timedelta(*rest)
     except CodecError:
@@ -204,13 +217,13 @@ def read_frame(fd: int, limit: int = MAX_FRAME) -> Any:
 
 
 def frame(data: Any, limit: int = MAX_FRAME) -> bytes:
-    """One length-prefixed JSON frame. Raises CodecError if `data` is larger than `limit` bytes or no JSON."""
+    """One length-prefixed JSON frame. Raises TooLarge if it has more than `limit` bytes, CodecError if it's no JSON."""
     try:
         body = json.dumps(data).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise CodecError(f"no plain data: {error}") from error
     if len(body) > limit:
-        raise CodecError("the value is too large to pass on")
+        raise TooLarge(f"a value of {len(body)} bytes can't be passed on; {limit} are the most")
     return struct.pack("!I", len(body)) + body
 
 

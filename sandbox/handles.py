@@ -1,28 +1,25 @@
-"""The tester room's view of the solution: stand-ins for objects that live in the other room.
+"""The tester room's end of the pipe to the solution: what is asked, and what the answers are here.
 
-What comes back from the solution is plain data, or a `Handle`. A handle equals nothing but itself, save another
-handle: where a test compares two of the solution's own objects, the solution's `__eq__` is what is being tested; and
-so with their sums and products. With plain data there is no arithmetic, and no `in` and no `abs` at all: each would
-tell the solution what the test expects, or let it answer for the test.
+What comes back is plain data, or a stand-in (`objects.Handle`). Three kinds get stand-ins of Python's own, so that
+`asyncio.run`, `isinstance` and `except` take them: coroutines, generators, and the solution's exception classes.
 """
 
 from __future__ import annotations
 
 import builtins
+import collections
 import contextlib
 import os
+import sys
 import types
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from posttrain.sandbox import codec
-
-_NEVER_RAISED = ("AssertionError", "SystemExit", "KeyboardInterrupt", "GeneratorExit")
-_EXCEPTIONS: dict[str, type[Exception]] = {
-    name: kind
-    for name, kind in vars(builtins).items()
-    if isinstance(kind, type) and issubclass(kind, Exception) and name not in _NEVER_RAISED
-}
+from posttrain.sandbox.evidence import Evidence
+from posttrain.sandbox.exceptions import OwnExceptions
+from posttrain.sandbox.objects import Handle
 
 
 class SolutionGone(BaseException):
@@ -33,13 +30,21 @@ class ForgedFrame(SolutionGone):
     """What came is no answer: the room's own code would not have sent it."""
 
 
-class Solution:
-    """One end of the pipe to the solution room."""
+class Unjudgeable(SolutionGone):
+    """The test's own data can't be handed to the solution: nobody's fault but the job's."""
 
-    def __init__(self, rpc: int) -> None:
+
+class Solution:
+    """One end of the pipe to the solution room. `evidence` is what the tests' text says of it."""
+
+    def __init__(self, rpc: int, evidence: Evidence | None = None) -> None:
+        self.evidence = evidence or Evidence()
         self._rpc = rpc
         self._lost: SolutionGone | None = None
         self._functions: list[Callable[..., Any]] = []
+        self._handles: dict[tuple[int, bool], Handle] = {}
+        self._local: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._exceptions = OwnExceptions(self)
 
     def loaded(self) -> list[str]:
         """How loading the code went: ["loaded" | "compile" | "memory" | "exit" | "raised", class, text]."""
@@ -73,6 +78,8 @@ class Solution:
         self.check()
         try:
             codec.write_frame(self._rpc, data)
+        except codec.TooLarge as error:
+            raise self._too_large(error) from error
         except OSError as error:
             raise self._lose(SolutionGone(str(error))) from error
 
@@ -83,182 +90,196 @@ class Solution:
             if os.read(self._rpc, 1):
                 raise ForgedFrame("an answer that nothing asked for")
 
-    def ask(self, op: str, target: Any, *rest: Any) -> Any:
-        """One request; the value that comes back. Raises what the solution raised, by its built-in class."""
-        return self._ask(op, target, *rest)[0]
+    def ask(self, op: str, target: Any, *rest: Any, producer: str = "") -> Any:
+        """One request; the value that comes back. Raises what the solution raised."""
+        return self._ask(op, target, *rest, producer=producer)[0]
 
-    def _ask(self, op: str, target: Any, *rest: Any) -> tuple[Any, list[Any]]:
-        self._send([op, target, *rest])
+    def _ask(self, op: str, target: Any, *rest: Any, producer: str) -> tuple[Any, Any]:
+        self._send([op, target, self.evidence.is_object(producer), *rest])
         while True:
             frame = self._receive()
-            if frame[0] == "callback" and len(frame) == 3:
-                self._send(self._call_back(frame[1], frame[2]))
-                continue
-            if len(frame) != 3:
+            if frame[0] == "callback" and len(frame) == 4:
+                self._send(self._call_back(*frame[1:], producer=producer))
+            elif frame[0] == "ok" and len(frame) == 4:
+                self._print(frame[3])
+                return self.decode(frame[1], producer), frame[2]
+            elif frame[0] == "raised" and len(frame) == 7:
+                self._print(frame[6])
+                self._raise(frame, op)
+            elif frame[0] == "too_large":
+                raise codec.TooLarge("the solution's value is too large")
+            else:
                 raise self._lose(ForgedFrame("malformed answer"))
-            if frame[0] == "raised":
-                _raise(str(frame[1]), str(frame[2]), op)
-            if frame[0] != "ok" or not isinstance(frame[2], list):
-                raise self._lose(ForgedFrame("malformed answer"))
-            return self.decode(frame[1]), frame[2]
 
-    def _call_back(self, number: Any, args: Any) -> list[Any]:
-        if type(number) is not int or not 0 <= number < len(self._functions) or not isinstance(args, list):
-            raise self._lose(ForgedFrame("malformed callback"))
+    def _print(self, text: Any) -> None:
+        if text and isinstance(text, str):
+            sys.stdout.write(text)
+
+    def _raise(self, frame: list[Any], op: str) -> NoReturn:
         try:
-            return ["ok", self.encode(self._functions[number](*(self.decode(a) for a in args)))]
-        except Exception as error:  # noqa: BLE001  the test's own function, called with the solution's values
-            return ["raised", f"{type(error).__name__}: {error}"[:300]]
+            error = self._exceptions.build(*frame[1:6], op=op)
+        except codec.CodecError as wrong:
+            raise self._lose(ForgedFrame(str(wrong))) from wrong
+        raise error
 
-    def call(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Calls the object behind handle `number`; mutable arguments are changed in place as it changed them."""
-        encoded = [self.encode(a) for a in args]
-        value, changed = self._ask("call", number, encoded, {k: self.encode(v) for k, v in kwargs.items()})
-        for argument, data in zip(args, changed, strict=False):
-            if data is not None:
-                _update(argument, self.decode(data))
+    def _call_back(self, number: Any, args: Any, kwargs: Any, *, producer: str) -> list[Any]:
+        known = type(number) is int and 0 <= number < len(self._functions)
+        if not known or not isinstance(args, list) or not isinstance(kwargs, dict):
+            raise self._lose(ForgedFrame("malformed callback"))
+        given = [self.decode(a, producer) for a in args]
+        named = {k: self.decode(a, producer) for k, a in kwargs.items()}
+        try:
+            return ["ok", self.encode(self._functions[number](*given, **named))]
+        except Exception as error:  # noqa: BLE001  the test's own function, called with the solution's values
+            return ["raised", *self.told(error)]
+
+    def told(self, error: BaseException | None) -> tuple[str, str]:
+        """An exception as the solution may know it: (built-in class or nothing, text)."""
+        if error is None:
+            return "", ""
+        name = next((k.__name__ for k in type(error).__mro__ if vars(builtins).get(k.__name__) is k), "Exception")
+        return name, "" if isinstance(error, AssertionError) else str(error)[:300]
+
+    def call(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any], *, producer: str) -> Any:
+        """Calls the object behind handle `number`. Its arguments are changed in place, deeply, as it changed them."""
+        encoded, named = [self.encode(a) for a in args], {k: self.encode(v) for k, v in kwargs.items()}
+        value, changed = self._ask("call", number, encoded, named, producer=producer)
+        if changed is not None:
+            try:
+                after, named_after = changed
+                for argument, data in [*zip(args, after, strict=True), *((kwargs[k], v) for k, v in named_after.items())]:
+                    if data is not None:
+                        mirror(argument, self.decode(data, producer))
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                raise self._lose(ForgedFrame("malformed answer")) from error
         return value
 
+    def capture(self) -> None:
+        """From now on, what the solution prints is printed here."""
+        self.ask("capture", None)
+
+    # ------------------------------------------------------------ values
+
     def encode(self, value: Any) -> Any:
-        """Raises CodecError if `value` is nothing that can be handed to the solution."""
+        """What crosses to the solution. Raises Unjudgeable if it can't, or TooLarge if that may be its own doing."""
+        try:
+            return self.plain(value)
+        except codec.TooLarge as error:
+            raise self._too_large(error) from error
+        except codec.CodecError as error:
+            raise self._lose(Unjudgeable(f"the tests can't be handed over: {error}")) from error
+
+    def plain(self, value: Any) -> Any:
+        """`encode`, but raises CodecError."""
         return codec.encode(value, self._to_handle)
 
-    def decode(self, data: Any) -> Any:
-        """Raises SolutionGone if the solution sent nonsense."""
+    def _too_large(self, error: codec.CodecError) -> BaseException:
+        if self.evidence.feeds_back:
+            return error
+        return self._lose(Unjudgeable(f"an argument in the tests is too large for the sandbox: {error}"))
+
+    def decode(self, data: Any, producer: str = "") -> Any:
+        """What the solution sent, as `producer` gave it. Raises SolutionGone if it is nonsense."""
         try:
-            return codec.decode(data, self._from_handle)
+            return codec.decode(data, lambda parts: self._from_handle(parts, producer))
         except codec.CodecError as error:
             raise self._lose(ForgedFrame(str(error))) from error
 
     def _to_handle(self, value: Any) -> list[Any] | None:
         if type(value) is Handle:
             return ["handle", object.__getattribute__(value, "_number"), ""]
-        if isinstance(value, types.FunctionType | types.BuiltinFunctionType | type):
+        number = self._exceptions.number_of(value)
+        if number is None and isinstance(value, types.CoroutineType | types.GeneratorType | types.AsyncGeneratorType):
+            number = self._local.get(value)
+        if number is not None:
+            return ["handle", number, ""]
+        name = getattr(value, "__name__", "")
+        if isinstance(value, types.BuiltinFunctionType | type) and vars(builtins).get(name) is value:
+            return ["builtin", name]
+        if isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType | type) or (
+            callable(value) and type(value).__module__ in ("functools", "operator", "unittest.mock")
+        ):
             self._functions.append(value)
-            return ["function", len(self._functions) - 1]
+            return ["function", len(self._functions) - 1, str(getattr(value, "__name__", "function"))]
         return None
 
-    def _from_handle(self, data: list[Any]) -> Any:
+    def _from_handle(self, data: list[Any], producer: str) -> Any:
+        if data[0] == "exception" and len(data) == 2:
+            return self._exceptions.classes(data[1])[0]
+        if data[0] == "function" and len(data) == 2 and type(data[1]) is int and 0 <= data[1] < len(self._functions):
+            return self._functions[data[1]]
         if len(data) != 3 or data[0] != "handle" or type(data[1]) is not int or not isinstance(data[2], str):
             raise codec.CodecError("malformed frame")
-        return Handle(self, data[1], data[2])
+        return self.stand_in(data[1], data[2], producer)
+
+    def stand_in(self, number: int, kind: str, producer: str) -> Any:
+        """What stands here for the solution's value `number`: the same each time, so that `is` tells the truth. But a
+        number that is known as an object from elsewhere is none where none is due.
+        """
+        if kind in _LOCAL:
+            made = _LOCAL[kind](self, number, producer)
+            self._local[made] = number
+            return made
+        key = number, self.evidence.is_object(producer)
+        if key not in self._handles:
+            self._handles[key] = Handle(self, number, kind, producer)
+        return self._handles[key]
 
 
-def _raise(name: str, text: str, op: str) -> NoReturn:
-    # A solution can't raise AssertionError or leave the tests: those mean something here. Nor can it end the test's
-    # own loop, where nothing was compared yet (as PEP 479 has it for generators).
-    kind = _EXCEPTIONS.get(name, RuntimeError)
-    if issubclass(kind, StopIteration | StopAsyncIteration) and op != "next":
-        kind, text = RuntimeError, f"{name}: {text}"
-    try:
-        error: Exception = kind(text)
-    except TypeError:  # UnicodeDecodeError and its like want more arguments
-        error = RuntimeError(f"{name}: {text}")
-    raise error
+async def _coroutine(solution: Solution, number: int, producer: str) -> Any:
+    return solution.ask("await", number, producer=producer)
 
 
-def _update(argument: Any, value: Any) -> None:
-    if type(argument) is not type(value):
-        return
-    if isinstance(argument, list | bytearray):
-        argument[:] = value
-    elif isinstance(argument, dict | set):
-        argument.clear()
-        argument.update(value)
+def _generator(solution: Solution, number: int, producer: str) -> Any:
+    sent = None
+    for _ in range(codec.MAX_ITEMS):
+        op, rest = ("next", ()) if sent is None else ("send", (solution.encode(sent),))
+        try:
+            value = solution.ask(op, number, *rest, producer=producer)
+        except StopIteration as end:
+            return end.value
+        sent = yield value
+    raise codec.TooLarge(f"more than {codec.MAX_ITEMS} items drawn from an iterator")
 
 
-class Handle:
-    """An object of the solution, by number."""
-
-    __slots__ = ("_drawn", "_kind", "_number", "_solution")
-    _solution: Solution
-    _number: int
-
-    def __init__(self, solution: Solution, number: int, kind: str) -> None:
-        for name, value in (("_solution", solution), ("_number", number), ("_kind", kind), ("_drawn", 0)):
-            object.__setattr__(self, name, value)
-
-    def _ask(self, op: str, *rest: Any) -> Any:
-        return self._solution.ask(op, self._number, *rest)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self._ask("attribute", name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._ask("set_attribute", name, self._solution.encode(value))
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._solution.call(self._number, args, kwargs)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._ask("item", self._solution.encode(key))
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._ask("set_item", self._solution.encode(key), self._solution.encode(value))
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._ask("iter")
-
-    def __next__(self) -> Any:
-        if self._drawn >= codec.MAX_ITEMS:
-            raise codec.CodecError(f"more than {codec.MAX_ITEMS} items drawn from an iterator")
-        object.__setattr__(self, "_drawn", self._drawn + 1)
-        return self._ask("next")
-
-    def __len__(self) -> int:
-        return self._ask("len")
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __contains__(self, item: Any) -> bool:
-        return any(item is v or item == v for v in self)
-
-    def __str__(self) -> str:
-        return str(self._ask("str"))
-
-    def __repr__(self) -> str:
-        return str(self._ask("repr"))
-
-    def _compare(self, name: str, other: Any) -> Any:
-        if type(other) is not Handle or other._kind != self._kind:
-            return NotImplemented
-        return self._ask("compare", name, self._solution.encode(other)) is True
-
-    def __eq__(self, other: object) -> Any:
-        same = type(other) is Handle and other._number == self._number
-        return True if same else self._compare("eq", other)
-
-    def __lt__(self, other: Any) -> Any:
-        return self._compare("lt", other)
-
-    def __le__(self, other: Any) -> Any:
-        return self._compare("le", other)
-
-    def __gt__(self, other: Any) -> Any:
-        return self._compare("gt", other)
-
-    def __ge__(self, other: Any) -> Any:
-        return self._compare("ge", other)
-
-    def __hash__(self) -> int:
-        return hash(self._number)
-
-    def __instancecheck__(self, instance: Any) -> bool:
-        return type(instance) is Handle and self._ask("instance", self._solution.encode(instance)) is True
-
-    _kind: str
-    _drawn: int
+async def _async_generator(solution: Solution, number: int, producer: str) -> Any:
+    for _ in range(codec.MAX_ITEMS):
+        try:
+            value = solution.ask("anext", number, producer=producer)
+        except StopAsyncIteration:
+            return
+        yield value
+    raise codec.TooLarge(f"more than {codec.MAX_ITEMS} items drawn from an iterator")
 
 
-def _arithmetic(name: str) -> Callable[[Handle, Any], Any]:
-    def operate(self: Handle, other: Any) -> Any:
-        return self._ask("operate", name, self._solution.encode(other)) if type(other) is Handle else NotImplemented
+_LOCAL: dict[str, Callable[[Solution, int, str], Any]] = {
+    "coroutine": _coroutine,
+    "generator": _generator,
+    "async_generator": _async_generator,
+}
 
-    return operate
+
+def mirror(target: Any, value: Any) -> None:
+    """Makes `target` equal `value` in place; what it holds keeps its identity where it stays of its kind."""
+    if isinstance(target, list) and isinstance(value, list):
+        target[:] = [_kept(o, v) for o, v in zip(target, value, strict=False)] + value[len(target) :]
+    elif isinstance(target, dict) and isinstance(value, dict):
+        after = {k: _kept(target.get(k), v) for k, v in value.items()}
+        target.clear()
+        target.update(after)
+    elif isinstance(target, set | collections.deque) and isinstance(value, type(target)):
+        target.clear()
+        (target.update if isinstance(target, set) else target.extend)(value)
+    elif isinstance(target, bytearray) and isinstance(value, bytearray):
+        target[:] = value
+    elif isinstance(target, tuple) and isinstance(value, tuple):
+        for old, new in zip(target, value, strict=False):
+            mirror(old, new)
 
 
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor"):
-    setattr(Handle, f"__{_name.rstrip('_')}__", _arithmetic(_name))
+def _kept(old: Any, new: Any) -> Any:
+    for kind in (list, dict, set, bytearray, collections.deque, tuple):
+        if isinstance(old, kind) and isinstance(new, kind):
+            mirror(old, new)
+            return old if kind is not tuple or old == new else new
+    return new

@@ -36,7 +36,8 @@ class Job:
     code: str
     tests: tuple[Any, ...]
     """asserts: module texts, run one after the other in one namespace. stdio: (input, expected output) pairs of
-    text. calls: (arguments, expected value) pairs of plain data; the first entry is called. methods: (names,
+    text. calls: (arguments, expected value) pairs of plain data, compared as `matching` says: JSON's keys, tuples,
+    floats, {"$set": [...]}; the first entry is called. methods: (names,
     arguments, expected values), three lists of one length a test: the first name is the class (or what makes the
     object, whatever is expected there), the others are methods of that one object."""
     kind: TestKind = "asserts"
@@ -49,7 +50,8 @@ class Job:
     stop_on_first: bool = False
     """No test is run after one that failed."""
     float_tolerance: float | None = None
-    """stdio: numbers may differ by this much, relative or absolute; None compares text."""
+    """Numbers may differ by this much, relative or absolute. None: stdio compares text, and calls and methods as
+    `matching` says."""
 
 
 @dataclass(frozen=True, kw_only=True)

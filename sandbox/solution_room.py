@@ -11,7 +11,6 @@ import builtins
 import contextlib
 import gc
 import mmap
-import operator
 import os
 import sys
 import threading
@@ -19,32 +18,25 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from posttrain.sandbox import codec, watch
+from posttrain.sandbox import codec, serving, watch
+from posttrain.sandbox.serving import describe
 
 MAX_CODE = 32 << 20
 """Bytes of code and standard input together, as a JSON frame."""
 READY = b"1"
 RAISED, DID_NOT_COMPILE = 2, 3
 """Exit codes of a program's room; they can only speak against the program."""
-_TEXT = 300
-_READERS: dict[str, Callable[[Any], Any]] = {"len": len, "iter": iter, "next": next, "str": str, "repr": repr}
-_OPERATIONS = {
-    name: getattr(operator, name)
-    for name in ("eq", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul",
-                 "and_", "or_", "xor")
-}  # fmt: skip
-
 
 def run_module(channel: int, rpc: int, confine: Callable[[], None], page: mmap.mmap) -> None:
     """Loads the code as a module and serves the tester room until it hangs up."""
     code = codec.read_frame(channel, MAX_CODE)["code"]
     _lock(channel, confine, page)
-    module = types.ModuleType("solution")
-    sys.modules["solution"] = module
+    module = types.ModuleType(serving.MODULE)
+    sys.modules[serving.MODULE] = module
     failure = load(code, module.__dict__)
     codec.write_frame(rpc, failure)
     if failure[0] == "loaded":
-        Server(rpc, module.__dict__).serve()
+        serving.Server(rpc, module.__dict__).serve()
 
 
 def run_program(channel: int, stdout: int, confine: Callable[[], None], page: mmap.mmap) -> None:
@@ -100,96 +92,6 @@ def load(code: str, namespace: dict[str, Any]) -> list[str]:
     except BaseException as error:  # noqa: BLE001  the code under test may raise anything
         return ["raised", *describe(error)]
     return ["loaded", "", ""]
-
-
-def describe(error: BaseException) -> tuple[str, str]:
-    """(nearest built-in exception class, short text); the text is empty if the exception can't say it."""
-    builtin = next((k.__name__ for k in type(error).__mro__ if vars(builtins).get(k.__name__) is k), "Exception")
-    try:
-        text = f"{type(error).__name__}: {error}" if type(error).__name__ != builtin else str(error)
-        return builtin, text[:_TEXT]
-    except BaseException:  # noqa: BLE001  its __str__ is hostile too
-        return builtin, ""
-
-
-class Server:
-    """Answers the tester room's requests: values by name, calls, attributes, items."""
-
-    def __init__(self, rpc: int, namespace: dict[str, Any]) -> None:
-        self._rpc = rpc
-        self._namespace = namespace
-        self._handles: list[Any] = []
-
-    def serve(self) -> None:
-        """Returns when the tester room hangs up."""
-        while True:
-            try:
-                request = codec.read_frame(self._rpc, codec.MAX_FRAME)
-            except EOFError:
-                return
-            codec.write_frame(self._rpc, self.reply(request))
-
-    def reply(self, request: list[Any]) -> list[Any]:
-        """["ok", value, changed arguments] or ["raised", class, text]."""
-        try:
-            value, changed = self._answer(*request)
-            return ["ok", codec.encode(value, self._to_handle), changed]
-        except BaseException as error:  # noqa: BLE001  passed on by name
-            return ["raised", *describe(error)]
-
-    def _to_handle(self, value: Any) -> list[Any]:
-        self._handles.append(value)
-        return ["handle", len(self._handles) - 1, type(value).__name__]
-
-    def _from_handle(self, data: list[Any]) -> Any:
-        if data[0] == "function":
-            return self._callback(data[1])
-        return self._handles[data[1]]
-
-    def _callback(self, number: int) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            codec.write_frame(self._rpc, ["callback", number, [codec.encode(a, self._to_handle) for a in args]])
-            outcome, value = codec.read_frame(self._rpc)
-            if outcome != "ok":
-                raise RuntimeError(value)
-            return self._decode(value)
-
-        return call
-
-    def _decode(self, data: Any) -> Any:
-        return codec.decode(data, self._from_handle)
-
-    def _answer(self, op: str, target: Any, *rest: Any) -> tuple[Any, list[Any]]:
-        if op == "global":
-            return self._namespace[target], []
-        value = self._handles[target]
-        if op == "call":
-            args = [self._decode(a) for a in rest[0]]
-            kwargs = {k: self._decode(a) for k, a in rest[1].items()}
-            result = value(*args, **kwargs)
-            return result, [self._changed(a) for a in args]
-        if op == "set_attribute":
-            setattr(value, rest[0], self._decode(rest[1]))
-            return None, []
-        if op == "set_item":
-            value[self._decode(rest[0])] = self._decode(rest[1])
-            return None, []
-        return self._read(op, value, rest), []
-
-    def _changed(self, argument: Any) -> Any:
-        mutable = isinstance(argument, list | dict | set | bytearray)
-        return codec.encode(argument, self._to_handle) if mutable else None
-
-    def _read(self, op: str, value: Any, rest: tuple[Any, ...]) -> Any:
-        if op == "attribute":
-            return getattr(value, rest[0])
-        if op == "item":
-            return value[self._decode(rest[0])]
-        if op in ("compare", "operate"):
-            return _OPERATIONS[rest[0]](value, self._decode(rest[1]))
-        if op == "instance":
-            return isinstance(self._decode(rest[0]), value)
-        return _READERS[op](value)
 
 
 class _Quitter:

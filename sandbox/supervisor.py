@@ -176,6 +176,7 @@ def _judge_tests(control: socket.socket, job: Job, *, patient: bool) -> Verdict:
         return programs.too_large(job)
     code = codec.frame({"code": job.code}, MAX_CODE)
     spec = {"kind": job.kind, "tests": list(job.tests), "entry": list(job.entry), "stop": job.stop_on_first}
+    spec["tolerance"] = job.float_tolerance
     tests = codec.frame(spec, tester_room.MAX_TESTS)
     round_ = Round(control, job, zygote.BOTH, patient=patient, work=(code, tests))
     try:

@@ -7,11 +7,11 @@ can't offer its own `len` or `math`. Exit codes and standard output are no evide
 from __future__ import annotations
 
 import ast
+import asyncio
 import builtins
 import contextlib
 import functools
 import importlib
-import math
 import os
 import struct
 import sys
@@ -20,8 +20,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from posttrain.sandbox import codec
-from posttrain.sandbox.handles import ForgedFrame, Handle, Solution, SolutionGone
+from posttrain.sandbox.evidence import Evidence
+from posttrain.sandbox.handles import ForgedFrame, Solution, SolutionGone, Unjudgeable, mirror
+from posttrain.sandbox.identity import SAME, comparing, same_object
 from posttrain.sandbox.jobs import MAX_RESULTS, MESSAGE_CHARS, OUTCOMES, Outcome, Result
+from posttrain.sandbox.matching import matches
 from posttrain.sandbox.solution_room import READY
 
 MAX_TESTS = 64 << 20
@@ -71,6 +74,8 @@ class Tally:
             raise
         except MemoryError:
             self.fail("memory", f"MemoryError: {label()}")
+        except codec.TooLarge as error:
+            self.fail("output_limit", f"{error}: {label()}")
         except BaseException as error:  # noqa: BLE001  a test may raise anything, and so may the solution through it
             self.fail("wrong", f"{_text(error)}: {label()}")
 
@@ -116,6 +121,8 @@ def _judge(tests: Tests, tally: Tally) -> None:
             if tests.stop_on_first and tally.outcome != "pass":
                 break
         tests.solution.hang_up()
+    except Unjudgeable as error:
+        tally.outcome, tally.message = "infra_error", str(error)
     except SolutionGone as error:
         tally.forged = isinstance(error, ForgedFrame)
         tally.fail("crash", f"the solution is gone: {error}")
@@ -130,10 +137,13 @@ class Tests:
         self.solution = solution
         self.stop_on_first: bool = spec["stop"]
         self._entry: list[str] = spec["entry"]
+        self._changeable: dict[str, Any] = {}
+        self._tolerance: float | None = spec.get("tolerance")
         self._calls: list[Any] = spec["tests"] if spec["kind"] == "calls" else []
         self._methods: list[Any] = spec["tests"] if spec["kind"] == "methods" else []
         self.statements = [] if self._calls or self._methods else _parse(spec["tests"])
         self._counted = _counted(self.statements)
+        solution.evidence = Evidence(self.statements, objects=[names[0] for names, _, _ in self._methods])
         self._functions = _test_functions(self.statements)
         self.total = len(self._calls) + len(self._methods) + len(self._counted) + len(self._functions)
         if not self.total:
@@ -162,25 +172,39 @@ class Tests:
             yield (lambda name=name: namespace[name]() is not False), True, functools.partial(str, name)  # type: ignore[misc]
 
     def _call_test(self, function: Callable[[], Any], args: Any, expected: Any) -> Callable[[], bool]:
-        return lambda: matches(function()(*_listed(args)), expected)
+        return lambda: matches(_awaited(function()(*_listed(args))), expected, self._tolerance)
 
     def _object_test(self, names: list[str], arguments: list[Any], expected: list[Any]) -> Callable[[], bool]:
         def test() -> bool:
-            target = self.solution.ask("global", names[0])(*_listed(arguments[0]))
+            target = _global(self.solution, names[0])(*_listed(arguments[0]))
             steps = zip(names[1:], arguments[1:], expected[1:], strict=True)
-            return all(matches(getattr(target, name)(*_listed(args)), wanted) for name, args, wanted in steps)
+            return all(
+                matches(_awaited(getattr(target, name)(*_listed(args))), wanted, self._tolerance)
+                for name, args, wanted in steps
+            )
 
         return test
 
     def _statement_test(self, statement: ast.stmt, namespace: dict[str, Any]) -> Callable[[], bool]:
         def test() -> bool:
-            exec(compile(ast.Module([statement], []), "<tests>", "exec", dont_inherit=True), namespace)
+            self._refresh(namespace)
+            code = compile(ast.Module([comparing(statement)], []), "<tests>", "exec", dont_inherit=True)
+            exec(code, namespace)
             return True
 
         return test
 
+    def _refresh(self, namespace: dict[str, Any]) -> None:
+        """The solution's global lists and dicts may have changed since the last statement."""
+        for name, value in self._changeable.items():
+            if namespace.get(name) is value:
+                with contextlib.suppress(KeyError):
+                    mirror(value, _global(self.solution, name))
+
     def _namespace(self) -> dict[str, Any]:
-        namespace: dict[str, Any] = {"__name__": "__main__"}  # `if __name__ == "__main__": assert ...` is a test too
+        if self.solution.evidence.captures:
+            self.solution.capture()
+        namespace: dict[str, Any] = {SAME: same_object, "__name__": "__main__"}  # `if __name__ == "__main__": assert ...` is a test too
         modules = _module_names(self.statements)
         names = self._entry or sorted(_free_names(self.statements) - modules)
         module = _SolutionModule("solution")
@@ -188,9 +212,11 @@ class Tests:
         sys.modules["solution"] = module
         for name in names:
             try:
-                namespace[name] = self.solution.ask("global", name)
+                namespace[name] = value = _global(self.solution, name)
             except KeyError:
                 continue  # using it then raises NameError, in the test that uses it
+            if isinstance(value, list | dict | set):
+                self._changeable[name] = value
         for name in modules - namespace.keys():
             with contextlib.suppress(ImportError):
                 namespace[name] = importlib.import_module(name)
@@ -206,9 +232,13 @@ class _SolutionModule(types.ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         try:
-            return self._solution.ask("global", name)
+            return _global(self._solution, name)
         except KeyError:
             raise AttributeError(name) from None
+
+
+def _global(solution: Solution, name: str) -> Any:
+    return solution.ask("global", name, producer=f"={name}")
 
 
 def _lookup(solution: Solution, entry: str) -> Callable[[], Any]:
@@ -216,7 +246,7 @@ def _lookup(solution: Solution, entry: str) -> Callable[[], Any]:
     owner, _, method = entry.partition(".")
 
     def find() -> Any:
-        found = solution.ask("global", owner)
+        found = _global(solution, owner)
         return getattr(found(), method) if method else found
 
     return find
@@ -231,6 +261,10 @@ def _module_names(statements: list[ast.stmt]) -> set[str]:
     owners = {n.value.id for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
     called = {n.func.id for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
     return (owners & _free_names(statements) & sys.stdlib_module_names) - called
+
+
+def _awaited(value: Any) -> Any:
+    return asyncio.run(value) if isinstance(value, types.CoroutineType) else value
 
 
 def _listed(args: Any) -> list[Any]:
@@ -278,23 +312,6 @@ def _free_names(statements: list[ast.stmt]) -> set[str]:
         elif isinstance(node, ast.ExceptHandler) and node.name:
             bound.add(node.name)
     return used - bound
-
-
-def matches(actual: Any, expected: Any) -> bool:
-    """Equality of plain data as JSON sees it: tuples are lists; floats within 1e-9, relative or absolute."""
-    if type(actual) is Handle:
-        return False
-    if isinstance(actual, list | tuple) and isinstance(expected, list | tuple):
-        return len(actual) == len(expected) and all(map(matches, actual, expected))
-    if isinstance(actual, dict) and isinstance(expected, dict):
-        return actual.keys() == expected.keys() and all(matches(v, expected[k]) for k, v in actual.items())
-    if isinstance(actual, bool) or isinstance(expected, bool):
-        return actual is expected
-    if isinstance(actual, float) and isinstance(expected, int | float):
-        return math.isclose(actual, expected, rel_tol=1e-9, abs_tol=1e-9)
-    if isinstance(expected, float) and isinstance(actual, int):
-        return math.isclose(actual, expected, rel_tol=1e-9, abs_tol=1e-9)
-    return bool(actual == expected)
 
 
 def _source(statement: ast.stmt) -> str:

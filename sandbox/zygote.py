@@ -23,7 +23,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from posttrain.sandbox import cells, codec, confinement, handles, solution_room, syscalls, tester_room, watch
+from posttrain.sandbox import cells, codec, confinement, handles, serving, solution_room, syscalls, tester_room, watch
 
 REQUEST = struct.Struct("!BIQ")
 """Rooms (PROGRAM, BOTH or SESSION), seconds of processor time, bytes of memory."""
@@ -189,7 +189,7 @@ def _warm_up() -> None:
                 ours.fileno(), {"code": "def f(x): return [x, 2.5, 'a', (1,), {'k': {1}}]", "kind": "asserts"}
             )
             solution_room.load(codec.read_frame(theirs.fileno())["code"], namespace)
-            server = solution_room.Server(theirs.fileno(), namespace)
+            server = serving.Server(theirs.fileno(), namespace)
             spec = {
                 "kind": "asserts",
                 "entry": ["f"],
@@ -198,7 +198,7 @@ def _warm_up() -> None:
             }
             tests = tester_room.Tests(spec, handles.Solution(ours.fileno()))
             tests.cases()
-            for request in (["global", "f"], ["call", 0, [1], {}]):
+            for request in (["global", "f", False], ["call", 0, False, [1], {}]):
                 codec.write_frame(ours.fileno(), request)
                 codec.write_frame(theirs.fileno(), server.reply(codec.read_frame(theirs.fileno())))
                 tests.solution.decode(codec.read_frame(ours.fileno())[1])
