@@ -40,7 +40,7 @@ class OwnExceptions:
         return None if stand_in is None else int(object.__getattribute__(stand_in, "_number"))
 
     def classes(self, chain: Any) -> list[type[Exception]]:
-        """The classes that `chain` tells, [[number, name, built-in class], ...] from the lowest up. Raises CodecError."""
+        """The classes of `chain`: [[number, name, built-in class], ...] from the lowest up. Raises CodecError."""
         if not isinstance(chain, list) or not 0 < len(chain) <= _MOST:
             raise codec.CodecError("malformed exception")
         found: list[type[Exception]] = []

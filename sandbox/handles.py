@@ -147,7 +147,10 @@ class Solution:
         if changed is not None:
             try:
                 after, named_after = changed
-                for argument, data in [*zip(args, after, strict=True), *((kwargs[k], v) for k, v in named_after.items())]:
+                for argument, data in [
+                    *zip(args, after, strict=True),
+                    *((kwargs[k], v) for k, v in named_after.items()),
+                ]:
                     if data is not None:
                         mirror(argument, self.decode(data, producer))
             except (TypeError, ValueError, KeyError, AttributeError) as error:

@@ -53,7 +53,7 @@ def _same_number(actual: float, expected: float, tolerance: float | None) -> boo
         return actual == expected
     if actual != actual or expected != expected:  # NaN
         return actual != actual and expected != expected
-    if abs(expected) >= _EXACT and isinstance(expected, int) or isinstance(actual, int) and abs(actual) >= _EXACT:
+    if (abs(expected) >= _EXACT and isinstance(expected, int)) or (isinstance(actual, int) and abs(actual) >= _EXACT):
         return actual == expected
     if tolerance is not None:
         return math.isclose(actual, expected, rel_tol=tolerance, abs_tol=tolerance)

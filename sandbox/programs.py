@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from posttrain.sandbox import codec, zygote
 from posttrain.sandbox.jobs import MAX_RESULTS, Job, Outcome, Result, Verdict
+from posttrain.sandbox.program_room import DID_NOT_COMPILE, RAISED
 from posttrain.sandbox.rounds import Round
-from posttrain.sandbox.solution_room import DID_NOT_COMPILE, MAX_CODE, RAISED
+from posttrain.sandbox.solution_room import MAX_CODE
 
 OUTPUT_CAP = 64 << 10
 """Bytes of standard output kept beyond twice the expected output."""

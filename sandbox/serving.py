@@ -140,17 +140,15 @@ class Server:
         if op == "reflected":
             return _BINARY[operands[0]](operands[1], value)
         if op == "flat":
-            kind = next((k for k in _PLAIN_BASES if isinstance(value, k)), None)
-            return None if kind is None else [value]
+            return [value] if isinstance(value, _PLAIN_BASES) else None
         if op == "send":
             return value.send(operands[0])
         if op in ("await", "anext"):
             return self._run(value if op == "await" else anext(value))
         if op == "exit":
             name, text = operands
-            kind = getattr(builtins, name, RuntimeError) if name else None
-            error = kind(text) if kind is not None else None
-            return value.__exit__(kind, error, None)
+            error = getattr(builtins, name, RuntimeError)(text) if name else None
+            return value.__exit__(None if error is None else type(error), error, None)
         return _BINARY[op](value, *operands)
 
     def _run(self, awaitable: Any) -> Any:

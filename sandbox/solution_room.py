@@ -6,14 +6,11 @@ it only supplies values, which the tester room compares with what it expects. Ex
 
 from __future__ import annotations
 
-import atexit
 import builtins
-import contextlib
 import gc
 import mmap
 import os
 import sys
-import threading
 import types
 from collections.abc import Callable
 from typing import Any
@@ -24,13 +21,12 @@ from posttrain.sandbox.serving import describe
 MAX_CODE = 32 << 20
 """Bytes of code and standard input together, as a JSON frame."""
 READY = b"1"
-RAISED, DID_NOT_COMPILE = 2, 3
-"""Exit codes of a program's room; they can only speak against the program."""
+
 
 def run_module(channel: int, rpc: int, confine: Callable[[], None], page: mmap.mmap) -> None:
     """Loads the code as a module and serves the tester room until it hangs up."""
     code = codec.read_frame(channel, MAX_CODE)["code"]
-    _lock(channel, confine, page)
+    lock(channel, confine, page)
     module = types.ModuleType(serving.MODULE)
     sys.modules[serving.MODULE] = module
     failure = load(code, module.__dict__)
@@ -39,33 +35,8 @@ def run_module(channel: int, rpc: int, confine: Callable[[], None], page: mmap.m
         serving.Server(rpc, module.__dict__).serve()
 
 
-def run_program(channel: int, stdout: int, confine: Callable[[], None], page: mmap.mmap) -> None:
-    """Runs the code as a script on the given standard input; what it prints goes to `stdout`."""
-    request = codec.read_frame(channel, MAX_CODE)
-    stdin = os.memfd_create("stdin")
-    os.write(stdin, request["stdin"].encode("utf-8", "replace"))
-    os.lseek(stdin, 0, os.SEEK_SET)
-    os.dup2(stdin, 0)
-    os.close(stdin)
-    os.dup2(stdout, 1)
-    os.close(stdout)
-    sys.stdin = os.fdopen(0, encoding="utf-8", errors="replace")
-    sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="replace")
-    _lock(channel, confine, page)
-    module = types.ModuleType("__main__")
-    sys.modules["__main__"] = module
-    outcome = load(request["code"], module.__dict__)
-    for thread in threading.enumerate():  # what the interpreter does at its end
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
-    with contextlib.suppress(BaseException):
-        atexit._run_exitfuncs()
-    sys.stdout.flush()
-    # The output was the answer: a good exit code proves nothing.
-    os._exit(0 if outcome[0] in ("loaded", "exit") else DID_NOT_COMPILE if outcome[0] == "compile" else RAISED)
-
-
-def _lock(channel: int, confine: Callable[[], None], page: mmap.mmap) -> None:
+def lock(channel: int, confine: Callable[[], None], page: mmap.mmap) -> None:
+    """Locks this room in, says so, and hangs up."""
     confine()
     # Said before the code runs: later, a room that failed to lock itself and hostile code look the same.
     os.write(channel, READY)

@@ -175,8 +175,8 @@ def _judge_tests(control: socket.socket, job: Job, *, patient: bool) -> Verdict:
     if not programs.fits(job.code):
         return programs.too_large(job)
     code = codec.frame({"code": job.code}, MAX_CODE)
-    spec = {"kind": job.kind, "tests": list(job.tests), "entry": list(job.entry), "stop": job.stop_on_first}
-    spec["tolerance"] = job.float_tolerance
+    spec: dict[str, object] = {"kind": job.kind, "tests": list(job.tests), "entry": list(job.entry)}
+    spec |= {"stop": job.stop_on_first, "tolerance": job.float_tolerance}
     tests = codec.frame(spec, tester_room.MAX_TESTS)
     round_ = Round(control, job, zygote.BOTH, patient=patient, work=(code, tests))
     try:

@@ -204,7 +204,8 @@ class Tests:
     def _namespace(self) -> dict[str, Any]:
         if self.solution.evidence.captures:
             self.solution.capture()
-        namespace: dict[str, Any] = {SAME: same_object, "__name__": "__main__"}  # `if __name__ == "__main__": assert ...` is a test too
+        # `if __name__ == "__main__": assert ...` is a test too.
+        namespace: dict[str, Any] = {SAME: same_object, "__name__": "__main__"}
         modules = _module_names(self.statements)
         names = self._entry or sorted(_free_names(self.statements) - modules)
         module = _SolutionModule("solution")

@@ -31,7 +31,9 @@ def start(page: mmap.mmap) -> None:
     """Counts from now on, in this process; there is no way to stop it."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event in NEVER_ALLOWED or (event == "open" and type(args[2]) is int and args[2] & _WRITES):
+        # An open of a descriptor, `open(1, "w")`, opens nothing.
+        opens = event == "open" and type(args[0]) is not int and type(args[2]) is int and args[2] & _WRITES
+        if opens or event in NEVER_ALLOWED:
             page[: _COUNT.size] = _COUNT.pack(min(count(page) + 1, _MOST))
 
     sys.addaudithook(hook)

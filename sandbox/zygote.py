@@ -23,7 +23,19 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from posttrain.sandbox import cells, codec, confinement, handles, serving, solution_room, syscalls, tester_room, watch
+from posttrain.sandbox import (
+    cells,
+    codec,
+    confinement,
+    devices,
+    handles,
+    program_room,
+    serving,
+    solution_room,
+    syscalls,
+    tester_room,
+    watch,
+)  # fmt: skip
 
 REQUEST = struct.Struct("!BIQ")
 """Rooms (PROGRAM, BOTH or SESSION), seconds of processor time, bytes of memory."""
@@ -37,7 +49,7 @@ _DESCRIPTORS = {PROGRAM: 2, BOTH: 4, SESSION: 2}
 _MAX_OPEN = 4096
 _Room = Callable[[int, int, Callable[[], None], mmap.mmap], None]
 _SOLUTION_ROOMS: dict[int, _Room] = {
-    PROGRAM: solution_room.run_program,
+    PROGRAM: program_room.run_program,
     BOTH: solution_room.run_module,
     SESSION: cells.run_cells,
 }
@@ -143,6 +155,7 @@ class _Zygote:
             confinement.die_with_parent()
             _close_others([*fds, *([] if self._ruleset is None else [self._ruleset])])
             _own_null_device()
+            devices.install()
             if room is None:
                 self._page.close()
                 tester_room.run(fds[0], fds[1], self._confine(limits))

@@ -231,3 +231,43 @@ def test_modules_that_tests_forgot_to_import_are_the_tests_own(judge_b: Judge) -
 def test_numbers_and_names_that_are_none_are_no_job(wrong: dict[str, object]) -> None:
     with pytest.raises(JobError):
         job_from_json({"code": "", "tests": ["assert 1"], **wrong})
+
+
+LIKE_PLAIN_PYTHON = {
+    "the first streams": "import sys\nsys.__stdout__.write(sys.__stdin__.readline())",
+    "an open file at the end": "f = open(1, 'w')\nf.write(input())",
+    "a stream of its own": "import io\nout = io.TextIOWrapper(open(1, 'wb'))\nout.write(input())",
+    "a descriptor": "import os\nf = os.fdopen(1, 'w')\nf.write(input())",
+    "/dev/stdin": "print(open('/dev/stdin').read())",
+    "/dev/stdin by its descriptor": "import os\nprint(os.read(os.open('/dev/stdin', os.O_RDONLY), 10).decode())",
+    "/dev/stdout": "open('/dev/stdout', 'w').write(input())",
+    "/dev/null": "import sys\nsys.stderr = open('/dev/null', 'w')\nprint('x', file=sys.stderr)\nprint(input())",
+    "the end of the input": "x = input()\ntry: input()\nexcept EOFError: print(x)",
+    "bytes": "import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read())",
+    "an exit": "import sys\nprint(input())\nsys.exit(1)",
+    "threads that print": "import threading, time\nx = input()\ndef f(): time.sleep(0.02); print(x)\n"
+    "threading.Thread(target=f).start()",
+    "a thread that never ends": "import threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True)"
+    ".start()\nprint(input())",
+    "the last word": "class A:\n    def __del__(s): print(s.x)\na = A(); a.x = input()",
+    "a stream put back": "import io, sys\nsys.stdout = io.StringIO()\nprint('x')\n"
+    "sys.stdout = sys.__stdout__\nprint(input())",
+    "exit functions": "import atexit\natexit.register(print, input())",
+    "its own name": "import sys\nassert (len(sys.argv), __name__, __file__) == (1, '__main__', sys.argv[0])\n"
+    "print(input())",
+    "deep recursion": "import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(1 << 26)\n"
+    "def main():\n"
+    "    def f(n): return n and f(n - 1)\n    f(50000)\n    print(input())\nt = threading.Thread(target=main)\n"
+    "t.start(); t.join()",
+}
+
+
+@pytest.mark.parametrize("name", LIKE_PLAIN_PYTHON)
+def test_a_program_runs_as_in_plain_python(judge: Judge, name: str) -> None:
+    verdict = judge.run(Job(id="x", code=LIKE_PLAIN_PYTHON[name], tests=(("7\n", "7"),), kind="stdio"))
+    assert (verdict.outcome, verdict.denied) == ("pass", 0), verdict
+
+
+def test_reading_beyond_the_input_is_a_crash(judge_b: Judge) -> None:
+    job = Job(id="x", code="input(); input(); print(7)", tests=(("7\n", "7"),), kind="stdio")
+    assert judge_b.run(job).outcome == "crash"

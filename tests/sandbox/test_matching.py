@@ -71,7 +71,7 @@ def test_a_tolerance_of_the_job_counts_for_calls(judge_b: Judge) -> None:
         ("def f(x): return {int(k): v for k, v in x.items()}", [{"1": 2}], {"1": 2}, "pass"),
         ("async def f(x): return x", [1], 1, "pass"),
         ("def f(x): return set(x)", [[1, 1, 2]], {"$set": [1, 2]}, "pass"),
-        ("class E:\n    def __eq__(s, o): return True\n    tolist = lambda s: [1]\ndef f(x): return E()", [1], [1], "wrong"),
+        ("class E:\n    __eq__ = lambda s, o: 1\n    tolist = lambda s: [1]\ndef f(x): return E()", [1], [1], "wrong"),
         ("class E(set):\n    def __eq__(s, o): return True\ndef f(x): return E()", [1], {"$set": [1]}, "wrong"),
     ],
 )  # fmt: skip

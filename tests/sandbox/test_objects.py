@@ -118,104 +118,480 @@ def reverse(head):
     return last
 """
 HONEST = {
-    "operators": (VECTOR, "assert (Vector(1, 2) + Vector(3, 4)).x == 4\nassert (Vector(1, 2) * 3).y == 6\n"
-                  "assert (2 * Vector(1, 2)).y == 4\nassert (-Vector(1, 2)).x == -1\nassert abs(Vector(3, 4)) == 5"),
-    "comparison": (VECTOR, "assert Vector(1, 2) == Vector(1, 2)\nassert Vector(1, 2) == (1, 2)\n"
-                   "assert Vector(1, 2) != (2, 1)\nassert Vector(0, 1) < Vector(3, 4)\n"
-                   "assert sorted([Vector(3, 4), Vector(0, 1)])[0].y == 1"),
-    "hash and truth": (VECTOR, "assert len({Vector(1, 2), Vector(1, 2)}) == 1\nassert not Vector(0, 0)\n"
-                       "assert hash(Vector(1, 2)) == hash(Vector(1, 2))\nassert {Vector(1, 2): 3}[Vector(1, 2)] == 3"),
-    "text": (VECTOR, "assert str(Vector(1, 2)) == '<1, 2>'\nassert repr(Vector(1, 2)) == '<1, 2>'\n"
-             "assert f'{Vector(1, 2):3}' == 'v3'\nassert float(Vector(1, 2)) == 1.5"),
-    "in place": (VECTOR, "v = w = Vector(1, 2)\nv += Vector(3, 4)\nassert w.x == 4 and v is w\nv.x = 9\nassert w.x == 9"),
-    "class methods": (VECTOR, "assert Vector.zero() == Vector(0, 0)\nassert Vector.dot(Vector(1, 2), Vector(3, 4)) == 11\n"
-                      "assert Vector(3, 4).norm == 5.0\nassert list(Vector(1, 2)) == [1, 2]\nx, y = Vector(5, 6)\n"
-                      "assert (x, y) == (5, 6)\nassert Vector(2, 2)(4) == 8"),
+    "operators": (
+        VECTOR,
+        """
+assert (Vector(1, 2) + Vector(3, 4)).x == 4
+assert (Vector(1, 2) * 3).y == 6
+assert (2 * Vector(1, 2)).y == 4
+assert (-Vector(1, 2)).x == -1
+assert abs(Vector(3, 4)) == 5
+""",
+    ),
+    "comparison": (
+        VECTOR,
+        """
+assert Vector(1, 2) == Vector(1, 2)
+assert Vector(1, 2) == (1, 2)
+assert Vector(1, 2) != (2, 1)
+assert Vector(0, 1) < Vector(3, 4)
+assert sorted([Vector(3, 4), Vector(0, 1)])[0].y == 1
+""",
+    ),
+    "hash and truth": (
+        VECTOR,
+        """
+assert len({Vector(1, 2), Vector(1, 2)}) == 1
+assert not Vector(0, 0)
+assert hash(Vector(1, 2)) == hash(Vector(1, 2))
+assert {Vector(1, 2): 3}[Vector(1, 2)] == 3
+""",
+    ),
+    "text": (
+        VECTOR,
+        """
+assert str(Vector(1, 2)) == '<1, 2>'
+assert repr(Vector(1, 2)) == '<1, 2>'
+assert f'{Vector(1, 2):3}' == 'v3'
+assert float(Vector(1, 2)) == 1.5
+""",
+    ),
+    "in place": (
+        VECTOR,
+        """
+v = w = Vector(1, 2)
+v += Vector(3, 4)
+assert w.x == 4 and v is w
+v.x = 9
+assert w.x == 9
+""",
+    ),
+    "class methods": (
+        VECTOR,
+        """
+assert Vector.zero() == Vector(0, 0)
+assert Vector.dot(Vector(1, 2), Vector(3, 4)) == 11
+assert Vector(3, 4).norm == 5.0
+assert list(Vector(1, 2)) == [1, 2]
+x, y = Vector(5, 6)
+assert (x, y) == (5, 6)
+assert Vector(2, 2)(4) == 8
+""",
+    ),
     "containers": (
-        "class Bag:\n    def __init__(s): s.d = {}\n    def __len__(s): return len(s.d)\n"
-        "    def __contains__(s, k): return k in s.d\n    def __getitem__(s, k): return s.d[k]\n"
-        "    def __setitem__(s, k, v): s.d[k] = v\n    def __delitem__(s, k): del s.d[k]\n"
-        "    def __iter__(s): return iter(s.d)\n    def get(s, k): return s.d.get(k)",
-        "b = Bag()\nb['a'] = 1\nb['c'] = 2\nassert len(b) == 2 and 'a' in b and 'z' not in b\nassert b['a'] == 1\n"
-        "del b['a']\nassert [k for k in b] == ['c'] and list(b) == ['c']\nassert b.get('c') == 2\n"
-        "try:\n    b['q']\n    assert False\nexcept KeyError as e:\n    assert e.args[0] == 'q'"),
-    "linked lists": (NODES, "head = build([1, 2, 3])\nassert head.val == 1\nassert head.next.val == 2\n"
-                     "assert head.next.next.next is None\nr = reverse(head)\nout = []\n"
-                     "while r:\n    out.append(r.val)\n    r = r.next\nassert out == [3, 2, 1]"),
-    "trees of the tests": (NODES + "def depth(n): return 1 + max(depth(n.left), depth(n.right)) if n else 0",
-                           "t = Node(1)\nt.left = Node(2)\nt.left.right = Node(3)\nassert depth(t) == 3\n"
-                           "assert t.left.right.val == 3"),
-    "a factory": ("class S:\n    def __init__(s): s.a = []\n    def push(s, x): s.a.append(x)\n"
-                  "    def pop(s): return s.a.pop()\n    def __len__(s): return len(s.a)\ndef make(): return S()",
-                  "s = make()\ns.push(1)\nassert len(s) == 1\nassert s.pop() == 1"),
-    "a helper of the tests": ("class stack:\n    def __init__(s): s.a = []\n    def push(s, x): s.a.append(x)\n"
-                              "    def pop(s): return s.a.pop()",
-                              "def check(c):\n    s = c()\n    s.push(1)\n    assert s.pop() == 1\ncheck(stack)"),
-    "LRU cache": ("from collections import OrderedDict\nclass LRUCache(OrderedDict):\n    def __init__(s, n):\n"
-                  "        super().__init__(); s.n = n\n    def get(s, k):\n        if k not in s: return -1\n"
-                  "        s.move_to_end(k); return s[k]\n    def put(s, k, v):\n        s[k] = v; s.move_to_end(k)\n"
-                  "        if len(s) > s.n: s.popitem(last=False)",
-                  "c = LRUCache(2)\nc.put(1, 1)\nc.put(2, 2)\nassert c.get(1) == 1\nc.put(3, 3)\nassert c.get(2) == -1\n"
-                  "assert len(c) == 2 and 3 in c\nassert c == {1: 1, 3: 3}"),
-    "a list of its own": ("class Sorted(list):\n    def append(s, x): super().append(x); s.sort()",
-                          "s = Sorted()\ns.append(3)\ns.append(1)\nassert s == [1, 3] and s[0] == 1 and len(s) == 2"),
-    "named tuples": ("from collections import namedtuple\nPoint = namedtuple('Point', 'x y')\ndef f(a): return Point(a, 2)",
-                     "assert f(1).x == 1\nassert f(1) == (1, 2)\nassert f(1)[1] == 2\np = f(3)\nassert p._asdict() == {'x': 3, 'y': 2}\n"
-                     "a, b = f(5)\nassert a == 5\nassert f(1) == Point(1, 2)"),
-    "data classes": ("from dataclasses import dataclass, field\n@dataclass(order=True, frozen=True)\nclass P:\n    x: int\n"
-                     "    y: int = 2\ndef f(a): return P(a)",
-                     "assert f(1) == P(1, 2)\nassert f(1).y == 2\nassert repr(P(1)) == 'P(x=1, y=2)'\nassert P(1) < P(2)\n"
-                     "try:\n    P(1).x = 3\n    assert False\nexcept AttributeError:\n    pass"),
-    "enumerations": ("from enum import Enum, IntEnum\nclass Color(Enum):\n    RED = 1\n    BLUE = 2\nclass Level(IntEnum):\n"
-                     "    LOW = 1\ndef f(): return Color.RED\ndef g(): return Level.LOW",
-                     "assert f() == Color.RED\nassert f() is Color.RED\nassert f().name == 'RED' and f().value == 1\n"
-                     "assert Color(2) == Color.BLUE and Color['RED'] == f()\nassert [c.name for c in Color] == ['RED', 'BLUE']\n"
-                     "assert len(Color) == 2\nassert g() == 1\nassert g().name == 'LOW'\nassert f() != Color.BLUE"),
-    "exceptions": ("class BankError(Exception): pass\nclass NoMoney(BankError):\n    def __init__(s, need):\n"
-                   "        super().__init__(f'need {need}'); s.need = need\ndef f(x): raise NoMoney(x)\n"
-                   "def g(): raise KeyError('k')",
-                   "try:\n    f(3)\n    assert False\nexcept NoMoney as e:\n    assert e.need == 3 and str(e) == 'need 3'\n"
-                   "try:\n    f(3)\n    assert False\nexcept BankError:\n    pass\n"
-                   "try:\n    f(3)\n    assert False\nexcept Exception as e:\n    assert type(e).__name__ == 'NoMoney'\n"
-                   "assert issubclass(NoMoney, BankError)\ntry:\n    g()\n    assert False\nexcept KeyError as e:\n"
-                   "    assert str(e) == \"'k'\""),
-    "assertRaises": ("class Mine(ValueError): pass\ndef f(): raise Mine('no')",
-                     "import unittest\nc = unittest.TestCase()\nwith c.assertRaises(Mine) as r:\n    f()\n"
-                     "assert str(r.exception) == 'no'\nc.assertRaises(ValueError, f)\nassert isinstance(r.exception, Mine)"),
-    "with": ("from contextlib import contextmanager\nlog = []\nclass Timer:\n    def __enter__(s): s.on = True; return s\n"
-             "    def __exit__(s, *a): s.on = False\n@contextmanager\ndef tag(n):\n    log.append(n); yield n * 2; log.append(-n)\n"
-             "class Quiet:\n    def __enter__(s): pass\n    def __exit__(s, k, e, t): return k is ValueError",
-             "with Timer() as t:\n    assert t.on\nassert not t.on\nwith tag(3) as x:\n    assert x == 6\nassert log == [3, -3]"),
-    "a with that suppresses": ("class Quiet:\n    def __enter__(s): pass\n    def __exit__(s, k, e, t): return k is ValueError",
-                               "with Quiet():\n    raise ValueError\nassert True"),
-    "inheritance": ("class Animal:\n    def speak(s): return '...'\nclass Dog(Animal):\n    def speak(s): return 'Woof'",
-                    "d = Dog()\nassert d.speak() == 'Woof'\nassert isinstance(d, Animal) and isinstance(d, Dog)\n"
-                    "assert not isinstance(Animal(), Dog)\nassert issubclass(Dog, Animal)"),
-    "names and words": ("def f():\n    'Does it.'\n", "assert f.__name__ == 'f'\nassert f.__doc__ == 'Does it.'"),
-    "decorators": ("import functools\ndef twice(g):\n    @functools.wraps(g)\n    def h(*a): return 2 * g(*a)\n    return h",
-                   "@twice\ndef g(x): return x + 1\nassert g(1) == 4\nassert twice(lambda: 3)() == 6\nassert g.__name__ == 'g'"),
-    "coroutines": ("import asyncio\nasync def f(x):\n    await asyncio.sleep(0)\n    return x + 1\n"
-                   "async def numbers(n):\n    for i in range(n): yield i\n"
-                   "class Door:\n    async def __aenter__(s): return 5\n    async def __aexit__(s, *a): pass",
-                   "import asyncio\nassert asyncio.run(f(1)) == 2\nasync def main():\n    assert await f(2) == 3\n"
-                   "    assert await asyncio.gather(f(1), f(2)) == [2, 3]\n    assert [i async for i in numbers(3)] == [0, 1, 2]\n"
-                   "    async with Door() as d:\n        assert d == 5\n    return 1\nassert asyncio.run(main()) == 1"),
-    "generators": ("import types\ndef f(n):\n    for i in range(n): yield i\ndef echo():\n    x = None\n    while True: x = yield x\n"
-                   "def total(g): return sum(g)",
-                   "import types\nassert list(f(3)) == [0, 1, 2]\nassert isinstance(f(3), types.GeneratorType)\ng = echo()\nnext(g)\n"
-                   "assert g.send(7) == 7\nassert sum(f(4)) == 6\nassert total(f(4)) == 6\n"
-                   "h = f(1)\nnext(h)\ntry:\n    next(h)\n    assert False\nexcept StopIteration:\n    pass"),
-    "endless generators": ("def f():\n    n = 0\n    while True:\n        yield n; n += 1",
-                           "import itertools\nassert list(itertools.islice(f(), 4)) == [0, 1, 2, 3]"),
-    "built-ins as arguments": ("def f(g, xs): return [g(x) for x in xs]\ndef kind(x, t): return isinstance(x, t)\n"
-                               "def retry(g, *e):\n    try: g()\n    except e: return 'caught'",
-                               "assert f(str, [1, 2]) == ['1', '2']\nassert kind(3, int)\ndef bad(): raise ValueError('x')\n"
-                               "assert retry(bad, ValueError) == 'caught'\nassert f(lambda x: x * 2, [1]) == [2]"),
-    "iterators": ("class Count:\n    def __init__(s, n): s.n = n\n    def __iter__(s): return s\n    def __next__(s):\n"
-                  "        if not s.n: raise StopIteration\n        s.n -= 1; return s.n", "assert list(Count(3)) == [2, 1, 0]"),
-    "nested results": ("class N:\n    def __init__(s, v): s.v = v\ndef f(): return [N(1), N(2)], {'a': N(3)}",
-                       "xs, d = f()\nassert [n.v for n in xs] == [1, 2] and d['a'].v == 3"),
-}  # fmt: skip
+        """
+class Bag:
+    def __init__(s): s.d = {}
+    def __len__(s): return len(s.d)
+    def __contains__(s, k): return k in s.d
+    def __getitem__(s, k): return s.d[k]
+    def __setitem__(s, k, v): s.d[k] = v
+    def __delitem__(s, k): del s.d[k]
+    def __iter__(s): return iter(s.d)
+    def get(s, k): return s.d.get(k)
+""",
+        """
+b = Bag()
+b['a'] = 1
+b['c'] = 2
+assert len(b) == 2 and 'a' in b and 'z' not in b
+assert b['a'] == 1
+del b['a']
+assert [k for k in b] == ['c'] and list(b) == ['c']
+assert b.get('c') == 2
+try:
+    b['q']
+    assert False
+except KeyError as e:
+    assert e.args[0] == 'q'
+""",
+    ),
+    "linked lists": (
+        NODES,
+        """
+head = build([1, 2, 3])
+assert head.val == 1
+assert head.next.val == 2
+assert head.next.next.next is None
+r = reverse(head)
+out = []
+while r:
+    out.append(r.val)
+    r = r.next
+assert out == [3, 2, 1]
+""",
+    ),
+    "trees of the tests": (
+        NODES
+        + """
+def depth(n): return 1 + max(depth(n.left), depth(n.right)) if n else 0
+""",
+        """
+t = Node(1)
+t.left = Node(2)
+t.left.right = Node(3)
+assert depth(t) == 3
+assert t.left.right.val == 3
+""",
+    ),
+    "a factory": (
+        """
+class S:
+    def __init__(s): s.a = []
+    def push(s, x): s.a.append(x)
+    def pop(s): return s.a.pop()
+    def __len__(s): return len(s.a)
+def make(): return S()
+""",
+        """
+s = make()
+s.push(1)
+assert len(s) == 1
+assert s.pop() == 1
+""",
+    ),
+    "a helper of the tests": (
+        """
+class stack:
+    def __init__(s): s.a = []
+    def push(s, x): s.a.append(x)
+    def pop(s): return s.a.pop()
+""",
+        """
+def check(c):
+    s = c()
+    s.push(1)
+    assert s.pop() == 1
+check(stack)
+""",
+    ),
+    "LRU cache": (
+        """
+from collections import OrderedDict
+class LRUCache(OrderedDict):
+    def __init__(s, n):
+        super().__init__(); s.n = n
+    def get(s, k):
+        if k not in s: return -1
+        s.move_to_end(k); return s[k]
+    def put(s, k, v):
+        s[k] = v; s.move_to_end(k)
+        if len(s) > s.n: s.popitem(last=False)
+""",
+        """
+c = LRUCache(2)
+c.put(1, 1)
+c.put(2, 2)
+assert c.get(1) == 1
+c.put(3, 3)
+assert c.get(2) == -1
+assert len(c) == 2 and 3 in c
+assert c == {1: 1, 3: 3}
+""",
+    ),
+    "a list of its own": (
+        """
+class Sorted(list):
+    def append(s, x): super().append(x); s.sort()
+""",
+        """
+s = Sorted()
+s.append(3)
+s.append(1)
+assert s == [1, 3] and s[0] == 1 and len(s) == 2
+""",
+    ),
+    "named tuples": (
+        """
+from collections import namedtuple
+Point = namedtuple('Point', 'x y')
+def f(a): return Point(a, 2)
+""",
+        """
+assert f(1).x == 1
+assert f(1) == (1, 2)
+assert f(1)[1] == 2
+p = f(3)
+assert p._asdict() == {'x': 3, 'y': 2}
+a, b = f(5)
+assert a == 5
+assert f(1) == Point(1, 2)
+""",
+    ),
+    "data classes": (
+        """
+from dataclasses import dataclass, field
+@dataclass(order=True, frozen=True)
+class P:
+    x: int
+    y: int = 2
+def f(a): return P(a)
+""",
+        """
+assert f(1) == P(1, 2)
+assert f(1).y == 2
+assert repr(P(1)) == 'P(x=1, y=2)'
+assert P(1) < P(2)
+try:
+    P(1).x = 3
+    assert False
+except AttributeError:
+    pass
+""",
+    ),
+    "enumerations": (
+        """
+from enum import Enum, IntEnum
+class Color(Enum):
+    RED = 1
+    BLUE = 2
+class Level(IntEnum):
+    LOW = 1
+def f(): return Color.RED
+def g(): return Level.LOW
+""",
+        """
+assert f() == Color.RED
+assert f() is Color.RED
+assert f().name == 'RED' and f().value == 1
+assert Color(2) == Color.BLUE and Color['RED'] == f()
+assert [c.name for c in Color] == ['RED', 'BLUE']
+assert len(Color) == 2
+assert g() == 1
+assert g().name == 'LOW'
+assert f() != Color.BLUE
+""",
+    ),
+    "exceptions": (
+        """
+class BankError(Exception): pass
+class NoMoney(BankError):
+    def __init__(s, need):
+        super().__init__(f'need {need}'); s.need = need
+def f(x): raise NoMoney(x)
+def g(): raise KeyError('k')
+""",
+        """
+try:
+    f(3)
+    assert False
+except NoMoney as e:
+    assert e.need == 3 and str(e) == 'need 3'
+try:
+    f(3)
+    assert False
+except BankError:
+    pass
+try:
+    f(3)
+    assert False
+except Exception as e:
+    assert type(e).__name__ == 'NoMoney'
+assert issubclass(NoMoney, BankError)
+try:
+    g()
+    assert False
+except KeyError as e:
+    assert str(e) == "'k'"
+""",
+    ),
+    "assertRaises": (
+        """
+class Mine(ValueError): pass
+def f(): raise Mine('no')
+""",
+        """
+import unittest
+c = unittest.TestCase()
+with c.assertRaises(Mine) as r:
+    f()
+assert str(r.exception) == 'no'
+c.assertRaises(ValueError, f)
+assert isinstance(r.exception, Mine)
+""",
+    ),
+    "with": (
+        """
+from contextlib import contextmanager
+log = []
+class Timer:
+    def __enter__(s): s.on = True; return s
+    def __exit__(s, *a): s.on = False
+@contextmanager
+def tag(n):
+    log.append(n); yield n * 2; log.append(-n)
+class Quiet:
+    def __enter__(s): pass
+    def __exit__(s, k, e, t): return k is ValueError
+""",
+        """
+with Timer() as t:
+    assert t.on
+assert not t.on
+with tag(3) as x:
+    assert x == 6
+assert log == [3, -3]
+""",
+    ),
+    "a with that suppresses": (
+        """
+class Quiet:
+    def __enter__(s): pass
+    def __exit__(s, k, e, t): return k is ValueError
+""",
+        """
+with Quiet():
+    raise ValueError
+assert True
+""",
+    ),
+    "inheritance": (
+        """
+class Animal:
+    def speak(s): return '...'
+class Dog(Animal):
+    def speak(s): return 'Woof'
+""",
+        """
+d = Dog()
+assert d.speak() == 'Woof'
+assert isinstance(d, Animal) and isinstance(d, Dog)
+assert not isinstance(Animal(), Dog)
+assert issubclass(Dog, Animal)
+""",
+    ),
+    "names and words": (
+        """
+def f():
+    'Does it.'
+""",
+        """
+assert f.__name__ == 'f'
+assert f.__doc__ == 'Does it.'
+""",
+    ),
+    "decorators": (
+        """
+import functools
+def twice(g):
+    @functools.wraps(g)
+    def h(*a): return 2 * g(*a)
+    return h
+""",
+        """
+@twice
+def g(x): return x + 1
+assert g(1) == 4
+assert twice(lambda: 3)() == 6
+assert g.__name__ == 'g'
+""",
+    ),
+    "coroutines": (
+        """
+import asyncio
+async def f(x):
+    await asyncio.sleep(0)
+    return x + 1
+async def numbers(n):
+    for i in range(n): yield i
+class Door:
+    async def __aenter__(s): return 5
+    async def __aexit__(s, *a): pass
+""",
+        """
+import asyncio
+assert asyncio.run(f(1)) == 2
+async def main():
+    assert await f(2) == 3
+    assert await asyncio.gather(f(1), f(2)) == [2, 3]
+    assert [i async for i in numbers(3)] == [0, 1, 2]
+    async with Door() as d:
+        assert d == 5
+    return 1
+assert asyncio.run(main()) == 1
+""",
+    ),
+    "generators": (
+        """
+import types
+def f(n):
+    for i in range(n): yield i
+def echo():
+    x = None
+    while True: x = yield x
+def total(g): return sum(g)
+""",
+        """
+import types
+assert list(f(3)) == [0, 1, 2]
+assert isinstance(f(3), types.GeneratorType)
+g = echo()
+next(g)
+assert g.send(7) == 7
+assert sum(f(4)) == 6
+assert total(f(4)) == 6
+h = f(1)
+next(h)
+try:
+    next(h)
+    assert False
+except StopIteration:
+    pass
+""",
+    ),
+    "endless generators": (
+        """
+def f():
+    n = 0
+    while True:
+        yield n; n += 1
+""",
+        """
+import itertools
+assert list(itertools.islice(f(), 4)) == [0, 1, 2, 3]
+""",
+    ),
+    "built-ins as arguments": (
+        """
+def f(g, xs): return [g(x) for x in xs]
+def kind(x, t): return isinstance(x, t)
+def retry(g, *e):
+    try: g()
+    except e: return 'caught'
+""",
+        """
+assert f(str, [1, 2]) == ['1', '2']
+assert kind(3, int)
+def bad(): raise ValueError('x')
+assert retry(bad, ValueError) == 'caught'
+assert f(lambda x: x * 2, [1]) == [2]
+""",
+    ),
+    "iterators": (
+        """
+class Count:
+    def __init__(s, n): s.n = n
+    def __iter__(s): return s
+    def __next__(s):
+        if not s.n: raise StopIteration
+        s.n -= 1; return s.n
+""",
+        """
+assert list(Count(3)) == [2, 1, 0]
+""",
+    ),
+    "nested results": (
+        """
+class N:
+    def __init__(s, v): s.v = v
+def f(): return [N(1), N(2)], {'a': N(3)}
+""",
+        """
+xs, d = f()
+assert [n.v for n in xs] == [1, 2] and d['a'].v == 3
+""",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", HONEST)
@@ -226,15 +602,92 @@ def test_tests_of_classes_work(judge_b: Judge, name: str) -> None:
 
 
 MIRRORED = {
-    "nested": ("def f(m): m[0][0] = 9; m.append([1])", "m = [[1], [2]]\nrow = m[0]\nf(m)\nassert m == [[9], [2], [1]]\nassert row is m[0] and row == [9]"),
-    "by keyword": ("def f(*, xs, d=None): xs.sort(); d['k'] = xs", "xs, d = [3, 1], {}\nf(xs=xs, d=d)\nassert xs == [1, 3] and d == {'k': [1, 3]}"),
-    "rotate": ("def rotate(m): m[:] = [list(r) for r in zip(*m[::-1])]", "m = [[1, 2], [3, 4]]\nassert rotate(m) is None\nassert m == [[3, 1], [4, 2]]"),
-    "shorter": ("def f(x): del x[1:]", "x = [1, 2, 3]\nf(x)\nassert x == [1]"),
-    "sets and deques": ("def f(s, d): s.discard(1); d.appendleft(0)", "from collections import deque\ns, d = {1, 2}, deque([1])\nf(s, d)\nassert s == {2} and d == deque([0, 1])"),
-    "in a tuple": ("def f(t): t[0].append(1)", "t = ([],)\nf(t)\nassert t == ([1],)"),
-    "functions within": ("def f(d): d['n'] = d['g'](1)", "d = {'g': lambda x: x + 1}\ng = d['g']\nf(d)\nassert d['n'] == 2 and d['g'] is g"),
-    "default dicts": ("def f(d): d['a'] = 1", "from collections import defaultdict\nd = defaultdict(list)\nf(d)\nassert d['a'] == 1 and d['z'] == []"),
-}  # fmt: skip
+    "nested": (
+        """
+def f(m): m[0][0] = 9; m.append([1])
+""",
+        """
+m = [[1], [2]]
+row = m[0]
+f(m)
+assert m == [[9], [2], [1]]
+assert row is m[0] and row == [9]
+""",
+    ),
+    "by keyword": (
+        """
+def f(*, xs, d=None): xs.sort(); d['k'] = xs
+""",
+        """
+xs, d = [3, 1], {}
+f(xs=xs, d=d)
+assert xs == [1, 3] and d == {'k': [1, 3]}
+""",
+    ),
+    "rotate": (
+        """
+def rotate(m): m[:] = [list(r) for r in zip(*m[::-1])]
+""",
+        """
+m = [[1, 2], [3, 4]]
+assert rotate(m) is None
+assert m == [[3, 1], [4, 2]]
+""",
+    ),
+    "shorter": (
+        """
+def f(x): del x[1:]
+""",
+        """
+x = [1, 2, 3]
+f(x)
+assert x == [1]
+""",
+    ),
+    "sets and deques": (
+        """
+def f(s, d): s.discard(1); d.appendleft(0)
+""",
+        """
+from collections import deque
+s, d = {1, 2}, deque([1])
+f(s, d)
+assert s == {2} and d == deque([0, 1])
+""",
+    ),
+    "in a tuple": (
+        """
+def f(t): t[0].append(1)
+""",
+        """
+t = ([],)
+f(t)
+assert t == ([1],)
+""",
+    ),
+    "functions within": (
+        """
+def f(d): d['n'] = d['g'](1)
+""",
+        """
+d = {'g': lambda x: x + 1}
+g = d['g']
+f(d)
+assert d['n'] == 2 and d['g'] is g
+""",
+    ),
+    "default dicts": (
+        """
+def f(d): d['a'] = 1
+""",
+        """
+from collections import defaultdict
+d = defaultdict(list)
+f(d)
+assert d['a'] == 1 and d['z'] == []
+""",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", MIRRORED)
