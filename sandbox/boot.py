@@ -1,4 +1,5 @@
-"""Starts the zygote: `python -I -S boot.py FOLDER SOCKET TIER`, where FOLDER is the one this file is in.
+"""Starts the zygote: `python -I -S boot.py FOLDER SOCKET TIER [LIBRARY=FOLDER ...]`, where FOLDER is the one this file
+is in, and the libraries are as `preloads.locate` says.
 
 The rooms import each other as `posttrain.sandbox.*`, but the package itself must stay out: it would pull in its
 dependencies, and with them whatever they open and read. So both packages are empty shells here; only FOLDER is
@@ -9,7 +10,7 @@ import sys
 import types
 
 
-def main(folder: str, socket_fd: int, tier: str) -> None:
+def main(folder: str, socket_fd: int, tier: str, preload: list[str]) -> None:
     """Never returns."""
     for name, path in (("posttrain", []), ("posttrain.sandbox", [folder])):
         shell = types.ModuleType(name)
@@ -17,8 +18,8 @@ def main(folder: str, socket_fd: int, tier: str) -> None:
         sys.modules[name] = shell
     from posttrain.sandbox import zygote
 
-    zygote.main(socket_fd, tier)
+    zygote.main(socket_fd, tier, preload)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:])

@@ -19,6 +19,8 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from posttrain.sandbox import arrays
+
 MAX_FRAME = 8 << 20
 """Bytes of one frame between the rooms."""
 MAX_NODES = 200_000
@@ -68,7 +70,7 @@ class _Encoder:
             return value if kind is str else str.__str__(value)
         if isinstance(value, int):
             return self._int(int.__index__(value))
-        if isinstance(value, float):
+        if isinstance(value, float) and kind.__module__ != "numpy":
             return value if kind is float else float.__float__(value)
         return self._container(value, kind, depth + 1) or self._scalar(value)
 
@@ -101,6 +103,8 @@ class _Encoder:
             return ["slice", *(self.encode(v) for v in (value.start, value.stop, value.step))]
         if type(value) is datetime.timedelta:
             return ["timedelta", value.days, value.seconds, value.microseconds]
+        if (array := arrays.pack(value)) is not None:
+            return array
         for tag, (kind, _) in _TEXT_TAGS.items():
             if type(value) is kind:
                 return [tag, value.isoformat() if hasattr(value, "isoformat") else str(value)]
@@ -181,6 +185,8 @@ def decode(data: Any, from_handle: FromHandle, depth: int = 0) -> Any:
             return complex(*rest)
         if tag == "range":
             return range(*(decode(v, from_handle, depth + 1) for v in rest))
+        if tag in arrays.TAGS:
+            return arrays.unpack(tag, *rest)
         if tag == "slice":
             return slice(*(decode(v, from_handle, depth + 1) for v in rest))
         if tag == "timedelta":

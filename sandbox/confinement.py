@@ -12,6 +12,7 @@ import resource
 import struct
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from posttrain.sandbox import syscalls
@@ -83,7 +84,7 @@ def enter_namespaces() -> None:
     set_dumpable(False)
 
 
-def hide_host() -> None:
+def hide_host(libraries: Sequence[str] = ()) -> None:
     """Tier A: an empty folder in place of each that tells of the host or its users, for this process and its rooms.
 
     Landlock refuses to open what lies there, but not to ask whether it exists. A folder that Python itself lives in
@@ -91,7 +92,7 @@ def hide_host() -> None:
     """
     arch = _architecture()
     _check(_libc.syscall(arch.mount, b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount(/, private)")
-    needed = [os.path.realpath(path) for path in (*_readable()[0], sys.prefix, sys.base_prefix)]
+    needed = [os.path.realpath(path) for path in (*_readable()[0], *libraries, sys.prefix, sys.base_prefix)]
     flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     for folder in _TELLING:
         if os.path.isdir(folder) and not any(path.startswith(f"{folder}/") for path in needed):
@@ -155,8 +156,8 @@ def _add_rule(ruleset: int, path: str, access: int) -> None:
         os.close(fd)
 
 
-def landlock_ruleset() -> int:
-    """A ruleset that allows reading the standard library and nothing else; returns its descriptor.
+def landlock_ruleset(libraries: Sequence[str] = ()) -> int:
+    """A ruleset that allows reading the standard library, these folders and nothing else; returns its descriptor.
 
     Raises ConfinementError where the kernel has no Landlock (before 5.13, or switched off at boot).
     """
@@ -170,7 +171,7 @@ def landlock_ruleset() -> int:
     ruleset = int(_libc.syscall(syscalls.LANDLOCK_CREATE, attributes, size, 0))
     _check(ruleset, "landlock_create_ruleset")
     paths, listed = _readable()
-    for path in paths:
+    for path in (*paths, *libraries):
         _add_rule(ruleset, path, _READ_FILE | _READ_DIR)
     for path in listed:
         _add_rule(ruleset, path, _READ_DIR)

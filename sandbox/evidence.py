@@ -26,14 +26,14 @@ import decimal
 import fractions
 from collections.abc import Iterable, Iterator
 
+from posttrain.sandbox import arrays
+
 _PLAIN = (
     str, bytes, bytearray, bool, int, float, complex, list, tuple, dict, set, frozenset, range, collections.Counter,
     collections.OrderedDict, collections.deque, datetime.datetime, datetime.date, datetime.time, datetime.timedelta,
     decimal.Decimal, fractions.Fraction,
 )  # fmt: skip
 _OFFERED = tuple(frozenset(name for name in dir(kind) if not name.startswith("_")) for kind in _PLAIN)
-PLAIN_NAMES = frozenset().union(*_OFFERED)
-"""Attributes of the types that cross as plain data."""
 _PASSES = 8
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 Producers = frozenset[str]
@@ -54,7 +54,10 @@ class Evidence:
                 self._learn(node)
             if before == self._known:
                 break
-        self._objects = {name for name, used in self._uses().items() if not any(used <= o for o in _OFFERED)}
+        offered = (*_OFFERED, *arrays.attributes())
+        self.plain_names = frozenset().union(*offered)
+        """Attributes of the types that cross as plain data."""
+        self._objects = {name for name, used in self._uses().items() if not any(used <= o for o in offered)}
         self._objects.update(objects)
         self.feeds_back = any(self._feeds_back(node) for node in self._nodes)
         """Whether something of the solution's goes into an argument: it may then decide how large that is."""

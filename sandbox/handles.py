@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from posttrain.sandbox import codec
+from posttrain.sandbox import arrays, codec
 from posttrain.sandbox.evidence import Evidence
 from posttrain.sandbox.exceptions import OwnExceptions
 from posttrain.sandbox.objects import Handle
@@ -275,6 +275,8 @@ def mirror(target: Any, value: Any) -> None:
         (target.update if isinstance(target, set) else target.extend)(value)
     elif isinstance(target, bytearray) and isinstance(value, bytearray):
         target[:] = value
+    elif arrays.is_array(target) and arrays.is_array(value) and target.shape == value.shape:
+        target[...] = value
     elif isinstance(target, tuple) and isinstance(value, tuple):
         for old, new in zip(target, value, strict=False):
             mirror(old, new)
@@ -285,4 +287,7 @@ def _kept(old: Any, new: Any) -> Any:
         if isinstance(old, kind) and isinstance(new, kind):
             mirror(old, new)
             return old if kind is not tuple or old == new else new
+    if arrays.is_array(old) and arrays.is_array(new) and old.shape == new.shape:
+        mirror(old, new)
+        return old
     return new

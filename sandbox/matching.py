@@ -14,6 +14,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from posttrain.sandbox import arrays
+
 RELATIVE, NEAR_ZERO, TINY = 1e-9, 1e-9, 1e-15
 SET = "$set"
 _EXACT = 1 << 53
@@ -27,7 +29,7 @@ def matches(actual: Any, expected: Any, tolerance: float | None = None) -> bool:
     >>> matches((1, 2.0), [1, 2]), matches({1: float("nan")}, {"1": float("nan")}), matches({1, 2}, {"$set": [2, 1]})
     (True, True, True)
     """
-    if type(actual).__module__ == "numpy":
+    if arrays.is_array(actual) or arrays.is_scalar(actual):
         actual = actual.tolist()
     if isinstance(expected, dict) and len(expected) == 1 and SET in expected:
         return isinstance(actual, set | frozenset) and _same_members(actual, expected[SET], tolerance)

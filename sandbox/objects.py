@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from posttrain.sandbox import codec
-from posttrain.sandbox.evidence import PLAIN_NAMES
 
 if TYPE_CHECKING:
     from posttrain.sandbox.handles import Solution
@@ -55,7 +54,7 @@ class Handle:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in _DUNDERS:
             raise AttributeError(name)
-        if name in PLAIN_NAMES and not self._is_object:
+        if not self._is_object and name in self._solution.evidence.plain_names:
             raise AttributeError(f"{self._producer.lstrip('=')} gave a {self._kind}, and the test asks it for {name!r}")
         return self._ask("attribute", name, producer=f"={name}")
 

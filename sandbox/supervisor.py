@@ -13,13 +13,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from posttrain.errors import SandboxError
-from posttrain.sandbox import codec, programs, tester_room, zygote
+from posttrain.sandbox import codec, preloads, programs, tester_room, zygote
 from posttrain.sandbox.jobs import MAX_RESULTS, MESSAGE_CHARS, OUTCOMES, Job, Verdict
 from posttrain.sandbox.rounds import Ends, HostBusy, Round, ZygoteGone
 from posttrain.sandbox.solution_room import MAX_CODE, READY
@@ -45,11 +46,16 @@ class Judge:
     'pass'
 
     Jobs of several threads take turns. `patient`, for a process of low priority: a job's wall clock stands still
-    while its rooms wait for a processor. Raises SandboxError if the tier can't be put up on this host.
+    while its rooms wait for a processor. `preload` names libraries that rooms can import (see `preloads`). Raises SandboxError if the tier can't be put up on this host.
     """
 
-    def __init__(self, tier: str = "B", *, patient: bool = False) -> None:
+    def __init__(self, tier: str = "B", *, patient: bool = False, preload: Sequence[str] = ()) -> None:
         self.tier = tier
+        try:
+            self._preload = preloads.locate(preload)
+        except preloads.PreloadError as error:
+            fix = f"install it, or leave it out of `preload` (possible: {', '.join(preloads.ALLOWED)})"
+            raise SandboxError(str(error), where="sandbox", fix=fix) from error
         self._patient = patient
         self._rounds = 0
         self._lock = threading.Lock()
@@ -120,7 +126,7 @@ class Judge:
         with theirs:
             folder = str(Path(__file__).resolve().parent)
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(BOOT), folder, str(theirs.fileno()), self.tier],
+                [sys.executable, "-I", "-S", str(BOOT), folder, str(theirs.fileno()), self.tier, *self._preload],
                 env={},
                 cwd="/",
                 pass_fds=[theirs.fileno()],

@@ -29,6 +29,7 @@ from posttrain.sandbox import (
     confinement,
     devices,
     handles,
+    preloads,
     program_room,
     serving,
     solution_room,
@@ -65,11 +66,11 @@ PRELOADED = (
 )  # fmt: skip
 
 
-def main(socket_fd: int, tier: str) -> None:
+def main(socket_fd: int, tier: str, preload: list[str]) -> None:
     """Prepares, says b"ok" or why not, then serves. Never returns."""
     control = socket.socket(fileno=socket_fd)
     try:
-        zygote = _Zygote(control, tier)
+        zygote = _Zygote(control, tier, preload)
     except (confinement.ConfinementError, OSError) as error:
         control.send(str(error).encode()[:1000])
         os._exit(1)
@@ -81,13 +82,14 @@ def main(socket_fd: int, tier: str) -> None:
 
 
 class _Zygote:
-    def __init__(self, control: socket.socket, tier: str) -> None:
+    def __init__(self, control: socket.socket, tier: str, preload: list[str]) -> None:
         arch = syscalls.architecture()
         if arch is None:
             raise confinement.ConfinementError(f"no system call table for {os.uname().machine}")
         for name in PRELOADED:
             with contextlib.suppress(ImportError):  # a distribution may leave one out
                 importlib.import_module(name)
+        libraries = preloads.load(preload)
         solution_room.add_quitters()
         _warm_up()
         _share_page_tables()
@@ -96,7 +98,7 @@ class _Zygote:
         confinement.set_dumpable(False)
         if self._isolated:
             confinement.enter_namespaces()
-        self._ruleset = None if tier == "C" else confinement.landlock_ruleset()
+        self._ruleset = None if tier == "C" else confinement.landlock_ruleset(libraries)
         self._program = syscalls.room_filter(arch, files=self._ruleset is not None)
         os.environ.clear()
         _own_null_device()
@@ -104,7 +106,7 @@ class _Zygote:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)  # shared with the room of the moment, which counts there
         self._base_memory = _address_space()
         if self._isolated:
-            confinement.hide_host()  # last: what was read above lies there
+            confinement.hide_host(libraries)  # last: what was read above lies there
         gc.collect()
         gc.disable()  # a collection in a room would touch, and so copy, every page; rooms enable it again
         gc.freeze()

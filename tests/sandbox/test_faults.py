@@ -158,7 +158,7 @@ def main(folder, socket_fd, tier):
         return fork(isolated)
 
     confinement.fork_room = failing
-    zygote.main(socket_fd, tier)
+    zygote.main(socket_fd, tier, [])
 
 main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
 """
