@@ -306,6 +306,10 @@ class RolloutCluster(Strict):
 class SandboxCluster(Strict):
     workers: int = Field(1, ge=1)
     min_tier: Literal["A", "B", "C"] = "B"
+    preload: tuple[Literal["numpy"], ...] = Field((), description="libraries that code can import besides Python's own")
+    languages: tuple[Literal["bash", "node", "cpp"], ...] = Field(
+        (), description="languages besides Python that may be run; in tier A only"
+    )
 
 
 class Cluster(Strict):

@@ -47,6 +47,7 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
     """
     from posttrain.stages.data.load import check_source
 
+    check_rooms(loaded, plan)
     found: list[dict[str, Any]] = []
     for stage in plan.pending:
         spec = stage.node.spec
@@ -73,7 +74,34 @@ def check_sandbox(loaded: LoadedRecipe, plan: Plan) -> None:
         return
     from posttrain.sandbox.tiers import require
 
-    require(loaded.recipe.cluster.sandbox.min_tier)
+    settings = loaded.recipe.cluster.sandbox
+    check_rooms(loaded, plan, require(settings.min_tier).tier)
+
+
+def check_rooms(loaded: LoadedRecipe, plan: Plan, tier: str | None = None) -> None:
+    """Refuse libraries and languages for judged code that aren't here, or that `tier`, if it is known, can't confine.
+
+    Starts nothing. Raises RecipeError.
+    """
+    uses = [use for stage in plan.pending for use in stage.node.rewards if needs_sandbox([use])]
+    if not uses:
+        return
+    from posttrain.sandbox import languages, preloads
+
+    settings = loaded.recipe.cluster.sandbox
+    try:
+        preloads.locate(settings.preload)
+        languages.check(settings.languages, tier)
+    except (preloads.PreloadError, languages.LanguageError) as error:
+        where = "preload" if isinstance(error, preloads.PreloadError) else "languages"
+        at = loaded.where(("cluster", "sandbox", where))
+        raise RecipeError(str(error), where=at, fix=f"install it, or leave it out of `{where}`") from error
+    for language in {use.params.get("language") for use in uses} - {None, "python", *settings.languages}:
+        raise RecipeError(
+            f"reward language {language!r}: other languages than Python have to be opted for",
+            where=loaded.where(("cluster", "sandbox")),
+            fix=f"cluster: {{sandbox: {{languages: [{language}]}}}}",
+        )
 
 
 def needs_sandbox(uses: Sequence[RewardUse]) -> bool:

@@ -256,13 +256,15 @@ def rewards_score(
 @sandbox_app.command("judge")
 def sandbox_judge(
     min_tier: Annotated[str, typer.Option(help="A, B or C: the least confinement to accept.")] = "B",
+    preload: Annotated[list[str] | None, typer.Option(help="numpy: a library that code can import.")] = None,
+    language: Annotated[list[str] | None, typer.Option(help="bash, node or cpp: may be run too, in tier A.")] = None,
 ) -> None:
     """Judge code: JSON lines in, JSON lines out."""
     from posttrain.sandbox.cli import judge_lines
 
     if min_tier not in ("A", "B", "C"):
         raise InputError(f"no tier {min_tier!r}", fix="use A, B or C")
-    raise typer.Exit(judge_lines(sys.stdin, sys.stdout, min_tier))
+    raise typer.Exit(judge_lines(sys.stdin, sys.stdout, min_tier, preload=preload or (), languages=language or ()))
 
 
 @sandbox_app.command("check")

@@ -84,7 +84,9 @@ class ClusterWorkers:
             from posttrain.sandbox.pool import SandboxPool
 
             settings = self._cluster.sandbox
-            self._sandbox = SandboxPool(settings.workers, settings.min_tier)
+            self._sandbox = SandboxPool(
+                settings.workers, settings.min_tier, preload=settings.preload, languages=settings.languages
+            )
         return self._sandbox
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -77,6 +78,18 @@ def _sandbox() -> Finding:
 
     report = probe()
     strong = report.tier in ("A", "B")
+    more = f"; languages: {', '.join(_languages(report.tier)) or 'python only'}" if strong else ""
     reason = f": {report.reason}" if report.reason else ""
     fix = f"; for more: {report.fix}" if report.fix else ""
-    return Finding("sandbox", "ok" if strong else "bad", f"tier {report.tier}{reason}{fix}")
+    return Finding("sandbox", "ok" if strong else "bad", f"tier {report.tier}{more}{reason}{fix}")
+
+
+def _languages(tier: str) -> list[str]:
+    from posttrain.sandbox import languages
+
+    found = []
+    for name in languages.LANGUAGES:
+        with contextlib.suppress(languages.LanguageError):
+            languages.check([name], tier)
+            found.append(name)
+    return found

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from posttrain.rewards.code_blocks import last_block
+from posttrain.rewards.code_blocks import fences, last_block
 from posttrain.rewards.contract import JudgeClient, RowError
-from posttrain.sandbox.jobs import Job, JobError, TestKind, Verdict, parse_tests
+from posttrain.sandbox.jobs import Job, JobError, TestKind, Verdict, check_language, parse_tests
 
 Credit = Literal["all", "fraction"]
 
@@ -20,6 +20,7 @@ def code(
     judge: JudgeClient,
     entry: Sequence[Any] | None = None,
     hidden_tests: Sequence[Any] | None = None,
+    language: Sequence[Any] | None = None,
     credit: Credit = "all",
     timeout_s: float = 3.0,
     memory_mb: int = 1024,
@@ -32,25 +33,27 @@ def code(
     methods (see `sandbox.jobs.parse_tests`); the column `entry` names what they call. `hidden_tests`, of the same
     kind, count like them: for tests that the prompt doesn't show. `credit: fraction` pays the share of tests passed.
     No code is 0.0, no tests are not applicable. `timeout_s` is processor time, `memory_mb` MiB; `float_tolerance`,
-    for numbers in standard output, is relative or absolute.
+    for numbers in standard output and in results, is relative or absolute.
     """
     none = [None] * len(completions)
     results: list[float | RowError | None] = [0.0] * len(completions)
     jobs: dict[int, Job] = {}
-    rows = zip(completions, tests, entry or none, hidden_tests or none, strict=True)
-    for i, (text, shown, names, hidden) in enumerate(rows):
-        block = last_block(text)
+    rows = zip(completions, tests, entry or none, hidden_tests or none, language or none, strict=True)
+    for i, (text, shown, names, hidden, spoken) in enumerate(rows):
         try:
             found = _tests(shown, hidden)
+            written_in = check_language(spoken, found[0] if found else "stdio")
         except JobError as error:
             results[i] = RowError(f"column `tests`: {error}")
             continue
+        block = last_block(text, fences(written_in))
         if found is None:
             results[i] = None
         elif block is not None:
             jobs[i] = Job(
                 id=str(i),
                 code=block,
+                language=written_in,
                 kind=found[0],
                 tests=found[1],
                 entry=(names,) if isinstance(names, str) else tuple(names or ()),
@@ -71,6 +74,7 @@ def code_stdio(
     *,
     judge: JudgeClient,
     hidden_tests: Sequence[Any] | None = None,
+    language: Sequence[Any] | str | None = None,
     credit: Credit = "all",
     timeout_s: float = 3.0,
     memory_mb: int = 1024,
@@ -79,7 +83,8 @@ def code_stdio(
 ) -> list[float | RowError | None]:
     """`code` for whole programs: each test is an input and the output that is expected, compared as a whole.
 
-    White space at line ends doesn't count. A row whose tests are of another kind can't be judged.
+    White space at line ends doesn't count. A row whose tests are of another kind can't be judged. `language`, a
+    parameter or a column, is python or one of `cluster.sandbox.languages`; the last block of it is the program.
     """
     checked = [_stdio(cases) for cases in tests]
     usable = [None if isinstance(cases, RowError) else cases for cases in checked]
@@ -89,6 +94,7 @@ def code_stdio(
         usable,
         judge=judge,
         hidden_tests=hidden_tests,
+        language=[language] * len(completions) if language is None or isinstance(language, str) else language,
         credit=credit,
         timeout_s=timeout_s,
         memory_mb=memory_mb,

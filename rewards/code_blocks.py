@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from posttrain.sandbox.languages import LANGUAGES
+
 _FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<marks>`{3,}|~{3,})[ \t]*(?P<info>[^\n]*)$", re.MULTILINE)
 PYTHON = ("python", "py", "python3")
 UNMARKED = ("",)
@@ -26,6 +28,11 @@ def blocks(text: str) -> list[tuple[str, str]]:
             found.append((_language(opened["info"]), _dedent(content, len(opened["indent"]))))
             opened = None
     return found
+
+
+def fences(language: str | None) -> tuple[str, ...]:
+    """The words that mark blocks of a language; None is Python. Raises KeyError for a language that isn't known."""
+    return PYTHON if language is None else LANGUAGES[language].fences
 
 
 def last_block(text: str, languages: tuple[str, ...] = PYTHON) -> str | None:

@@ -5,26 +5,41 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from collections.abc import Sequence
 from typing import TextIO
 
+from posttrain.errors import SandboxError
 from posttrain.sandbox.jobs import MESSAGE_CHARS, JobError, Verdict, job_from_json
+from posttrain.sandbox.languages import LanguageError
+from posttrain.sandbox.languages import check as check_languages
 from posttrain.sandbox.supervisor import Judge
 from posttrain.sandbox.tiers import require
 
 
-def judge_lines(stdin: TextIO, stdout: TextIO, min_tier: str = "B") -> int:
+def judge_lines(
+    stdin: TextIO,
+    stdout: TextIO,
+    min_tier: str = "B",
+    *,
+    preload: Sequence[str] = (),
+    languages: Sequence[str] = (),
+) -> int:
     """Judges one job a line of `stdin` and writes one verdict a line, in order and flushed; returns the exit code.
 
     A line that is no job gets an infra_error of its own. A job with `"results": true` also gets `results`: of each
     test, pass, failed or not_run. Raises SandboxError if the host allows less than
-    `min_tier`.
+    `min_tier`, or one of `preload` or `languages` isn't here.
     """
     report = require(min_tier)
+    try:
+        check_languages(languages, report.tier)
+    except LanguageError as error:
+        raise SandboxError(str(error), where="sandbox", fix="leave it out of the languages, or install it") from error
     if report.tier == "C":
         warnings.warn(f"sandbox tier C: no files can be opened, few modules import. {report.reason}", stacklevel=2)
     if isinstance(stdin, io.TextIOWrapper):
         stdin.reconfigure(encoding="utf-8", errors="replace")  # a broken byte costs its own line, not the others
-    with Judge(report.tier) as judge:
+    with Judge(report.tier, preload=preload, languages=languages) as judge:
         for line in stdin:
             if line.strip():
                 stdout.write(json.dumps(_answer(judge, line)) + "\n")

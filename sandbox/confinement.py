@@ -12,7 +12,7 @@ import resource
 import struct
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from posttrain.sandbox import syscalls
@@ -27,8 +27,11 @@ _SECCOMP_MODE_FILTER = 2
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 _SIGCHLD, _SIGKILL = 17, 9
-_READ_FILE, _READ_DIR = 0x4, 0x8
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 0x1, 0x2, 0x4, 0x8
+_DEVICES = 0x40 | 0x200 | 0x800  # making character devices, sockets and block devices
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 0x4000, 0x40000
+_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE = 442, -100, 0x8000
+_MOUNT_RDONLY, _MOUNT_NOSUID = 1, 2
 _TELLING = ("/proc", "/sys", "/tmp", "/var/tmp", "/dev/shm", "/run", "/mnt", "/home", "/root")
 _STACK_BYTES = 128 << 20
 _CAPABILITY_V3 = 0x20080522
@@ -100,6 +103,23 @@ def hide_host(libraries: Sequence[str] = ()) -> None:
             _check(mounted, f"mount({folder})")
 
 
+def own_folder(folder: str, size_mb: int) -> None:
+    """Puts an empty folder in memory over `folder`, and a small one over /proc, for this process and its children; all
+    else can't be written to. Raises ConfinementError.
+    """
+    arch = _architecture()
+    _check(_libc.syscall(arch.unshare, _CLONE_NEWNS), "unshare(CLONE_NEWNS)")
+    # Landlock doesn't stop an owner from changing modes and times; a mount that can't be written to does.
+    attributes = struct.pack("<QQQQ", _MOUNT_RDONLY | _MOUNT_NOSUID, 0, 0, 0)
+    size = ctypes.c_size_t(len(attributes))
+    done = _libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, b"/", _AT_RECURSIVE, attributes, size)
+    _check(done, "mount_setattr(/, read-only)")
+    for path, options in ((folder, f"size={size_mb}m,nr_inodes=10k,mode=700"), ("/proc", "size=4k,mode=555")):
+        flags = _MS_NOSUID | _MS_NODEV
+        mounted = _libc.syscall(arch.mount, b"none", path.encode(), b"tmpfs", flags, options.encode())
+        _check(mounted, f"mount({path})")
+
+
 def fork_room(own_pid_namespace: bool) -> int:
     """Forks; returns 0 in the room. In a pid namespace of its own, the room's end is the end of all it started.
 
@@ -149,7 +169,7 @@ def _add_rule(ruleset: int, path: str, access: int) -> None:
         return  # not on this system: nothing to allow
     try:
         if not os.path.isdir(path):
-            access &= _READ_FILE
+            access &= _READ_FILE | _WRITE_FILE | _EXECUTE
         rule = struct.pack("<Qi", access, fd)
         _check(_libc.syscall(syscalls.LANDLOCK_ADD, ruleset, 1, rule, 0), f"landlock_add_rule({path})")
     finally:
@@ -161,6 +181,17 @@ def landlock_ruleset(libraries: Sequence[str] = ()) -> int:
 
     Raises ConfinementError where the kernel has no Landlock (before 5.13, or switched off at boot).
     """
+    ruleset, _ = _new_ruleset()
+    paths, listed = _readable()
+    for path in (*paths, *libraries):
+        _add_rule(ruleset, path, _READ_FILE | _READ_DIR)
+    for path in listed:
+        _add_rule(ruleset, path, _READ_DIR)
+    return ruleset
+
+
+def _new_ruleset() -> tuple[int, int]:
+    """(descriptor of a ruleset that allows nothing, all rights on files that it knows)."""
     abi = _libc.syscall(syscalls.LANDLOCK_CREATE, None, 0, 1)
     if abi < 1:
         raise ConfinementError("the kernel has no Landlock")
@@ -170,11 +201,20 @@ def landlock_ruleset(libraries: Sequence[str] = ()) -> int:
     size = 8 if abi < 4 else 16 if abi < 6 else 24
     ruleset = int(_libc.syscall(syscalls.LANDLOCK_CREATE, attributes, size, 0))
     _check(ruleset, "landlock_create_ruleset")
-    paths, listed = _readable()
-    for path in (*paths, *libraries):
-        _add_rule(ruleset, path, _READ_FILE | _READ_DIR)
-    for path in listed:
-        _add_rule(ruleset, path, _READ_DIR)
+    return ruleset, filesystem
+
+
+def language_ruleset(folder: str) -> int:
+    """A ruleset for programs of other languages: the system's programs and libraries, and `folder` to write in.
+
+    Raises ConfinementError.
+    """
+    ruleset, filesystem = _new_ruleset()
+    for path in ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"):
+        _add_rule(ruleset, path, _READ_FILE | _READ_DIR | _EXECUTE)
+    for path in ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"):
+        _add_rule(ruleset, path, _READ_FILE | _WRITE_FILE)
+    _add_rule(ruleset, folder, filesystem & ~_DEVICES)
     return ruleset
 
 
@@ -191,21 +231,24 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def confine(limits: Limits, ruleset: int | None, program: bytes) -> None:
-    """Locks this process in; there is no way back. `ruleset` None: no Landlock (tier C).
+def confine(
+    limits: Limits, ruleset: int | None, program: bytes, more: Mapping[int, int] | None = None, *, bounded: bool = True
+) -> None:
+    """Locks this process in; there is no way back. `ruleset` None: no Landlock (tier C). `more` rlimits take the place
+    of ours; not `bounded`: the address space may be any size.
 
     The order matters: each step takes away what the next ones no longer need. Raises ConfinementError.
     """
-    for kind, value in (
-        (resource.RLIMIT_AS, limits.memory),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CPU, limits.cpu_s),
-        (resource.RLIMIT_NOFILE, 64),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_STACK, _STACK_BYTES),
-        (resource.RLIMIT_MSGQUEUE, 0),
-        (resource.RLIMIT_MEMLOCK, 0),
-    ):
+    ours = {
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CPU: limits.cpu_s,
+        resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_STACK: _STACK_BYTES,
+        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+    }
+    for kind, value in (ours | dict(more or {}) | ({resource.RLIMIT_AS: limits.memory} if bounded else {})).items():
         _limit(kind, value)
     set_dumpable(False)
     # Root keeps its name but none of its powers: with CAP_SYS_RESOURCE it could lift its own limits.

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from posttrain.sandbox.languages import LANGUAGES
+
 Outcome = Literal["pass", "wrong", "timeout", "memory", "crash", "compile_error", "output_limit", "infra_error"]
 OUTCOMES: tuple[Outcome, ...] = (
     "pass", "wrong", "timeout", "memory", "crash", "compile_error", "output_limit", "infra_error",
@@ -49,6 +51,8 @@ class Job:
     """MiB of address space above what an idle room has."""
     stop_on_first: bool = False
     """No test is run after one that failed."""
+    language: str | None = None
+    """None: Python. Else one of `languages.LANGUAGES`: stdio tests only, in tier A only."""
     float_tolerance: float | None = None
     """Numbers may differ by this much, relative or absolute. None: stdio compares text, and calls and methods as
     `matching` says."""
@@ -131,9 +135,20 @@ def parse_tests(tests: Any) -> tuple[TestKind, tuple[Any, ...]]:
     return kind, found
 
 
+def check_language(name: Any, kind: TestKind) -> str | None:
+    """The `language` of a job with tests of this kind; None for Python. Raises JobError."""
+    if name is None or name == "python":
+        return None
+    if name not in LANGUAGES:
+        raise JobError(f"language {name!r}: python, {', '.join(LANGUAGES)} are known")
+    if kind != "stdio":
+        raise JobError(f"programs in {name} are tested by standard input and output, not by {kind}")
+    return str(name)
+
+
 def job_from_json(row: Mapping[str, Any]) -> Job:
     """A job from one JSON line: id, code, tests; as you like entry, timeout_s, memory_mb, and what Job calls
-    stop_on_first and float_tolerance. Raises JobError.
+    stop_on_first, float_tolerance and language. Raises JobError.
     """
     if not isinstance(row, Mapping) or not isinstance(row.get("code"), str):
         raise JobError("a job is an object with the text `code`")
@@ -141,6 +156,7 @@ def job_from_json(row: Mapping[str, Any]) -> Job:
     entry = row.get("entry") or ()
     names = (entry,) if isinstance(entry, str) else tuple(entry)
     tolerance = row.get("float_tolerance")
+    language = check_language(row.get("language"), kind)
     if not all(isinstance(name, str) for name in names):
         raise JobError("`entry` is a name, or a list of names")
     try:
@@ -160,5 +176,6 @@ def job_from_json(row: Mapping[str, Any]) -> Job:
         timeout_s=timeout_s,
         memory_mb=memory_mb,
         stop_on_first=bool(row.get("stop_on_first", False)),
+        language=language,
         float_tolerance=None if tolerance is None else float(tolerance),
     )

@@ -20,6 +20,7 @@ from typing import Any, Self
 from posttrain.errors import SandboxError
 from posttrain.sandbox.counters import Counters
 from posttrain.sandbox.jobs import Job, Verdict
+from posttrain.sandbox.languages import check as check_languages
 from posttrain.sandbox.rounds import STARVATION_FACTOR
 from posttrain.sandbox.supervisor import ATTEMPTS, PATIENT_REPLY_TIMEOUT_S, Judge
 from posttrain.sandbox.tiers import TierReport, require
@@ -56,11 +57,13 @@ class LocalJudgePool:
     Raises SandboxError if the host allows less than `min_tier`.
     """
 
-    def __init__(self, workers: int = 1, min_tier: str = "B") -> None:
+    def __init__(
+        self, workers: int = 1, min_tier: str = "B", *, preload: Sequence[str] = (), languages: Sequence[str] = ()
+    ) -> None:
         self.report = require(min_tier)
         self.counters = Counters()
         self._judges: queue.SimpleQueue[Judge] = queue.SimpleQueue()
-        self._all = [Judge(self.report.tier) for _ in range(workers)]
+        self._all = [Judge(self.report.tier, preload=preload, languages=languages) for _ in range(workers)]
         for judge in self._all:
             self._judges.put(judge)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="judge")
@@ -98,9 +101,11 @@ class LocalJudgePool:
 class _Worker:
     """The body of an actor, on its own node: calls overlap, and each takes a judge for itself."""
 
-    def __init__(self, min_tier: str) -> None:
+    def __init__(self, min_tier: str, preload: Sequence[str], languages: Sequence[str]) -> None:
         _yield_to_others()
         self._report = require(min_tier)
+        self._preload, self._languages = tuple(preload), tuple(languages)
+        check_languages(self._languages, self._report.tier)
         self._idle: queue.SimpleQueue[Judge] = queue.SimpleQueue()
 
     def report(self) -> TierReport:
@@ -111,7 +116,7 @@ class _Worker:
         try:
             judge = self._idle.get_nowait()
         except queue.Empty:  # at most as many as calls that overlap
-            judge = Judge(self._report.tier, patient=True)
+            judge = Judge(self._report.tier, patient=True, preload=self._preload, languages=self._languages)
         try:
             return [judge.run(job) for job in jobs]
         finally:
@@ -131,14 +136,16 @@ class SandboxPool:
     infra_error, run once more, on another one. Raises SandboxError if a node allows less than `min_tier`.
     """
 
-    def __init__(self, workers: int = 1, min_tier: str = "B") -> None:
+    def __init__(
+        self, workers: int = 1, min_tier: str = "B", *, preload: Sequence[str] = (), languages: Sequence[str] = ()
+    ) -> None:
         import ray
 
         self.counters = Counters()
         self._ray = ray
-        self._min_tier = min_tier
+        self._settings = min_tier, tuple(preload), tuple(languages)
         self._actor_class = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=_OVERLAP)(_Worker)
-        self._actors = [self._actor_class.remote(min_tier) for _ in range(workers)]
+        self._actors = [self._actor_class.remote(*self._settings) for _ in range(workers)]
         self._changed = threading.Condition()
         self._free = deque(list(range(workers)) * _OVERLAP)  # an actor stands here once for each call it can take
         try:
@@ -237,7 +244,7 @@ class SandboxPool:
             # Once for all calls that it had; and not if the pool is closed meanwhile.
             if self._actors and self._actors[call.index] is call.actor:
                 self._kill(call.actor)
-                self._actors[call.index] = self._actor_class.remote(self._min_tier)
+                self._actors[call.index] = self._actor_class.remote(*self._settings)
         failed = Verdict(id="", outcome="infra_error", message=reason[:500])
         return [replace(failed, id=jobs[i].id) for i in call.jobs]
 

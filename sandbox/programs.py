@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 
 from posttrain.sandbox import codec, zygote
@@ -32,13 +33,18 @@ def too_large(job: Job) -> Verdict:
 
 def judge(control: socket.socket, job: Job, *, patient: bool) -> Verdict:
     """A fresh room for every pair of input and expected output. Raises HostBusy or ZygoteGone."""
+    return judge_pairs(job, lambda stdin, expected: _judge_pair(control, job, stdin, expected, patient))
+
+
+def judge_pairs(job: Job, run: Callable[[str, str], tuple[Outcome, str, int]]) -> Verdict:
+    """The verdict on all pairs; `run` gives (outcome, message, how often it tried what is never allowed) of one."""
     results: list[Result] = []
     first = Verdict(id=job.id, outcome="pass")
     denied = 0
     for number, (stdin, expected) in enumerate(job.tests, 1):
         if not fits(job.code, stdin):
             return too_large(job)
-        outcome, message, tried = _judge_pair(control, job, stdin, expected, patient)
+        outcome, message, tried = run(stdin, expected)
         if outcome == "infra_error":
             return Verdict(id=job.id, outcome=outcome, message=message)
         denied += tried

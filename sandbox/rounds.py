@@ -80,7 +80,7 @@ class Round:
         rest = [_send_some(end, frame) for end, frame in zip((self.code, self.second), work, strict=True)]
         try:
             request = zygote.REQUEST.pack(rooms, math.ceil(job.timeout_s), job.memory_mb << 20)
-            self._pids = self._ask(request, handed)
+            self.pids = self._ask(request, handed)
         finally:
             for end in handed:
                 end.close()
@@ -140,7 +140,7 @@ class Round:
         if not self._patient or time.monotonic() - self._started < self.wall_s:
             return 0.0
         waited = 0
-        for pid in self._pids:
+        for pid in self.pids:
             with contextlib.suppress(OSError, IndexError, ValueError):
                 waited += int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
         return min(waited / 1e9, STARVATION_FACTOR * self.wall_s)

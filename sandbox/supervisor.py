@@ -20,8 +20,10 @@ from types import TracebackType
 from typing import Self
 
 from posttrain.errors import SandboxError
-from posttrain.sandbox import codec, preloads, programs, tester_room, zygote
+from posttrain.sandbox import codec, language_programs, preloads, programs, tester_room, zygote
 from posttrain.sandbox.jobs import MAX_RESULTS, MESSAGE_CHARS, OUTCOMES, Job, Verdict
+from posttrain.sandbox.languages import LanguageError
+from posttrain.sandbox.languages import check as check_languages
 from posttrain.sandbox.rounds import Ends, HostBusy, Round, ZygoteGone
 from posttrain.sandbox.solution_room import MAX_CODE, READY
 
@@ -46,11 +48,15 @@ class Judge:
     'pass'
 
     Jobs of several threads take turns. `patient`, for a process of low priority: a job's wall clock stands still
-    while its rooms wait for a processor. `preload` names libraries that rooms can import (see `preloads`). Raises SandboxError if the tier can't be put up on this host.
+    while its rooms wait for a processor. `preload` names libraries that rooms can import (see `preloads`),
+    `languages` what it runs besides Python (see `languages`). Raises SandboxError if the tier can't be put up here.
     """
 
-    def __init__(self, tier: str = "B", *, patient: bool = False, preload: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tier: str = "B", *, patient: bool = False, preload: Sequence[str] = (), languages: Sequence[str] = ()
+    ) -> None:
         self.tier = tier
+        self._languages = tuple(languages)
         try:
             self._preload = preloads.locate(preload)
         except preloads.PreloadError as error:
@@ -85,6 +91,9 @@ class Judge:
             try:
                 self._ready()
                 return self._attempt(job)
+            except LanguageError as error:
+                reason = str(error)
+                break
             except codec.CodecError as error:
                 reason = f"the tests can't be handed over: {error}"
                 break
@@ -172,6 +181,11 @@ class Judge:
         if self._control is None:
             raise ZygoteGone("the zygote isn't running")
         self._rounds += 1
+        if job.language is not None:
+            if job.language not in self._languages:
+                raise LanguageError(f"language {job.language!r} isn't among those opted for (languages: [...])")
+            check_languages([job.language], self.tier)
+            return language_programs.judge(self._control, job, patient=self._patient)
         if job.kind == "stdio":
             return programs.judge(self._control, job, patient=self._patient)
         return _judge_tests(self._control, job, patient=self._patient)

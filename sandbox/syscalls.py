@@ -51,7 +51,8 @@ _CHECKED: dict[str, tuple[int | None, int | None]] = {
 }  # fmt: skip
 
 _CLONE_THREAD = 0x00010000
-_CLONE_NEW_NAMESPACES = 0x7E020000
+NEW_NAMESPACES = 0x7E020000
+"""Flags of clone that make namespaces."""
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | 0o20000000  # the last: O_TMPFILE
 _FIONBIO, _FIOCLEX = 0x5421, 0x5451  # asyncio needs these two
 _FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)  # dup, flags, locks, pipe size; not F_SETOWN and its kin
@@ -86,13 +87,18 @@ def architecture() -> Architecture | None:
 
 def room_filter(arch: Architecture, *, files: bool) -> bytes:
     """The seccomp program of both rooms. `files` lets them open files for reading (Landlock says which)."""
+    return bpf.assemble(arch.audit, room_rules(arch, files=files), arch.has_x32)
+
+
+def room_rules(arch: Architecture, *, files: bool) -> dict[int, bpf.Body]:
+    """What `room_filter` is made of: a verdict on each call by its number."""
     checks: dict[str, bpf.Body] = {
         "open": bpf.refuse(errno.ENOSYS),
         "openat": bpf.without_bits(2, _WRITES, errno.EACCES) if files else bpf.refuse(errno.EACCES),
         # ENOSYS makes libc fall back to the old call, whose flags a filter can read.
         "openat2": bpf.refuse(errno.ENOSYS),
         "clone3": bpf.refuse(errno.ENOSYS),
-        "clone": bpf.thread_only(0, _CLONE_THREAD, _CLONE_NEW_NAMESPACES, errno.EPERM),
+        "clone": bpf.thread_only(0, _CLONE_THREAD, NEW_NAMESPACES, errno.EPERM),
         "ioctl": bpf.one_of(1, (_FIONBIO, _FIOCLEX), errno.ENOTTY),
         "fcntl": bpf.one_of(1, _FCNTL, errno.EPERM),
         "socketpair": bpf.one_of(0, (_AF_UNIX,), errno.EPERM),
@@ -106,4 +112,4 @@ def room_filter(arch: Architecture, *, files: bool) -> bytes:
             number = numbers[arch.column]
             if number is not None:
                 rules[number] = checks.get(name) or bpf.allow()
-    return bpf.assemble(arch.audit, rules, arch.has_x32)
+    return rules

@@ -29,6 +29,7 @@ from posttrain.sandbox import (
     confinement,
     devices,
     handles,
+    language_room,
     preloads,
     program_room,
     serving,
@@ -39,20 +40,21 @@ from posttrain.sandbox import (
 )  # fmt: skip
 
 REQUEST = struct.Struct("!BIQ")
-"""Rooms (PROGRAM, BOTH or SESSION), seconds of processor time, bytes of memory."""
-PROGRAM, BOTH, SESSION = 1, 2, 3
+"""Rooms (PROGRAM, BOTH, SESSION or, in tier A, LANGUAGE), seconds of processor time, bytes of memory."""
+PROGRAM, BOTH, SESSION, LANGUAGE = 1, 2, 3, 4
 PIDS = struct.Struct("!ii")
 """Of S and of T, 0 where there is no room; (-errno, 0) where a fork failed, and then no room is left."""
 REPORT = struct.Struct("!iddiddI")
 """Of S and of T: wait status, seconds of processor time, peak resident MiB. All 0 where there was no room. Last,
 how often S tried what is never allowed, by its own count."""
-_DESCRIPTORS = {PROGRAM: 2, BOTH: 4, SESSION: 2}
+_DESCRIPTORS = {PROGRAM: 2, BOTH: 4, SESSION: 2, LANGUAGE: 2}
 _MAX_OPEN = 4096
-_Room = Callable[[int, int, Callable[[], None], mmap.mmap], None]
+_Room = Callable[[int, int, Any, mmap.mmap], None]
 _SOLUTION_ROOMS: dict[int, _Room] = {
     PROGRAM: program_room.run_program,
     BOTH: solution_room.run_module,
     SESSION: cells.run_cells,
+    LANGUAGE: language_room.run_language,
 }
 
 # What nearly every solution imports. More costs every fork its page tables; less costs an import a snippet.
@@ -162,7 +164,9 @@ class _Zygote:
                 self._page.close()
                 tester_room.run(fds[0], fds[1], self._confine(limits))
             else:
-                room(fds[0], fds[1], self._confine(limits), self._page)
+                language = room is language_room.run_language
+                lock = language_room.lock(limits) if language else self._confine(limits)
+                room(fds[0], fds[1], lock, self._page)
         except BaseException:  # noqa: BLE001, S110  a room has nobody to tell; what is missing is the message
             pass
         finally:
@@ -254,4 +258,4 @@ def _address_space() -> int:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
-__all__ = ["BOTH", "PIDS", "PROGRAM", "REPORT", "REQUEST", "SESSION", "main"]
+__all__ = ["BOTH", "LANGUAGE", "PIDS", "PROGRAM", "REPORT", "REQUEST", "SESSION", "main"]

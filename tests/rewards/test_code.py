@@ -110,3 +110,16 @@ def test_an_answer_is_judged_for_real() -> None:
         tests = [[PAIR, {"input": "2", "output": "5"}]]
         assert code_stdio([None], [double], tests, judge=One(), credit="fraction") == [0.5]
         assert code_stdio([None], [double], [[PAIR]], judge=One()) == [1.0]
+
+
+def test_programs_may_be_written_in_another_language() -> None:
+    text = "```cpp\nint main() {}\n```\n```python\nprint(1)\n```"
+    judge = Recorder()
+    assert code_stdio([None], [text], [[PAIR]], judge=judge, language="cpp") == [1.0]
+    code_stdio([None] * 2, [text] * 2, [[PAIR]] * 2, judge=judge, language=["cpp", None])
+    assert [(j.language, j.code) for j in judge.jobs] == [
+        ("cpp", "int main() {}\n"), ("cpp", "int main() {}\n"), (None, "print(1)\n"),
+    ]  # fmt: skip
+    (value,) = code_stdio([None], [text], [[PAIR]], judge=judge, language="cobol")
+    assert isinstance(value, RowError)
+    assert code_stdio([None], ["```python\n1\n```"], [[PAIR]], judge=judge, language="cpp") == [0.0]
