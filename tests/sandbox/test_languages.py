@@ -42,8 +42,8 @@ def run(
     return judge.run(job)
 
 
-CPP = "#include <bits/stdc++.h>\n#include <unistd.h>\n#include <fcntl.h>\n#include <sys/socket.h>\n#include <sys/stat.h>\n"
-CPP += "using namespace std;\n"
+CPP = "#include <bits/stdc++.h>\n#include <unistd.h>\n#include <fcntl.h>\n#include <sys/socket.h>\n"
+CPP += "#include <sys/stat.h>\nusing namespace std;\n"
 DOUBLES = {
     "bash": ("bash", "read x\necho $((2 * x)) | cat > out.txt; cat out.txt"),
     "bash here-documents": ("bash", "read x; cat <<END\n$((2 * x))\nEND"),
