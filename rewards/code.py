@@ -20,7 +20,7 @@ def code(
     judge: JudgeClient,
     entry: Sequence[Any] | None = None,
     hidden_tests: Sequence[Any] | None = None,
-    language: Sequence[Any] | None = None,
+    language: Sequence[Any] | str | None = None,
     credit: Credit = "all",
     timeout_s: float = 3.0,
     memory_mb: int = 1024,
@@ -38,7 +38,8 @@ def code(
     none = [None] * len(completions)
     results: list[float | RowError | None] = [0.0] * len(completions)
     jobs: dict[int, Job] = {}
-    rows = zip(completions, tests, entry or none, hidden_tests or none, language or none, strict=True)
+    spoken_of = [language] * len(completions) if isinstance(language, str) else language or none
+    rows = zip(completions, tests, entry or none, hidden_tests or none, spoken_of, strict=True)
     for i, (text, shown, names, hidden, spoken) in enumerate(rows):
         try:
             found = _tests(shown, hidden)
@@ -94,7 +95,7 @@ def code_stdio(
         usable,
         judge=judge,
         hidden_tests=hidden_tests,
-        language=[language] * len(completions) if language is None or isinstance(language, str) else language,
+        language=language,
         credit=credit,
         timeout_s=timeout_s,
         memory_mb=memory_mb,
