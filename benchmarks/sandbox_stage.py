@@ -1,6 +1,6 @@
 """A small GRPO stage whose policy emits hostile programs, against the same stage with honest ones: seconds a step.
 
-    python benchmarks/sandbox_stage.py [--cases FILE.py] [--steps 6] [--timeout-s 1]
+    python benchmarks/sandbox_stage.py [--cases FILE.py] [--steps 6] [--timeout-s 1] [--tokens 128]
 
 The model, its sampling and its training are real; only the text of what it sampled is replaced before it is scored:
 every other completion of a group by the group's hostile program, the others by an honest one. FILE.py defines CASES, a
@@ -58,11 +58,13 @@ stages:
     group_size: 8
     steps: {steps}
     optimizer: {{lr: 1.0e-4}}
-    sampling: {{max_tokens: 128}}
+    sampling: {{max_tokens: {tokens}}}
 """
 
 
-def run_stage(cases: Sequence[Mapping[str, Any]], *, hostile: bool, steps: int, timeout_s: float, folder: Path) -> Path:
+def run_stage(
+    cases: Sequence[Mapping[str, Any]], *, hostile: bool, steps: int, timeout_s: float, tokens: int, folder: Path
+) -> Path:
     """Runs the stage in `folder`; its run folder. Raises RuntimeError if it fails."""
     from rich.console import Console
 
@@ -74,7 +76,7 @@ def run_stage(cases: Sequence[Mapping[str, Any]], *, hostile: bool, steps: int, 
     rows = [{"id": c["name"], "prompt": c["name"], "tests": c["tests"], "entry": c["entry"]} for c in cases]
     folder.mkdir()
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (folder / "recipe.yaml").write_text(RECIPE.format(steps=steps, timeout_s=timeout_s))
+    (folder / "recipe.yaml").write_text(RECIPE.format(steps=steps, timeout_s=timeout_s, tokens=tokens))
     generate = RolloutPool.generate
 
     def emit(self: RolloutPool, *args: Any, **options: Any) -> Iterator[Any]:
@@ -127,6 +129,7 @@ def main() -> int:
     parser.add_argument("--cases", type=Path, help="a Python file that defines CASES")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--timeout-s", type=float, default=1.0, help="processor time of a program")
+    parser.add_argument("--tokens", type=int, default=128, help="longest completion: how long an honest step takes")
     options = parser.parse_args()
     own = [{"name": n, "code": c, "tests": TESTS, "entry": "add", "expect": "fail"} for n, c in OWN.items()]
     cases = runpy.run_path(str(options.cases))["CASES"] if options.cases else own
@@ -134,7 +137,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as root:
         stages = {
             kind: run_stage(cases, hostile=kind == "hostile", steps=options.steps, timeout_s=options.timeout_s,
-                            folder=Path(root, kind))
+                            tokens=options.tokens, folder=Path(root, kind))
             for kind in ("honest", "hostile")
         }  # fmt: skip
         seconds = {kind: statistics.mean(step_seconds(stage)) for kind, stage in stages.items()}

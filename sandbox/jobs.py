@@ -46,7 +46,7 @@ class Job:
     entry: tuple[str, ...] = ()
     """Names of the solution that the tests may use; found in the tests where empty."""
     timeout_s: float = 3.0
-    """Seconds of processor time; the wall clock allows 3 times as much and one second more."""
+    """Seconds of processor time, and of sleep; the wall clock allows 3 times as much and one second more."""
     memory_mb: int = 1024
     """MiB of address space above what an idle room has."""
     stop_on_first: bool = False

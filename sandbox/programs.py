@@ -77,7 +77,7 @@ def _judge_pair(control: socket.socket, job: Job, stdin: str, expected: str, pat
     if ends.solution.cpu_s >= job.timeout_s:
         return "timeout", f"more than {job.timeout_s:g} s of processor time", ends.denied
     if round_.timed_out:
-        return "timeout", f"no end within {round_.wall_s:g} s", ends.denied
+        return "timeout", f"no end within {round_.limit}", ends.denied
     if len(output) > cap:
         return "output_limit", f"more than {cap} bytes of output", ends.denied
     same = same_output(bytes(output), wanted, job.float_tolerance)

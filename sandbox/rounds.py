@@ -43,6 +43,11 @@ class Ends:
     """How often S tried what is never allowed, by its own count."""
 
 
+IDLE_LOOK_S = 0.1
+"""Between two looks at rooms that have been silent for long: do they work, or wait for something?"""
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
 class ZygoteGone(Exception):
     """The zygote died or doesn't answer. `late`: when the wall clock of the job had run out already."""
 
@@ -66,7 +71,9 @@ class Round:
         self._control = control
         self._patient = patient
         self.wall_s = 3 * job.timeout_s + 1
+        self.idle_s = job.timeout_s
         self.timed_out = False
+        self.idled = False
         self._pidfds: list[int] = []
         try:
             pairs = [socket.socketpair() for _ in range(3 if rooms == zygote.BOTH else 2)]
@@ -112,18 +119,45 @@ class Round:
             end.sendall(frame)
 
     def read(self, end: socket.socket, size: int) -> bytes:
-        """Up to `size` bytes; b"" at the end or once the wall clock has run out (then `timed_out`)."""
+        """Up to `size` bytes; b"" at the end, once the wall clock has run out, or once the rooms have slept for as long
+        as they may compute (then `timed_out`): so much rest is no load of the host's, and holds up what waits.
+        """
         poll = select.poll()
         poll.register(end, select.POLLIN)
         while True:
             left = self._started + self.wall_s + self._starved_s() - time.monotonic()
-            if left <= 0:
+            rest = self._started + self.idle_s - time.monotonic()
+            self.idled = rest <= 0 and self._active_s() <= -rest
+            if left <= 0 or self.idled:
                 self.timed_out = True
                 return b""
-            if poll.poll(left * 1000):
+            if poll.poll(1000 * min(left, rest if rest > 0 else IDLE_LOOK_S)):
                 with contextlib.suppress(ConnectionError):
                     return end.recv(size)
                 return b""
+
+    @property
+    def limit(self) -> str:
+        """Which clock ran out, in words."""
+        return f"{self.idle_s:g} s of sleep" if self.idled else f"{self.wall_s:g} s"
+
+    def _active_s(self) -> float:
+        """Seconds that the rooms have worked or waited for a processor: more than that, if they have threads.
+
+        Infinite where the host doesn't say: then only the wall clock counts.
+        """
+        active = 0.0
+        for pid in self.pids:
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                active += sum(map(int, fields[11:13])) / _TICKS
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    active += int((task / "schedstat").read_text().split()[1]) / 1e9
+                    if (task / "stat").read_text().rpartition(")")[2].split()[0] in "RD":
+                        return math.inf  # at work, or held up by the host's disk, at this very moment
+            except (OSError, IndexError, ValueError):
+                return math.inf
+        return active
 
     def read_until(self, end: socket.socket, size: int, left_s: float) -> bytes | None:
         """Up to `size` bytes; b"" at the end, None if nothing came within `left_s` seconds."""

@@ -254,7 +254,7 @@ def _settle(job: Job, verdict: Verdict | None, ends: Ends, round_: Round) -> Ver
     if base.outcome == "infra_error":
         return base
     if round_.timed_out:
-        return replace(base, outcome="timeout", message=f"no verdict within {round_.wall_s:g} s")
+        return replace(base, outcome="timeout", message=f"no verdict within {round_.limit}")
     spent = max(ends.solution.cpu_s, ends.tester.cpu_s if verdict is None else 0.0)
     # The kernel's own limit counts in ticks and may strike a little before the clock is full.
     limit = job.timeout_s * (0.95 if base.outcome == "crash" else 1)

@@ -271,3 +271,27 @@ def test_a_program_runs_as_in_plain_python(judge: Judge, name: str) -> None:
 def test_reading_beyond_the_input_is_a_crash(judge_b: Judge) -> None:
     job = Job(id="x", code="input(); input(); print(7)", tests=(("7\n", "7"),), kind="stdio")
     assert judge_b.run(job).outcome == "crash"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import time\ndef f(): time.sleep(1000)",
+        "import threading\ndef f(): threading.Event().wait()",
+        "import os\ndef f(): os.read(os.pipe()[0], 1)",
+        "import time\ndef f():\n    while True: time.sleep(0.01)",
+    ],
+)
+def test_sleep_is_bounded_like_work(judge: Judge, code: str) -> None:
+    verdict = judge.run(Job(id="x", code=code, tests=("assert f()",), entry=("f",), timeout_s=1))
+    assert verdict.outcome == "timeout", verdict
+    assert verdict.seconds < 2.5
+
+
+def test_work_and_sleep_have_limits_of_their_own(judge_b: Judge) -> None:
+    work = "t = time.process_time()\n    while time.process_time() < t + 0.5: pass"
+    code = f"import time\ndef f():\n    {work}\n    time.sleep(0.6)\n    return 1"
+    assert judge_b.run(Job(id="x", code=code, tests=("assert f() == 1",), timeout_s=1)).outcome == "pass"
+    program = f"import time\ndef f():\n    {work}\n    time.sleep(0.6)\n    print(1)\nf()"
+    job = Job(id="x", code=program, tests=(("", "1"),), kind="stdio", timeout_s=1)
+    assert judge_b.run(job).outcome == "pass"

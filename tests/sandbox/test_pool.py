@@ -1,6 +1,7 @@
 import io
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from posttrain.sandbox.cli import judge_lines
 from posttrain.sandbox.codec import CodecError, decode, encode
 from posttrain.sandbox.counters import Counters
 from posttrain.sandbox.jobs import Job, Verdict
-from posttrain.sandbox.pool import LocalJudgePool
+from posttrain.sandbox.pool import LocalJudgePool, same_jobs
 from posttrain.sandbox.supervisor import Judge
 
 
@@ -118,3 +119,10 @@ def test_an_unwell_sandbox_sounds_an_alarm() -> None:
     counters.add([Verdict(id="x", outcome="infra_error")] + [Verdict(id="x", outcome="pass")] * 60)
     with pytest.warns(UserWarning, match=r"1\.6%"):
         counters.drain()
+
+
+def test_the_same_job_is_known_again() -> None:
+    one = Job(id="1", code="a", tests=(([1], 1),), kind="calls", entry=("f",))
+    others = [replace(one, id="2"), replace(one, tests=(([True], True),)), replace(one, code="b"),
+              replace(one, timeout_s=1), replace(one, id="3", code="b")]  # fmt: skip
+    assert same_jobs([one, *others]) == [0, 0, 2, 3, 4, 3]

@@ -59,3 +59,21 @@ def test_a_closed_judge_says_so(judge_b: Judge) -> None:
     judge.close()
     verdict = judge.run(Job(id="x", code="", tests=("assert True",)))
     assert (verdict.outcome, judge._process) == ("infra_error", None)
+
+
+@pytest.mark.usefixtures("ray_session", "judge_b")
+def test_equal_jobs_are_run_once_and_answered_each() -> None:
+    jobs = [Job(id=str(i), code=f"# {i % 2}\ndef f(): return 1", tests=("assert f() == 1",)) for i in range(6)]
+    with SandboxPool(1, "C") as pool:
+        asked: list[str] = []
+        real_pass = pool._pass
+
+        def spy(these: Sequence[Job], verdicts: list[Verdict], batches: list[Any]) -> dict[int, int]:
+            asked.extend(job.id for job in these)
+            return real_pass(these, verdicts, batches)
+
+        pool._pass = spy  # type: ignore[method-assign]
+        verdicts = pool.judge(jobs)
+        counted = pool.metrics()
+    assert [(v.id, v.outcome) for v in verdicts] == [(j.id, "pass") for j in jobs]
+    assert (asked, counted["jobs"], counted["pass"]) == (["0", "1"], 6, 1)
