@@ -23,6 +23,8 @@ _BUILTIN: dict[str, type[Exception]] = {
 }
 _ENDS = ("next", "send", "anext")
 _MOST = 20
+_UNTRUSTED = ""
+"""Producer of what stands behind an exception: no object, whatever the tests call it. Its name is the solution's."""
 
 
 class OwnExceptions:
@@ -58,7 +60,7 @@ class OwnExceptions:
 
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
             Exception.__init__(self, *args)
-            self._stand_in = solution.call(number, args, kwargs, producer=name)
+            self._stand_in = solution.call(number, args, kwargs, producer=_UNTRUSTED)
 
         def __getattr__(self: Any, attribute: str) -> Any:
             if attribute.startswith("_"):
@@ -95,7 +97,7 @@ class OwnExceptions:
             return RuntimeError(text)
         error.args = tuple(args)
         prefix = f"{kind.__name__}: "
-        stand_in = self._solution.stand_in(instance, kind.__name__, f"={kind.__name__}")
+        stand_in = self._solution.stand_in(instance, kind.__name__, _UNTRUSTED)
         vars(error).update(_stand_in=stand_in, _text=text.removeprefix(prefix))
         return error
 

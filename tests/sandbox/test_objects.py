@@ -72,6 +72,14 @@ def test_an_object_is_no_text_and_no_list(judge_b: Judge, name: str) -> None:
     assert verdict.passed == 0
 
 
+def test_an_exception_is_no_text_either(judge_b: Judge) -> None:
+    code = "class Error(Exception):\n    def startswith(s, t): return True\n    def __eq__(s, o): return True\n"
+    code += "    __hash__ = None\n    val = 1\nf = Error"
+    tests = "assert f(3).startswith('a')\nassert f(3) == 3\ntry:\n    raise Error(1)\nexcept Error as e:\n    assert e.val == 1"
+    verdict = judge_b.run(Job(id="x", code=code, tests=(tests,)))
+    assert verdict.results == ("failed", "failed", "pass"), verdict
+
+
 def test_a_number_known_as_an_object_is_none_elsewhere(judge_b: Judge) -> None:
     code = "class Stack:\n    def push(s, x): pass\n    def __eq__(s, o): return True\n    __hash__ = None\n"
     code += "it = Stack()\ndef f(x): return it\ndef make(): return it"
