@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import socket
 import time
@@ -14,7 +15,7 @@ from posttrain.sandbox import codec, programs, zygote
 from posttrain.sandbox.jobs import Job, Outcome, Verdict
 from posttrain.sandbox.language_room import FAILED, SIGNALLED
 from posttrain.sandbox.languages import COMPILE_MB, COMPILE_S, LANGUAGES, MAX_BINARY, Language, LanguageError, locate
-from posttrain.sandbox.rounds import Round
+from posttrain.sandbox.rounds import STARVATION_FACTOR, Round
 from posttrain.sandbox.solution_room import MAX_CODE
 
 MAX_PROCESSES = 64
@@ -94,7 +95,7 @@ def _judge_pair(
 def _run(control: socket.socket, job: Job, work: Mapping[str, object], cap: int, patient: bool) -> _Ran:
     round_ = Round(control, job, zygote.LANGUAGE, patient=patient, work=(codec.frame(work, MAX_CODE), b""))
     try:
-        output, stopped = _watched(round_, job, cap)
+        output, stopped = _watched(round_, job, cap, patient)
         ends = round_.finish()
     finally:
         round_.close()
@@ -108,7 +109,7 @@ def _run(control: socket.socket, job: Job, work: Mapping[str, object], cap: int,
     return _Ran(outcome=None, code=code if code >= 0 else 0, output=output)
 
 
-def _watched(round_: Round, job: Job, cap: int) -> tuple[bytes, tuple[Outcome, str] | None]:
+def _watched(round_: Round, job: Job, cap: int, patient: bool) -> tuple[bytes, tuple[Outcome, str] | None]:
     """What the room wrote until it ended, or why it has to."""
     output = bytearray()
     deadline, look = time.monotonic() + round_.wall_s, 0.0
@@ -120,12 +121,21 @@ def _watched(round_: Round, job: Job, cap: int) -> tuple[bytes, tuple[Outcome, s
         if len(output) > cap:
             return b"", ("output_limit", f"more than {cap} bytes of output")
         now = time.monotonic()
-        if now > deadline:
+        if now > deadline and not (patient and now < deadline + _starved_s(round_)):
             return b"", ("timeout", f"no end within {round_.wall_s:g} s")
         if now >= look:
             look = now + WATCH_S
             if (reason := _over(round_.pids[0], job)) is not None:
                 return b"", reason
+
+
+def _starved_s(round_: Round) -> float:
+    """Seconds that the room's processes stood ready but got no processor, as far as a patient judge waits for them."""
+    waited = 0
+    for process in _family(round_.pids[0]):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            waited += int(Path(f"/proc/{process}/schedstat").read_text().split()[1])
+    return min(waited / 1e9, STARVATION_FACTOR * round_.wall_s)
 
 
 def _over(pid: int, job: Job) -> tuple[Outcome, str] | None:

@@ -20,6 +20,7 @@ from typing import Any, Self
 from posttrain.errors import SandboxError
 from posttrain.sandbox.counters import Counters
 from posttrain.sandbox.jobs import Job, Verdict
+from posttrain.sandbox.languages import COMPILE_S
 from posttrain.sandbox.languages import check as check_languages
 from posttrain.sandbox.rounds import STARVATION_FACTOR
 from posttrain.sandbox.supervisor import ATTEMPTS, PATIENT_REPLY_TIMEOUT_S, Judge
@@ -285,4 +286,5 @@ def same_jobs(jobs: Sequence[Job]) -> list[int]:
 def _longest_s(job: Job) -> float:
     """Seconds after which a judge has given its verdict for certain, all its attempts counted."""
     runs = len(job.tests) if job.kind == "stdio" else 1
-    return ATTEMPTS * (runs * (3 * job.timeout_s + 1) * (1 + STARVATION_FACTOR) + 2 * PATIENT_REPLY_TIMEOUT_S)
+    walls = runs * (3 * job.timeout_s + 1) + (3 * COMPILE_S + 1 if job.language is not None else 0)
+    return ATTEMPTS * (walls * (1 + STARVATION_FACTOR) + 2 * PATIENT_REPLY_TIMEOUT_S)

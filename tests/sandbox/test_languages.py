@@ -15,6 +15,7 @@ import pytest
 from posttrain.errors import SandboxError
 from posttrain.sandbox import languages
 from posttrain.sandbox.jobs import Job, JobError, Verdict, job_from_json
+from posttrain.sandbox.pool import SandboxPool
 from posttrain.sandbox.supervisor import Judge
 
 
@@ -229,3 +230,10 @@ def test_a_job_line_names_its_language() -> None:
     for wrong in ({**row, "language": "cobol"}, {"code": "", "tests": "assert f()", "language": "bash"}):
         with pytest.raises(JobError):
             job_from_json(wrong)
+
+
+@pytest.mark.usefixtures("ray_session", "judge_a")
+def test_actors_run_them_too() -> None:
+    job = Job(id="x", code="read x; echo $((2 * x))", tests=(("2", "4"),), kind="stdio", language="bash")
+    with SandboxPool(1, "A", languages=["bash"]) as pool:
+        assert [v.outcome for v in pool.judge([job])] == ["pass"]

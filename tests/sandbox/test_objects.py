@@ -75,7 +75,8 @@ def test_an_object_is_no_text_and_no_list(judge_b: Judge, name: str) -> None:
 def test_an_exception_is_no_text_either(judge_b: Judge) -> None:
     code = "class Error(Exception):\n    def startswith(s, t): return True\n    def __eq__(s, o): return True\n"
     code += "    __hash__ = None\n    val = 1\nf = Error"
-    tests = "assert f(3).startswith('a')\nassert f(3) == 3\ntry:\n    raise Error(1)\nexcept Error as e:\n    assert e.val == 1"
+    tests = "assert f(3).startswith('a')\nassert f(3) == 3\n"
+    tests += "try:\n    raise Error(1)\nexcept Error as e:\n    assert e.val == 1"
     verdict = judge_b.run(Job(id="x", code=code, tests=(tests,)))
     assert verdict.results == ("failed", "failed", "pass"), verdict
 
