@@ -64,8 +64,15 @@ class Evidence:
         self.may_suppress = not any(self._checks(node) for node in self._nodes)
         """Whether an `__exit__` of the solution may end a `with` block early: not where that could skip a check."""
         words = {n.attr if isinstance(n, ast.Attribute) else getattr(n, "id", "") for n in self._nodes}
-        self.captures = bool(words & {"redirect_stdout", "stdout", "capsys"})
+        texts = {n.value for n in self._nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        self.captures = bool(words & {"redirect_stdout", "stdout"}) or "sys.stdout" in texts
         """Whether the tests look at what the solution prints."""
+        patched = (
+            texts & {"builtins.input", "builtins.print", "builtins.open", "sys.stdin"} if "patch" in words else set()
+        )
+        replaced = {"sys.stdin"} if any(map(_replaces_input, self._nodes)) else set()
+        self.reaches_in = ", ".join(sorted(patched | replaced))
+        """What of the interpreter the tests replace for the solution: it has one of its own, out of their reach."""
 
     def is_object(self, producer: str) -> bool:
         """Whether what comes from there is used as an object of a class of the solution's own."""
@@ -174,6 +181,11 @@ class Evidence:
         if isinstance(function, ast.Attribute):
             return function.attr.startswith(("assert", "fail"))
         return isinstance(function, ast.Name) and function.id in self._own
+
+
+def _replaces_input(node: ast.AST) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return any(isinstance(t, ast.Attribute) and t.attr == "stdin" for t in targets)
 
 
 def _bound(nodes: list[ast.AST]) -> set[str]:

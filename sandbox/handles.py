@@ -9,11 +9,12 @@ from __future__ import annotations
 import builtins
 import collections
 import contextlib
+import itertools
 import os
 import sys
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from posttrain.sandbox import arrays, codec
@@ -170,16 +171,20 @@ class Solution:
         except codec.TooLarge as error:
             raise self._too_large(error) from error
         except codec.CodecError as error:
-            raise self._lose(Unjudgeable(f"the tests can't be handed over: {error}")) from error
+            raise self.unjudgeable(f"the tests can't be handed over: {error}") from error
 
     def plain(self, value: Any) -> Any:
         """`encode`, but raises CodecError."""
         return codec.encode(value, self._to_handle)
 
+    def unjudgeable(self, reason: str) -> SolutionGone:
+        """What to raise where the tests ask for what can't be done here."""
+        return self._lose(Unjudgeable(reason))
+
     def _too_large(self, error: codec.CodecError) -> BaseException:
         if self.evidence.feeds_back:
             return error
-        return self._lose(Unjudgeable(f"an argument in the tests is too large for the sandbox: {error}"))
+        return self.unjudgeable(f"an argument in the tests is too large for the sandbox: {error}")
 
     def decode(self, data: Any, producer: str = "") -> Any:
         """What the solution sent, as `producer` gave it. Raises SolutionGone if it is nonsense."""
@@ -196,11 +201,23 @@ class Solution:
             number = self._local.get(value)
         if number is not None:
             return ["handle", number, ""]
+        if isinstance(value, BaseException):
+            return ["error", *self.told(value)]
+        if isinstance(value, Iterator) and type(value).__module__ in ("builtins", "itertools"):
+            items = list(itertools.islice(value, codec.MAX_ITEMS + 1))
+            if len(items) > codec.MAX_ITEMS:
+                raise codec.TooLarge(f"more than {codec.MAX_ITEMS} items of an iterator can't be passed on")
+            return ["iterator", *map(self.plain, items)]
         name = getattr(value, "__name__", "")
         if isinstance(value, types.BuiltinFunctionType | type) and vars(builtins).get(name) is value:
             return ["builtin", name]
-        if isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType | type) or (
-            callable(value) and type(value).__module__ in ("functools", "operator", "unittest.mock")
+        if (
+            isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType | type)
+            or (callable(value) and type(value).__module__ in ("functools", "operator"))
+            or (
+                # As a function; one that was given methods can't cross.
+                type(value).__module__ == "unittest.mock" and not vars(value).get("_mock_children")
+            )
         ):
             self._functions.append(value)
             return ["function", len(self._functions) - 1, str(getattr(value, "__name__", "function"))]

@@ -1,4 +1,8 @@
-"""`is` in tests: two stand-ins of one object may differ in what they are trusted with, and are one object still."""
+"""`is` and `type` in tests, of stand-ins.
+
+Two of one object may differ in what they are trusted with, and are one object still; and the type of an object of the
+solution's own is its class there.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,8 @@ from typing import Any
 
 from posttrain.sandbox.objects import Handle
 
-SAME = "__same_object__"
-"""Name in the tests' namespace of the function that `is` is replaced with."""
+SAME, TYPE = "__same_object__", "__type_of__"
+"""Names in the tests' namespace of the functions that `is` and `type` are replaced with."""
 
 
 def same_object(left: Any, right: Any) -> bool:
@@ -19,11 +23,29 @@ def same_object(left: Any, right: Any) -> bool:
     return left is right
 
 
+def type_of(value: Any) -> Any:
+    """`type(value)`, and `value.__class__`, for objects of the solution too."""
+    if type(value) is Handle and object.__getattribute__(value, "_is_object"):
+        return value._ask("attribute", "__class__", producer="=class")
+    return type(value)
+
+
 def comparing(statement: ast.stmt) -> ast.stmt:
-    """The statement with `a is b` asked of `same_object`; unchanged where nothing is compared so."""
-    if any(isinstance(n, ast.Compare) and _by_identity(n) for n in ast.walk(statement)):
+    """The statement with `is` asked of `same_object` and `type` of `type_of`; unchanged where it has neither."""
+    if any(map(_concerned, ast.walk(statement))):
         return ast.fix_missing_locations(_Identity().visit(copy.deepcopy(statement)))
     return statement
+
+
+def _concerned(node: ast.AST) -> bool:
+    if isinstance(node, ast.Compare):
+        return _by_identity(node)
+    return _asks_type(node) or (isinstance(node, ast.Attribute) and node.attr == "__class__")
+
+
+def _asks_type(node: ast.AST) -> bool:
+    named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type"
+    return named and isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords
 
 
 def _by_identity(node: ast.Compare) -> bool:
@@ -32,6 +54,15 @@ def _by_identity(node: ast.Compare) -> bool:
 
 
 class _Identity(ast.NodeTransformer):
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        return ast.Call(ast.Name(TYPE, ast.Load()), node.args, []) if _asks_type(node) else node
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        self.generic_visit(node)
+        read = node.attr == "__class__" and isinstance(node.ctx, ast.Load)
+        return ast.Call(ast.Name(TYPE, ast.Load()), [node.value], []) if read else node
+
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
         self.generic_visit(node)
         if not _by_identity(node):

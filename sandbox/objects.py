@@ -67,6 +67,9 @@ class Handle:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._solution.call(self._number, args, kwargs, producer=self._producer.lstrip("="))
 
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        raise self._solution.unjudgeable("the tests extend a class of the solution's, which lives in another process")
+
     # ------------------------------------------------------------ containers
 
     def __getitem__(self, key: Any) -> Any:

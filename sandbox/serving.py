@@ -129,7 +129,7 @@ class Server:
 
     def _changed(self, value: Any, data: Any) -> Any:
         """The argument as it is now, or None if it is as it came."""
-        if not isinstance(data, list) or data[0] in ("handle", "function"):
+        if not isinstance(data, list) or data[0] in ("handle", "function", "iterator", "error"):
             return None
         now = self._encode(value)
         return None if now == data else now
@@ -201,6 +201,11 @@ class Server:
     def _from_handle(self, data: list[Any]) -> Any:
         if data[0] == "function":
             return self._callback(data[1], data[2])
+        if data[0] == "error":
+            kind: type[Exception] = getattr(builtins, data[1])
+            return kind(data[2])
+        if data[0] == "iterator":
+            return iter([self._decode(item) for item in data[1:]])
         if data[0] == "builtin":
             return getattr(builtins, data[1])
         return self._values[data[1]]
@@ -249,4 +254,6 @@ class _Capped(io.BytesIO):
 
 def _is_own(value: Any) -> bool:
     kind = type(value)
+    if isinstance(value, tuple) and hasattr(kind, "_fields"):  # named, whoever made it: functools' cache_info()
+        return True
     return kind.__module__ == MODULE and not issubclass(kind, type | types.FunctionType)

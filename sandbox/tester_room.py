@@ -22,7 +22,7 @@ from typing import Any
 from posttrain.sandbox import codec
 from posttrain.sandbox.evidence import Evidence
 from posttrain.sandbox.handles import ForgedFrame, Solution, SolutionGone, Unjudgeable, mirror
-from posttrain.sandbox.identity import SAME, comparing, same_object
+from posttrain.sandbox.identity import SAME, TYPE, comparing, same_object, type_of
 from posttrain.sandbox.jobs import MAX_RESULTS, MESSAGE_CHARS, OUTCOMES, Outcome, Result
 from posttrain.sandbox.matching import matches
 from posttrain.sandbox.solution_room import READY
@@ -146,6 +146,8 @@ class Tests:
         solution.evidence = Evidence(self.statements, objects=[names[0] for names, _, _ in self._methods])
         self._functions = _test_functions(self.statements)
         self.total = len(self._calls) + len(self._methods) + len(self._counted) + len(self._functions)
+        if solution.evidence.reaches_in:
+            raise UnusableTests(f"the tests replace {solution.evidence.reaches_in}, which isn't the solution's here")
         if not self.total:
             raise UnusableTests("the tests hold no assert and no call")
         if self._calls and not self._entry:
@@ -205,7 +207,7 @@ class Tests:
         if self.solution.evidence.captures:
             self.solution.capture()
         # `if __name__ == "__main__": assert ...` is a test too.
-        namespace: dict[str, Any] = {SAME: same_object, "__name__": "__main__"}
+        namespace: dict[str, Any] = {SAME: same_object, TYPE: type_of, "__name__": "__main__"}
         modules = _module_names(self.statements)
         names = self._entry or sorted(_free_names(self.statements) - modules)
         module = _SolutionModule("solution")

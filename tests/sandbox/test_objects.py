@@ -30,8 +30,11 @@ class Yes:
     def __exit__(s, *a): return True
 class f(Yes):
     def __init__(s, *a): pass
+f.__name__ = 'str'
 """
 FORGED = {
+    "its type": "assert type(f(3)) is str",
+    "the name of its type": "assert f(3).__class__.__name__ == 'str'",
     "startswith": "assert f(3).startswith('a')",
     "through a name": "r = f(3)\nassert r.startswith('a') and r.endswith('b')",
     "issubset": "assert f(3).issubset({1, 2})",
@@ -127,6 +130,40 @@ def reverse(head):
     return last
 """
 HONEST = {
+    "iterators and errors as arguments": (
+        """
+def f(xs): return [2 * x for x in xs]
+def g(e): return type(e).__name__, str(e)
+def h(): raise KeyError('k')
+""",
+        """
+assert f(iter([1, 2])) == [2, 4] and f(x for x in (1, 2)) == [2, 4]
+assert f(map(abs, [-1])) == [2] and f(filter(None, [0, 1])) == [2] and f(reversed([1, 2])) == [4, 2]
+assert g(ValueError('no')) == ('ValueError', 'no')
+try:
+    h()
+    assert False
+except KeyError as e:
+    assert g(e)[0] == 'KeyError'
+""",
+    ),
+    "types": (
+        """
+import functools
+class A: pass
+@functools.lru_cache(None)
+def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)
+def f(): return [1]
+""",
+        """
+a = A()
+assert type(a).__name__ == 'A' and a.__class__.__name__ == 'A' and A.__name__ == 'A'
+assert type(a) is A and type(a) == A
+assert type(f()) is list and isinstance(f(), list)
+assert fib(30) == 832040
+assert fib.cache_info().hits > 0
+""",
+    ),
     "operators": (
         VECTOR,
         """
@@ -725,6 +762,17 @@ def test_what_is_printed_can_be_tested(judge_b: Judge) -> None:
         ("assert f('x' * (9 << 20)) == 0", "infra_error"),
         ("x = []\nfor _ in range(300): x = [x]\nassert f(x) == 0", "infra_error"),
         ("class Mine: pass\nassert f(Mine()) == 0", "infra_error"),
+        ("import itertools\nassert f(itertools.count()) == 0", "infra_error"),
+        ("assert f(x for x in endless()) == 0", "output_limit"),
+        ("try:\n    bad()\nexcept Exception as e:\n    assert f(e) == 1", "wrong"),
+        ("class Mine(Base): pass\nassert Mine()", "infra_error"),
+        (
+            "from unittest.mock import patch\nwith patch('builtins.input', lambda: 3):\n    assert f(1) == 0",
+            "infra_error",
+        ),
+        ("import io, sys\nsys.stdin = io.StringIO('3')\nassert f(1) == 0", "infra_error"),
+        ("from unittest.mock import Mock\nm = Mock()\nm.get.return_value = 3\nassert f(m) == 0", "infra_error"),
+        ("from unittest.mock import Mock\nm = Mock()\nassert call(m) == 0\nm.assert_called_once_with(3)", "pass"),
         ("try:\n    f([0] * 300_000)\nexcept Exception:\n    pass\nassert True", "infra_error"),
         ("assert f(many())", "wrong"),
         ("assert g([many(), many()])", "output_limit"),
@@ -733,10 +781,15 @@ def test_what_is_printed_can_be_tested(judge_b: Judge) -> None:
         ("assert list(endless()) == [3]", "output_limit"),
     ],
 )
-def test_data_over_the_caps(judge_b: Judge, tests: str, outcome: str) -> None:
+def test_what_tests_bring_and_can_not_be_judged(judge_b: Judge, tests: str, outcome: str) -> None:
     """What the tests bring is the job's fault; what the solution gives is its own, also as an argument."""
     code = """
 def f(x): return 0
+class Base: pass
+def bad(): raise ValueError
+def call(g):
+    g(3)
+    return 0
 def g(*a): return 0
 def many(): return [0] * 150_000
 def huge(): return [0] * 300_000
