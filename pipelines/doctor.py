@@ -26,7 +26,16 @@ class Finding:
 
 def examine() -> Iterator[Finding]:
     """All findings, as they are made."""
-    checks: tuple[Callable[[], Finding], ...] = (_python, _packages, _torch, _ray, _machine, _disk, _sandbox)
+    checks: tuple[Callable[[], Finding], ...] = (
+        _python,
+        _packages,
+        _torch,
+        _ray,
+        _machine,
+        _disk,
+        _sandbox,
+        _languages,
+    )
     for check in checks:
         try:
             yield check()
@@ -78,18 +87,18 @@ def _sandbox() -> Finding:
 
     report = probe()
     strong = report.tier in ("A", "B")
-    more = f"; languages: {', '.join(_languages(report.tier)) or 'python only'}" if strong else ""
     reason = f": {report.reason}" if report.reason else ""
     fix = f"; for more: {report.fix}" if report.fix else ""
-    return Finding("sandbox", "ok" if strong else "bad", f"tier {report.tier}{more}{reason}{fix}")
+    return Finding("sandbox", "ok" if strong else "bad", f"tier {report.tier}{reason}{fix}")
 
 
-def _languages(tier: str) -> list[str]:
+def _languages() -> Finding:
     from posttrain.sandbox import languages
 
     found = []
     for name in languages.LANGUAGES:
         with contextlib.suppress(languages.LanguageError):
-            languages.check([name], tier)
+            languages.check([name])
             found.append(name)
-    return found
+    text = f"{', '.join(['python', *found])}; others than python by `cluster.sandbox.languages`, in tier A"
+    return Finding("languages", "ok", text)

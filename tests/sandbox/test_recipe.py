@@ -10,6 +10,7 @@ import pytest
 
 from posttrain.configs.load import load_recipe
 from posttrain.errors import RecipeError
+from posttrain.pipelines import doctor
 from posttrain.pipelines.checks import check_data, check_rooms
 from posttrain.pipelines.plan import make_plan
 from posttrain.sandbox import languages
@@ -89,3 +90,10 @@ def test_the_command_takes_them_too() -> None:
     other = [*command[:-1], "os"]
     wrong = subprocess.run(other, input="", capture_output=True, text=True, timeout=60, check=False)
     assert (wrong.returncode, "only numpy" in wrong.stderr) == (1, True)
+
+
+def test_the_doctor_names_the_languages_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(languages, "_PATH", "/nowhere")
+    assert doctor._languages().text.startswith("python;")
+    monkeypatch.setattr(languages, "locate", lambda command: f"/usr/bin/{command}")
+    assert doctor._languages().text.startswith("python, bash, node, cpp;")
