@@ -16,7 +16,7 @@ SCRIPT = "solution.py"
 """What a program sees as its own file and as sys.argv[0]."""
 _NAMES = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2, os.devnull: 2}
 _NUMBERED = re.compile(r"/(?:dev|proc/self)/fd/([012])")
-_open, _open_descriptor = io.open, os.open
+_open, open_anew = io.open, os.open
 
 
 def descriptor(path: Any) -> int | None:
@@ -37,7 +37,7 @@ def install() -> None:
 
     def open_descriptor(path: Any, flags: int, *args: Any, **options: Any) -> int:
         known = descriptor(path)
-        return _open_descriptor(path, flags, *args, **options) if known is None else os.dup(known)
+        return open_anew(path, flags, *args, **options) if known is None else os.dup(known)
 
     builtins.open = io.open = open
     os.open = open_descriptor

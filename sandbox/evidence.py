@@ -24,6 +24,7 @@ import collections
 import datetime
 import decimal
 import fractions
+import functools
 from collections.abc import Iterable, Iterator
 
 from posttrain.sandbox import arrays
@@ -34,6 +35,7 @@ _PLAIN = (
     decimal.Decimal, fractions.Fraction,
 )  # fmt: skip
 _OFFERED = tuple(frozenset(name for name in dir(kind) if not name.startswith("_")) for kind in _PLAIN)
+_INTERPRETERS = frozenset(("builtins.input", "builtins.print", "builtins.open", "sys.stdin"))
 _PASSES = 8
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 Producers = frozenset[str]
@@ -45,34 +47,56 @@ class Evidence:
 
     def __init__(self, statements: list[ast.stmt] = [], objects: Iterable[str] = ()) -> None:  # noqa: B006
         self._nodes = [node for statement in statements for node in ast.walk(statement)]
-        self._known: dict[str, Producers] = {}
-        self._own = {n.name: n for n in self._nodes if isinstance(n, _FUNCTIONS)}
-        self._bound = _bound(self._nodes)
-        for _ in range(_PASSES if statements else 0):
-            before = dict(self._known)
+        self._objects = set(objects)
+        attributes = {node.attr for node in self._nodes if isinstance(node, ast.Attribute)}
+        if attributes:  # without any, nothing is used as an object: most tests need no more than this
+            offered = (*_OFFERED, *arrays.attributes())
+            self._objects.update(p for p, used in self._uses().items() if not any(used <= o for o in offered))
+        words = attributes | {node.id for node in self._nodes if isinstance(node, ast.Name)}
+        texts = {n.value for n in self._nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        self.captures = not words.isdisjoint(("redirect_stdout", "stdout")) or "sys.stdout" in texts
+        """Whether the tests look at what the solution prints."""
+        self.reaches_in = ", ".join(sorted(self._replaced(words, texts)))
+        """What of the interpreter the tests replace for the solution: it has one of its own, out of their reach."""
+
+    @functools.cached_property
+    def plain_names(self) -> frozenset[str]:
+        """Attributes of the types that cross as plain data."""
+        return frozenset().union(*_OFFERED, *arrays.attributes())
+
+    @functools.cached_property
+    def feeds_back(self) -> bool:
+        """Whether something of the solution's goes into an argument: it may then decide how large that is."""
+        return any(self._feeds_back(node) for node in self._nodes)
+
+    @functools.cached_property
+    def may_suppress(self) -> bool:
+        """Whether an `__exit__` of the solution may end a `with` block early: not where that could skip a check."""
+        return not any(self._checks(node) for node in self._nodes)
+
+    def _replaced(self, words: set[str], texts: set[str]) -> set[str]:
+        found = texts & _INTERPRETERS if "patch" in words else set()
+        return found | ({"sys.stdin"} if "stdin" in words and any(map(_replaces_input, self._nodes)) else set())
+
+    @functools.cached_property
+    def _own(self) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
+        return {n.name: n for n in self._nodes if isinstance(n, _FUNCTIONS)}
+
+    @functools.cached_property
+    def _bound(self) -> frozenset[str]:
+        return frozenset(_bindings(self._nodes))
+
+    @functools.cached_property
+    def _known(self) -> dict[str, Producers]:
+        """What each variable may come from."""
+        self.__dict__["_known"] = known = dict[str, Producers]()  # `_learn` reads and fills it
+        for _ in range(_PASSES):
+            before = dict(known)
             for node in self._nodes:
                 self._learn(node)
-            if before == self._known:
+            if before == known:
                 break
-        offered = (*_OFFERED, *arrays.attributes())
-        self.plain_names = frozenset().union(*offered)
-        """Attributes of the types that cross as plain data."""
-        self._objects = {name for name, used in self._uses().items() if not any(used <= o for o in offered)}
-        self._objects.update(objects)
-        self.feeds_back = any(self._feeds_back(node) for node in self._nodes)
-        """Whether something of the solution's goes into an argument: it may then decide how large that is."""
-        self.may_suppress = not any(self._checks(node) for node in self._nodes)
-        """Whether an `__exit__` of the solution may end a `with` block early: not where that could skip a check."""
-        words = {n.attr if isinstance(n, ast.Attribute) else getattr(n, "id", "") for n in self._nodes}
-        texts = {n.value for n in self._nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-        self.captures = bool(words & {"redirect_stdout", "stdout"}) or "sys.stdout" in texts
-        """Whether the tests look at what the solution prints."""
-        patched = (
-            texts & {"builtins.input", "builtins.print", "builtins.open", "sys.stdin"} if "patch" in words else set()
-        )
-        replaced = {"sys.stdin"} if any(map(_replaces_input, self._nodes)) else set()
-        self.reaches_in = ", ".join(sorted(patched | replaced))
-        """What of the interpreter the tests replace for the solution: it has one of its own, out of their reach."""
+        return known
 
     def is_object(self, producer: str) -> bool:
         """Whether what comes from there is used as an object of a class of the solution's own."""
@@ -186,10 +210,6 @@ class Evidence:
 def _replaces_input(node: ast.AST) -> bool:
     targets = node.targets if isinstance(node, ast.Assign) else []
     return any(isinstance(t, ast.Attribute) and t.attr == "stdin" for t in targets)
-
-
-def _bound(nodes: list[ast.AST]) -> set[str]:
-    return set(_bindings(nodes))
 
 
 def _bindings(nodes: list[ast.AST]) -> Iterator[str]:

@@ -29,6 +29,7 @@ from posttrain.sandbox import (
     confinement,
     devices,
     handles,
+    identity,
     language_room,
     preloads,
     program_room,
@@ -103,6 +104,7 @@ class _Zygote:
         self._ruleset = None if tier == "C" else confinement.landlock_ruleset(libraries)
         self._program = syscalls.room_filter(arch, files=self._ruleset is not None)
         os.environ.clear()
+        devices.install()
         _own_null_device()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         self._page = mmap.mmap(-1, mmap.PAGESIZE)  # shared with the room of the moment, which counts there
@@ -159,7 +161,6 @@ class _Zygote:
             confinement.die_with_parent()
             _close_others([*fds, *([] if self._ruleset is None else [self._ruleset])])
             _own_null_device()
-            devices.install()
             if room is None:
                 self._page.close()
                 tester_room.run(fds[0], fds[1], self._confine(limits))
@@ -222,7 +223,7 @@ def _warm_up() -> None:
                 codec.write_frame(theirs.fileno(), server.reply(codec.read_frame(theirs.fileno())))
                 tests.solution.decode(codec.read_frame(ours.fileno())[1])
             for statement in tests.statements:
-                compile(ast.Module([statement], []), "<tests>", "exec", dont_inherit=True)
+                compile(ast.Module([identity.comparing(statement)], []), "<tests>", "exec", dont_inherit=True)
             tester_room.Tally().frame()
 
 
@@ -235,7 +236,7 @@ def _close_others(keep: list[int]) -> None:
 
 def _own_null_device() -> None:
     # Flags such as O_NONBLOCK belong to the open file: on a shared one, a room could leave notes for the next.
-    null = os.open(os.devnull, os.O_RDWR)
+    null = devices.open_anew(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     os.close(null)
