@@ -100,9 +100,9 @@ BUILTINS: dict[str, BuiltinReward] = {
     "code_stdio": BuiltinReward(
         function=code.code_stdio,
         columns=("tests",),
-        optional=("hidden_tests",),
+        optional=("hidden_tests", "language"),
         needs="judge",
-        doc="the same for programs: tests are standard input and output",
+        doc="the same for programs, in other languages too: tests are standard input and output",
     ),
     "reasoning_gym": BuiltinReward(
         function=reasoning_gym.reasoning_gym,
