@@ -19,8 +19,7 @@ from typing import Any
 
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import DataError, InputError
-from posttrain.rewards import code, format, math, modes, reasoning_gym, text
-from posttrain.rewards.contract import BuiltinReward
+from posttrain.rewards.builtins import BUILTINS
 from posttrain.rewards.loader import NO_GOLD, VERL, gold_of, split_path
 from posttrain.rewards.sources import definition, files_of, source_of
 from posttrain.types import Prompt
@@ -35,82 +34,6 @@ __all__ = [
     "needs_gold",
     "row_columns",
 ]
-
-BUILTINS: dict[str, BuiltinReward] = {
-    "math": BuiltinReward(
-        function=math.math,
-        columns=("answer",),
-        needs="math",
-        doc="the last \\boxed equals the column `answer`, as mathematics",
-    ),
-    "format": BuiltinReward(
-        function=format.think_format,
-        sees="completion",
-        doc="exactly one well-formed think block at the start",
-    ),
-    "mode_following": BuiltinReward(
-        function=modes.mode_following,
-        optional=("mode",),
-        sees="completion",
-        doc="thinks, or doesn't, as the last flag or the prompt's mode says",
-    ),
-    "exact": BuiltinReward(
-        function=text.exact,
-        columns=("answer",),
-        doc="equals the column `answer` up to case and white space",
-    ),
-    "contains": BuiltinReward(
-        function=text.contains,
-        columns=("keywords",),
-        doc="share of the column `keywords` in the answer",
-    ),
-    "regex": BuiltinReward(
-        function=text.regex,
-        params=("pattern",),
-        needs="worker",
-        doc="the parameter `pattern` is found in the answer",
-    ),
-    "json_schema": BuiltinReward(
-        function=text.json_schema,
-        columns=("schema",),
-        doc="JSON that fits the column `schema`",
-    ),
-    "multiple_choice": BuiltinReward(
-        function=text.multiple_choice,
-        columns=("answer",),
-        doc="the last stated choice is the column `answer`",
-    ),
-    "length_target": BuiltinReward(
-        function=text.length_target,
-        columns=("target_words",),
-        doc="nearness of the word count to the column `target_words`",
-    ),
-    "repetition": BuiltinReward(
-        function=text.repetition,
-        sees="completion",
-        doc="penalty for repeated word n-grams (0 to -1)",
-    ),
-    "code": BuiltinReward(
-        function=code.code,
-        columns=("tests",),
-        optional=("entry", "hidden_tests"),
-        needs="judge",
-        doc="the last Python block passes the column `tests` in the sandbox",
-    ),
-    "code_stdio": BuiltinReward(
-        function=code.code_stdio,
-        columns=("tests",),
-        optional=("hidden_tests",),
-        needs="judge",
-        doc="the same for programs: tests are standard input and output",
-    ),
-    "reasoning_gym": BuiltinReward(
-        function=reasoning_gym.reasoning_gym,
-        columns=("entry", "task_name"),
-        needs="worker",
-        doc="reasoning_gym's own verifier of the task",
-    ),
-}
 
 _GIVEN = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "self"}
 _ROW_FIELDS = {"task", "domain", "mode", "id"}

@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from posttrain.rewards.contract import BuiltinReward, Case
+
 _MAX_PATTERN_TEXT = 100_000
 _CHOICE = re.compile(r"\\boxed\{\s*(?:\\text\{)?\s*\(?([A-Z])\)?\s*\}?\s*\}|answer\s*(?:is|:)\s*\**\(?([A-Z])\b", re.I)
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -141,3 +143,60 @@ def repetition(
 def _repeated(words: list[str], n: int) -> float:
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+_JSON_SCHEMA = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}
+
+REWARDS: dict[str, BuiltinReward] = {
+    "exact": BuiltinReward(
+        function=exact,
+        columns=("answer",),
+        doc="equals the column `answer` up to case and white space",
+        gold=Case(completion="  paris. ", columns={"answer": "Paris"}),
+        adversarial=Case(completion="Paris, or Rome", columns={"answer": "Paris"}),
+    ),
+    "contains": BuiltinReward(
+        function=contains,
+        columns=("keywords",),
+        doc="share of the column `keywords` in the answer",
+        gold=Case(completion="A cat and a dog.", columns={"keywords": ["cat", "dog"]}),
+        adversarial=Case(completion="Catalogues are dogmatic.", columns={"keywords": ["cat", "dog"]}),
+    ),
+    "regex": BuiltinReward(
+        function=regex,
+        params=("pattern",),
+        needs="worker",
+        doc="the parameter `pattern` is found in the answer",
+        gold=Case(completion="It was in 1969.", params={"pattern": r"\b19\d\d\b"}),
+        adversarial=Case(completion="It was in 19699.", params={"pattern": r"\b19\d\d\b"}),
+    ),
+    "json_schema": BuiltinReward(
+        function=json_schema,
+        columns=("schema",),
+        doc="JSON that fits the column `schema`",
+        gold=Case(completion='```json\n{"a": 1}\n```', columns={"schema": _JSON_SCHEMA}),
+        adversarial=Case(completion='{"a": "1"}', columns={"schema": _JSON_SCHEMA}),
+    ),
+    "multiple_choice": BuiltinReward(
+        function=multiple_choice,
+        columns=("answer",),
+        doc="the last stated choice is the column `answer`",
+        gold=Case(completion="The answer is (B).", columns={"answer": "B"}),
+        adversarial=Case(completion="A, B, C or D", columns={"answer": "B"}),
+    ),
+    "length_target": BuiltinReward(
+        function=length_target,
+        columns=("target_words",),
+        doc="nearness of the word count to the column `target_words`",
+        gold=Case(completion="three small words", columns={"target_words": 3}),
+        adversarial=Case(completion="three small words and ever so many more", columns={"target_words": 3}),
+    ),
+    "repetition": BuiltinReward(
+        function=repetition,
+        sees="completion",
+        doc="penalty for repeated word n-grams (0 to -1)",
+        full=0.0,
+        gold=Case(completion="Every word of this text is new."),
+        adversarial=Case(completion="and so on and so on and so on and so on"),
+    ),
+}
