@@ -17,9 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import DataError, InputError
 from posttrain.rewards.builtins import BUILTINS
+from posttrain.rewards.contract import BuiltinReward, parameters
 from posttrain.rewards.loader import NO_GOLD, VERL, gold_of, split_path
 from posttrain.rewards.sources import definition, files_of, source_of
 from posttrain.types import Prompt
@@ -41,7 +44,7 @@ _VERL_FIELDS = {"data_source", "solution_str", "extra_info", "ground_truth"}
 
 
 def check_use(use: RewardUse, recipe_dir: Path) -> None:
-    """Raises InputError if nothing has the name `use.use`, or a parameter is missing. Imports no user code."""
+    """Raises InputError if nothing has the name `use.use`, or its parameters are wrong. Imports no user code."""
     parts = split_path(use.use)
     if parts is None:
         _check_builtin(use)
@@ -80,6 +83,25 @@ def _check_builtin(use: RewardUse) -> None:
             where="rewards",
             fix=f"in a recipe, params: {{{missing[0]}: ...}}; in `posttrain rewards score`, --params JSON",
         )
+    _check_params(use, builtin)
+
+
+def _check_params(use: RewardUse, builtin: BuiltinReward) -> None:
+    known = parameters(builtin)
+    for name, value in use.params.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            names = ", ".join(known) or "none"
+            raise InputError(
+                f"reward {use.use!r} has no parameter {name!r}",
+                where="rewards",
+                fix=f"did you mean {close[0]!r}?" if close else f"its parameters: {names}",
+            )
+        try:
+            TypeAdapter(known[name].annotation).validate_python(value, strict=True)
+        except ValidationError as error:
+            wrong = error.errors()[0]["msg"]
+            raise InputError(f"reward {use.use!r}, parameter {name!r}: {wrong}", where="rewards") from None
 
 
 def _check_file(path: Path, attribute: str, use: str) -> None:
@@ -132,6 +154,11 @@ def needs_gold(use: RewardUse, recipe_dir: Path | None = None) -> bool:
     return {*required, *optional} >= VERL and "ground_truth" not in use.params
 
 
+def _row_problem(use: RewardUse, columns: Mapping[str, Any]) -> str | None:
+    check = None if split_path(use.use) else BUILTINS[use.use].check
+    return check(columns) if check is not None else None
+
+
 def _parameters(use: RewardUse, recipe_dir: Path | None) -> tuple[list[str], list[str]]:
     """Names of the parameters without and with a default; none where the function can't be read."""
     parts = split_path(use.use)
@@ -149,7 +176,7 @@ def _parameters(use: RewardUse, recipe_dir: Path | None) -> tuple[list[str], lis
 
 
 def check_columns(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe_dir: Path | None = None) -> None:
-    """Raises DataError, naming row and column, where a reward applies to a row that lacks what it reads."""
+    """Raises DataError, naming the row, where a reward applies to one that it couldn't judge."""
     needs = [(use, needed_columns(use, recipe_dir), needs_gold(use, recipe_dir)) for use in uses]
     for number, prompt in enumerate(prompts, 1):
         columns = row_columns(prompt)
@@ -164,6 +191,9 @@ def check_columns(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe_d
                         where=where,
                         fix=f"map a column to {name!r}, or limit the reward with `when`",
                     )
+            problem = _row_problem(use, columns)
+            if problem:
+                raise DataError(f"reward {use.use!r}: {problem}", where=where, fix="mend the row, or leave it out")
             if gold and gold_of(columns) is None:
                 raise DataError(
                     f"reward {use.use!r} reads a ground truth, and this row has no {NO_GOLD}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -97,6 +98,13 @@ class BuiltinReward:
     needs: Needs = "nothing"
     check: Callable[[Mapping[str, Any]], str | None] | None = None
     """What is wrong with a row's columns, or None: called before anything starts."""
+
+
+def parameters(reward: BuiltinReward) -> dict[str, inspect.Parameter]:
+    """What `params` may set: the keyword-only arguments of the function that are neither columns nor handed to it."""
+    others = {*reward.columns, *reward.optional, *HANDED}
+    arguments = inspect.signature(reward.function, eval_str=True).parameters
+    return {n: p for n, p in arguments.items() if p.kind is p.KEYWORD_ONLY and n not in others}
 
 
 def call_arguments(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

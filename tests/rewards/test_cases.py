@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from posttrain.configs.schema import RewardUse
-from posttrain.errors import SandboxError
-from posttrain.rewards.base import BUILTINS, check_columns
+from posttrain.errors import InputError, SandboxError
+from posttrain.rewards.base import BUILTINS, check_columns, check_use
 from posttrain.rewards.builtins import VERIFIERS, merged
 from posttrain.rewards.contract import Case, JudgeClient
 from posttrain.rewards.mix import Scorer
@@ -71,3 +72,16 @@ def test_gold_is_paid_in_full_and_its_imitation_is_not(
 def test_two_rewards_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="'math'"):
         merged((VERIFIERS, {"math": VERIFIERS["code"]}))
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"pattern": "a", "patern": "b"}, "did you mean 'pattern'"),
+        ({"pattern": 3}, "valid string"),
+        ({"pattern": "a", "judge": 1}, "no parameter 'judge'"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_anything_starts(params: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=says):
+        check_use(RewardUse(use="regex", params=params), tmp_path)
