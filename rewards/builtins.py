@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from posttrain.rewards import code, format, math, modes, reasoning_gym, text
+from posttrain.rewards import code, format, instructions, math, modes, reasoning_gym, text
 from posttrain.rewards.contract import BuiltinReward, Case
 
 VERIFIERS: dict[str, BuiltinReward] = {
@@ -62,5 +62,5 @@ def merged(tables: Iterable[Mapping[str, BuiltinReward]]) -> dict[str, BuiltinRe
 
 
 BUILTINS: dict[str, BuiltinReward] = merged(
-    (VERIFIERS, format.REWARDS, modes.REWARDS, text.REWARDS, reasoning_gym.REWARDS)
+    (VERIFIERS, format.REWARDS, modes.REWARDS, instructions.REWARDS, text.REWARDS, reasoning_gym.REWARDS)
 )
