@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from posttrain.rewards import code, format, instructions, math, modes, reasoning_gym, text
+from posttrain.rewards import (
+    choices,
+    code,
+    format,
+    instructions,
+    languages,
+    lengths,
+    math,
+    modes,
+    reasoning_gym,
+    retrieval,
+    structured,
+    text,
+    tools,
+)
 from posttrain.rewards.contract import BuiltinReward, Case
 
 VERIFIERS: dict[str, BuiltinReward] = {
@@ -61,6 +75,8 @@ def merged(tables: Iterable[Mapping[str, BuiltinReward]]) -> dict[str, BuiltinRe
     return everything
 
 
-BUILTINS: dict[str, BuiltinReward] = merged(
-    (VERIFIERS, format.REWARDS, modes.REWARDS, instructions.REWARDS, text.REWARDS, reasoning_gym.REWARDS)
-)
+_MODULES = (
+    format, modes, instructions, text, choices, structured, lengths, languages, tools, retrieval, reasoning_gym,
+)  # fmt: skip
+
+BUILTINS: dict[str, BuiltinReward] = merged((VERIFIERS, *(module.REWARDS for module in _MODULES)))
