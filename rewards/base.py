@@ -102,6 +102,11 @@ def _check_params(use: RewardUse, builtin: BuiltinReward) -> None:
         except ValidationError as error:
             wrong = error.errors()[0]["msg"]
             raise InputError(f"reward {use.use!r}, parameter {name!r}: {wrong}", where="rewards") from None
+    if builtin.needs in ("nothing", "worker") and builtin.kind == "rule":
+        try:  # no rows to judge: what it refuses are parameters that don't go together
+            builtin.function([], [], **{name: [] for name in builtin.columns}, **use.params)
+        except ValueError as error:
+            raise InputError(f"reward {use.use!r}: {error}", where="rewards") from None
 
 
 def _check_file(path: Path, attribute: str, use: str) -> None:

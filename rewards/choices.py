@@ -13,15 +13,25 @@ from posttrain.rewards.text import normalise
 
 _MOST = 100_000
 _STATED = re.compile(
-    r"\b(?:answer|choice|option)\b[*_\"'’s]{0,4}\s{0,3}"
-    r"(?:is\b|:|=|would\s{1,3}be\b|must\s{1,3}be\b)\s{0,3}[:*_]{0,3}\s{0,3}"
+    r"(?:\b(?:answer|choice|option)\b[*_\"'’s]{0,4}\s{0,3}(?:is\b|:|=|would\s{1,3}be\b|must\s{1,3}be\b)|答案\s?[是为选：:])"
+    r"\s{0,3}[:：*_]{0,3}\s{0,3}"
     r"(?:(?:option|choice|letter)\s{1,3})?"
     r"(?P<open>[\"'(\[{$*_]{0,4}(?:\\(?:text|mathrm|boxed)\{\(?)?)"
-    r"(?P<letter>[A-Za-z])(?P<close>[\"')\]}$*_.]{0,6})(?P<rest>[^\n]{0,40})",
+    r"(?P<letter>[^\s\"'(\[{$*_])(?P<close>[\"')\]}$*_.]{0,6})(?=(?P<rest>[^\n]{0,40}))",
     re.IGNORECASE,
 )
+_CORRECT = re.compile(
+    r"\b(?i:answer|choice|option)\s{1,3}[\"'(\[*_]{0,3}(?P<letter>[A-Z])[\"')\]*_]{0,3}\s{1,3}is\s{1,3}"
+    r"(?:the\s{1,3})?(?:only\s{1,3})?(?:correct|right|best)\b",
+)
+_BOX = re.compile(r"\\boxed\{\s{0,3}(?:\\text\{)?\(?([A-Za-z])[).]?\}?\s{0,3}\}")
+_LETTERS = re.compile(r"(?<![A-Za-z])[B-HJ-Z](?![A-Za-z'’.])|\A\s{0,3}(?:[A-Z][.,)]?\s{0,3}){2,}\Z")
+_ENUMERATED = 3
 _LINE = re.compile(r"[(\[*_]{0,4}(?P<letter>[A-Z])(?:[)\]*_]{1,4}|[.:]|$)[.:*_]{0,3}(?P<text>[^\n]{0,400})")
-_HEDGE = re.compile(r"\s{0,3}(?:,|/|&|\bor\b|\band\b|\|)\s{0,3}(?:or\s|and\s)?[\"'(\[*_]{0,3}[A-Z](?![A-Za-z'’])", re.I)
+_HEDGE = re.compile(
+    r"\s{0,3}(?:[,/&|]|(?i:or|and)\b)\s{0,3}(?:(?i:or|and|maybe|perhaps|possibly|also)\s){0,2}"
+    r"(?:[\"'(\[*_]{0,3}[A-HJ-Z](?![A-Za-z'’])|\([A-Za-z]\))"
+)
 _GOES_ON = re.compile(r"\s{1,3}(?!(?:because|since|as|for|which|it|with|due)\b)[a-z]")
 
 
@@ -74,17 +84,29 @@ def choice_of(text: str, options: Mapping[str, str]) -> str | None:
     found = _object_field(text)
     if found is not None:
         return _named(found, options)
+    stated = [_stated(match, options) for match in _STATED.finditer(text)]
+    stated += [(match.start(), match["letter"]) for match in _CORRECT.finditer(text)]
+    stated = sorted(statement for statement in stated if statement[1] is not None)
+    letters = {letter for _, letter in stated} | {match[1].upper() for match in _BOX.finditer(text)}
+    if len(letters - {_SEVERAL}) >= _ENUMERATED:
+        return None
     boxed = last_boxed(text)
-    stated = list(_STATED.finditer(text))
-    if boxed is not None and not (stated and stated[-1].start() > text.rfind(boxed)):
+    if boxed is not None and not (stated and stated[-1][0] > text.rfind(boxed)):
         return _named(boxed, options)
-    for statement in reversed(stated):
-        if _is_letter(statement):
-            return None if _HEDGE.match(statement["rest"]) else _upper(statement["letter"])
-        if options:
-            said = normalise(text[statement.start("open") :].split("\n")[0])
-            return next((letter for letter, option in options.items() if said.strip("\"'*_ ") == option), None)
+    if stated:
+        return None if stated[-1][1] == _SEVERAL else stated[-1][1]
     return _named(text, options)
+
+
+_SEVERAL = "several"
+
+
+def _stated(match: re.Match[str], options: Mapping[str, str]) -> tuple[int, str | None]:
+    """(where, the letter that is stated there: `_SEVERAL` for several at once, None if it states nothing)"""
+    if _is_letter(match):
+        return match.start(), _SEVERAL if _HEDGE.match(match["rest"]) else match["letter"].upper()
+    said = normalise(match.string[match.start("open") : match.start("open") + 500].split("\n")[0]).strip("\"'*_ ")
+    return match.start(), next((letter for letter, option in options.items() if said == option), None)
 
 
 def _object_field(text: str) -> str | None:
@@ -103,7 +125,7 @@ def _object_field(text: str) -> str | None:
 def _is_letter(statement: re.Match[str]) -> bool:
     """Whether the letter of a statement is a choice: not the start of a word, an article or a pronoun."""
     letter, rest, wrapped = statement["letter"], statement["rest"], bool(statement["open"] or statement["close"])
-    if rest[:1].isalnum() or (rest[:1] in "'’-" and rest[1:2].isalpha()):
+    if not (letter.isascii() and letter.isalpha()) or rest[:1].isalnum() or (rest[:1] in "'’-" and rest[1:2].isalpha()):
         return False
     if wrapped:
         return not (letter in "aI" and statement["close"] == "" and _GOES_ON.match(rest))
@@ -120,17 +142,13 @@ def _named(said: str, options: Mapping[str, str]) -> str | None:
         return by_text[0]
     letters = bare.strip("\"'().*_[] ")
     if len(letters) == 1 and letters.isalpha():
-        return _upper(letters)
+        return letters.upper()
     line = _LINE.fullmatch(bare)
-    if line is None or "\n" in bare or re.search(r"(?<![A-Za-z])[B-HJ-Z](?![A-Za-z'’.])", line["text"]):
+    if line is None or _LETTERS.search(line["text"]):
         return None
     if options and normalise(line["text"]) != options.get(line["letter"]):
         return None
-    return _upper(line["letter"])
-
-
-def _upper(letter: str) -> str:
-    return letter.upper()
+    return line["letter"]
 
 
 _OPTIONS = {"answer": "C", "choices": ["Rome", "Oslo", "Paris", "Bern"]}

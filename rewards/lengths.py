@@ -36,6 +36,8 @@ def length_window(
     **columns: Any,
 ) -> list[float]:
     """1.0 where the answer has from `min_words` to `max_words` words, else 0.0; without `max_words`, no end."""
+    if max_words is not None and max_words < min_words:
+        raise ValueError(f"`max_words` ({max_words}) is less than `min_words` ({min_words}): nothing can pass")
     counts = [len(text.split()) for text in completions]
     return [float(min_words <= n and (max_words is None or n <= max_words)) for n in counts]
 
@@ -56,7 +58,7 @@ def overlong(
     cut (`finish_reason` length). `tokens` is the number of tokens that were sampled; without it the row fails.
     """
     if cache > max_length:
-        raise ValueError(f"overlong: cache ({cache}) is more than max_length ({max_length})")
+        raise ValueError(f"`cache` ({cache}) is more than `max_length` ({max_length})")
     none = [None] * len(completions)
     rows = zip(tokens or none, finish_reason or none, strict=True)
     return [_overlong(count, reason, max_length, cache) for count, reason in rows]

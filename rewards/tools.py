@@ -104,12 +104,15 @@ def read_tools(tools: Any) -> dict[str, dict[str, str]] | None:
         return None
     found: dict[str, dict[str, str]] = {}
     for tool in _listed(tools, "tools"):
-        function = tool.get("function", tool) if isinstance(tool, Mapping) else {}
-        parameters = function.get("parameters") or {}
-        if not isinstance(function.get("name"), str) or not isinstance(parameters, Mapping):
+        function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+        parameters = function.get("parameters") or {} if isinstance(function, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise ValueError("column `tools`: each should be a function with `name` and `parameters`")
-        properties = parameters.get("properties") or {}
-        found[function["name"]] = {n: str(p.get("type", "any")) for n, p in properties.items() if p is not None}
+        properties = parameters.get("properties") or {} if isinstance(parameters, Mapping) else None
+        if not isinstance(properties, Mapping):
+            raise ValueError(f"column `tools`: the parameters of {function['name']!r} should be a JSON Schema")
+        known = {name: spec for name, spec in properties.items() if isinstance(spec, Mapping)}
+        found[function["name"]] = {name: str(spec.get("type", "any")) for name, spec in known.items()}
     return found
 
 
@@ -123,6 +126,8 @@ def read_expected(wanted: Any, types: Mapping[str, Any] | None) -> list[Call]:
 
 
 def _expected(call: Any) -> Call:
+    # A table of mixed rows has the fields of all of them in each, None where a row has none.
+    call = {k: v for k, v in call.items() if v is not None} if isinstance(call, Mapping) else call
     if isinstance(call, Mapping) and set(call) == {"name", "arguments"} and isinstance(call["name"], str):
         name, arguments = call["name"], call["arguments"]
     elif isinstance(call, Mapping) and len(call) == 1:
@@ -130,7 +135,6 @@ def _expected(call: Any) -> Call:
     else:
         raise ValueError('column `expected_calls`: each should be {"function": {"argument": [allowed values]}}')
     arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-    # A table of mixed rows has all arguments of all of them, None where a row has none.
     given = {k: v for k, v in arguments.items() if v is not None} if isinstance(arguments, Mapping) else None
     if given is None or not all(isinstance(values, list) and values for values in given.values()):
         raise ValueError(f"column `expected_calls`: each argument of {name!r} needs a list of allowed values")
@@ -172,8 +176,10 @@ def _fits(call: Call, wanted: Call, types: Mapping[str, str]) -> bool:
             if "" not in allowed:
                 return False
             continue
-        value = call.arguments[name]
-        if not _has_type(value, types.get(name, "any")) or not any(same(value, option) for option in allowed):
+        value, kind = call.arguments[name], types.get(name, "any")
+        if kind in ("number", "float"):  # there, 5 and 5.0 are one value
+            allowed = [float(option) if _is_number(option) else option for option in allowed]
+        if not _has_type(value, kind) or not any(same(value, option) for option in allowed):
             return False
     return True
 
@@ -195,11 +201,13 @@ def same(value: Any, allowed: Any) -> bool:
     if isinstance(value, dict) and isinstance(allowed, Mapping):
         fields = {name: v if isinstance(v, list) else [v] for name, v in allowed.items()}
         return _fits(Call("", value), Call("", fields), {})
-    if isinstance(value, bool) or isinstance(allowed, bool):
-        return value is allowed
-    if isinstance(value, int | float) and isinstance(allowed, int | float):
+    if _is_number(value) and _is_number(allowed):
         return value == allowed and (isinstance(value, int) or isinstance(allowed, float))
-    return value is None and allowed is None
+    return value is allowed  # true, false and null
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _plain(text: str) -> str:
