@@ -13,6 +13,7 @@ from posttrain.rewards import (
     lengths,
     math,
     modes,
+    premises,
     reasoning_gym,
     retrieval,
     structured,
@@ -76,7 +77,8 @@ def merged(tables: Iterable[Mapping[str, BuiltinReward]]) -> dict[str, BuiltinRe
 
 
 _MODULES = (
-    format, modes, instructions, text, choices, structured, lengths, languages, tools, retrieval, reasoning_gym,
+    format, modes, instructions, text, choices, structured, lengths, languages, tools, retrieval, premises,
+    reasoning_gym,
 )  # fmt: skip
 
 BUILTINS: dict[str, BuiltinReward] = merged((VERIFIERS, *(module.REWARDS for module in _MODULES)))
