@@ -12,7 +12,9 @@ from collections import Counter
 from typing import Any
 
 MIN_LETTERS = 24
-"""A shorter text could be in several languages; a CJK character says as much as three letters."""
+"""A shorter text could be in several languages. See `_weight`."""
+_SYLLABLES = frozenset(("CJK", "HIRAGANA", "KATAKANA", "HANGUL"))
+_ALPHABETS = frozenset(("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "GEORGIAN"))
 _MOST = 20_000
 _FENCED = re.compile(r"^[ \t]{0,3}(```|~~~)")
 _NO_PROSE = re.compile(r"`[^`\n]*`|\$[^$\n]*\$|\\\[[^\]\n]{0,300}\\\]|\bhttps?://\S+|\\[A-Za-z]+|<[^<>\n]*>")
@@ -68,9 +70,12 @@ def _script(character: str) -> str:
 
 def is_long_enough(text: str) -> bool:
     """Whether a text has enough letters to tell its language."""
-    counts = letters_by_script(text)
-    dense = counts["CJK"] + counts["HIRAGANA"] + counts["KATAKANA"] + counts["HANGUL"]
-    return counts.total() + 2 * dense >= MIN_LETTERS
+    return sum(number * _weight(script) for script, number in letters_by_script(text).items()) >= MIN_LETTERS
+
+
+def _weight(script: str) -> int:
+    """How many letters a character is worth: 3 for syllables and words, 2 where vowels are marks or aren't written."""
+    return 3 if script in _SYLLABLES else 1 if script in _ALPHABETS else 2
 
 
 def language_of(text: str) -> str | None:
