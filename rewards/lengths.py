@@ -75,7 +75,7 @@ def _overlong(count: int | None, reason: str | None, max_length: int, cache: int
 def repetition(
     prompts: Sequence[Any], completions: Sequence[str], *, n: Positive = 3, penalty: float = -1.0, **columns: Any
 ) -> list[float]:
-    """`penalty` times the share of word n-grams that are repeats; 0.0 for none (arXiv 2502.03373, 2.3)."""
+    """`penalty` times the share of word `n`-grams that are repeats; 0.0 for none (arXiv 2502.03373, 2.3)."""
     return [penalty * _repeated(text.split(), n) for text in completions]
 
 

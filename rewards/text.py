@@ -27,9 +27,19 @@ Pattern = Annotated[str, AfterValidator(_compiles)]
 """A regular expression of Python; a wrong one is refused with the recipe."""
 
 
+_RAISED = re.compile("([\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209c\u2150-\u215f\u2189])")
+
+
 def normalise(text: str) -> str:
-    """Unicode NFKC, case folded, runs of white space as one blank, no final full stop."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).removesuffix(".").rstrip()
+    """Unicode NFKC, case folded, runs of white space as one blank, no final full stop.
+
+    Raised and lowered digits and fractions stay: NFKC would make x2 of x², and 11/2 of 1½.
+    """
+    if not text.isascii():
+        parts = _RAISED.split(text)
+        parts[::2] = [unicodedata.normalize("NFKC", part) for part in parts[::2]]
+        text = "".join(parts)
+    return " ".join(text.casefold().split()).removesuffix(".").rstrip()
 
 
 def exact(

@@ -20,9 +20,10 @@ LIMIT_S = 0.25
 """Of processor time. They take a fifth of it; what backtracks or is quadratic takes seconds."""
 
 PIECES = ["a", "a b ", "[[", "]]", "[a", "\n", " ", "\t\n", ".", "*", "*a", "* ", "<", "<<a", "(", "{", '{"a":', '"', 
-          "`", "`a", "$a", "$", "\\[", "\\boxed{", "<tool_call>", "<tool_call>\n{}\n</tool_call>", "answer is ", "answer:",
-          "The answer is A ", "```json\n", "```\n", "[1,", "[1]", "9", "火", "火。", "not ", "actually, ", "in fact ",
-          "the premise ", "P.S.", "P.S.\n", "***\n", "- a\n", "- ", "1. ", "Mr. ", "SECTION 1\n", "\u0301", "http://",
+          "`", "`a", "$a", "$", "\\[", "\\boxed{", "<tool_call>", "<tool_call>\n{}\n</tool_call>", "answer is ",
+          "answer:", "The answer is A ", "```json\n", "```\n", "[1,", "[1]", "9",
+          "火", "火。", "not ", "actually, ", "in fact ", "the premise ", "P.S.", "P.S.\n", "***\n",
+          "- a\n", "- ", "1. ", "Mr. ", "SECTION 1\n", "\u0301", "http://",
           "was not ", "<think>", "</think>", "\0", "A ", "A.", "\ud7a3", "\u200b", "My answer is yes."]  # fmt: skip
 RULES = [name for name, r in BUILTINS.items() if r.kind == "rule" and r.needs in ("nothing", "worker") and not r.params]
 

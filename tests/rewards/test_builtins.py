@@ -62,6 +62,7 @@ def test_a_flag_of_the_assistant_is_none() -> None:
 def test_text_rewards() -> None:
     assert text.exact(NO * 3, ["  Paris.", "paris", "Rome"], ["Paris"] * 3) == [1, 1, 0]
     assert text.exact(NO, ["x"], [None]) == [None]
+    assert text.exact(NO * 3, ["x²", "1½", "ｘ２"], ["x2", "11/2", "x2"]) == [0, 0, 1]
     assert text.contains(NO * 2, ["A cat, a dog", "category"], [["cat", "dog"], "cat"]) == [1, 0]
     assert lengths.length_target(NO * 2, ["a b", "a b c"], [2, 2]) == [1, 0.5]
     assert lengths.repetition(NO * 2, ["a b c d", "a b c a b c"]) == [0, pytest.approx(-0.25)]

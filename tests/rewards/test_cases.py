@@ -13,7 +13,8 @@ from posttrain.configs.schema import RewardUse
 from posttrain.errors import InputError, SandboxError
 from posttrain.rewards.base import BUILTINS, check_columns, check_use
 from posttrain.rewards.builtins import VERIFIERS, merged
-from posttrain.rewards.contract import Case, JudgeClient
+from posttrain.rewards.catalogue import render
+from posttrain.rewards.contract import Case, JudgeClient, parameters
 from posttrain.rewards.mix import Scorer
 from posttrain.sandbox.pool import LocalJudgePool
 from posttrain.types import Completion, Prompt, Score
@@ -85,3 +86,16 @@ def test_two_rewards_of_one_name_are_refused() -> None:
 def test_a_wrong_parameter_is_refused_before_anything_starts(params: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=says):
         check_use(RewardUse(use="regex", params=params), tmp_path)
+
+
+def test_the_catalogue_is_what_the_registry_says() -> None:
+    written = (Path(__file__).resolve().parents[2] / "docs" / "rewards.md").read_text("utf-8")
+    assert written == render(), "run: python -m posttrain.rewards.catalogue > docs/rewards.md"
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if name != "code_stdio"])  # which says: as `code`
+def test_every_parameter_and_column_is_told_of_in_the_docstring(name: str) -> None:
+    reward = BUILTINS[name]
+    told = reward.function.__doc__ or ""
+    missing = [word for word in (*reward.columns, *reward.optional, *parameters(reward)) if f"`{word}" not in told]
+    assert missing == []
