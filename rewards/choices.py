@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.rewards.boxed import last_boxed
-from posttrain.rewards.contract import BuiltinReward, Case, RowError
+from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_nothing
 from posttrain.rewards.text import normalise
 
 _MOST = 100_000
@@ -158,6 +158,7 @@ REWARDS: dict[str, BuiltinReward] = {
         function=multiple_choice,
         columns=("answer",),
         optional=("choices",),
+        check=judging_nothing(multiple_choice, "answer", "choices"),
         doc="the choice that the answer settles on is the column `answer`",
         gold=Case(completion="Not Rome (A). The answer is **(C)**.", columns=_OPTIONS),
         adversarial=Case(completion="The answer is A, B, C or D.", columns=_OPTIONS),

@@ -100,6 +100,18 @@ class BuiltinReward:
     """What is wrong with a row's columns, or None: called before anything starts."""
 
 
+def judging_nothing(
+    function: Callable[..., Sequence[float | RowError | None]], *names: str
+) -> Callable[[Mapping[str, Any]], str | None]:
+    """A `check` for a reward that reads a row's columns before it looks at the answer: it judges an empty one."""
+
+    def check(columns: Mapping[str, Any]) -> str | None:
+        (value,) = function([()], [""], **{name: [columns.get(name)] for name in names})
+        return value.detail if isinstance(value, RowError) else None
+
+    return check
+
+
 def parameters(reward: BuiltinReward) -> dict[str, inspect.Parameter]:
     """What `params` may set: the keyword-only arguments of the function that are neither columns nor handed to it."""
     others = {*reward.columns, *reward.optional, *HANDED}

@@ -59,12 +59,13 @@ def letters_by_script(text: str) -> Counter[str]:
     counts: Counter[str] = Counter()
     for character, number in Counter(text).items():
         if character.isalpha():
-            counts[_script(character)] += number
+            counts[script_of(character)] += number
     return counts
 
 
 @functools.lru_cache(maxsize=65536)
-def _script(character: str) -> str:
+def script_of(character: str) -> str:
+    """The script of a character, as the first word of its Unicode name."""
     return unicodedata.name(character, "UNKNOWN").split()[0].split("-")[0]
 
 
@@ -97,6 +98,7 @@ def is_in(text: str, language: str) -> bool | None:
     return found == wanted or any({found, wanted} <= twins for twins in _TWINS)
 
 
+@functools.lru_cache(maxsize=1024)
 def is_known(language: str) -> bool:
     """Whether the detector can find a language at all."""
     return code_of(language) in {str(label) for label in _identifier().labels if len(str(label)) == 2}

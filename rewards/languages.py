@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from posttrain.rewards.contract import BuiltinReward, Case, RowError
+from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_nothing
 from posttrain.rewards.detect import is_in, is_known, language_of, letters_by_script, prompt_text, prose, scripts_of
 from posttrain.rewards.text import normalise
 from posttrain.thinking import split_thinking
@@ -127,6 +127,7 @@ REWARDS: dict[str, BuiltinReward] = {
     "language": BuiltinReward(
         function=language,
         optional=("language",),
+        check=judging_nothing(language, "language"),
         sees="completion",
         doc="the answer is in the language of the column `language`, or of the prompt",
         gold=Case(completion="Weil die Luft blaues Licht stärker streut als rotes.", prompt=_GERMAN),
@@ -135,6 +136,7 @@ REWARDS: dict[str, BuiltinReward] = {
     "language_mixing": BuiltinReward(
         function=language_mixing,
         optional=("language",),
+        check=judging_nothing(language_mixing, "language"),
         sees="completion",
         doc="share of the letters in scripts of the column `language`, or of the prompt",
         gold=Case(completion="<think>\nLicht wird gestreut.\n</think>\n\nDie Luft streut es.", prompt=_GERMAN),
@@ -144,6 +146,7 @@ REWARDS: dict[str, BuiltinReward] = {
         function=chrf,
         columns=("reference",),
         optional=("source",),
+        check=judging_nothing(chrf, "reference", "source"),
         doc="chrF of the answer against the column `reference`; 0 for the source said again",
         gold=Case(completion="The sky is blue.", columns=_TRANSLATION),
         adversarial=Case(completion="Der Himmel ist blau.", columns=_TRANSLATION),

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from posttrain.rewards.contract import BuiltinReward, Case, RowError
+from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_nothing
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -90,6 +90,7 @@ REWARDS: dict[str, BuiltinReward] = {
     "length_target": BuiltinReward(
         function=length_target,
         columns=("target_words",),
+        check=judging_nothing(length_target, "target_words"),
         doc="nearness of the word count to the column `target_words`",
         gold=Case(completion="three small words", columns={"target_words": 3}),
         adversarial=Case(completion="three small words and ever so many more", columns={"target_words": 3}),

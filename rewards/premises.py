@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from posttrain.rewards.contract import BuiltinReward, Case, RowError
+from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_nothing
 from posttrain.rewards.copies import without_copies
 from posttrain.rewards.retrieval import alternatives, says
 from posttrain.rewards.text import mentions, normalise
@@ -99,6 +99,7 @@ REWARDS: dict[str, BuiltinReward] = {
         function=false_premise,
         columns=("premise",),
         optional=("corrects", "assumes"),
+        check=judging_nothing(false_premise, "premise", "corrects", "assumes"),
         doc="rejects a false premise, and mentions what the column `corrects` lists; lets a true one stand",
         gold=Case(completion="The year is wrong: that is a misconception. It was 1969.", prompt=_APOLLO, columns=_MOON),
         adversarial=Case(completion="It landed in 1975, after 1969.", prompt=_APOLLO, columns=_MOON),

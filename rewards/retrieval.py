@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from posttrain.rewards.contract import BuiltinReward, Case, RowError
+from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_nothing
 from posttrain.rewards.copies import without_copies
 from posttrain.rewards.detect import prompt_text
 from posttrain.rewards.text import mentions, normalise
@@ -126,6 +126,7 @@ REWARDS: dict[str, BuiltinReward] = {
         function=grounded,
         columns=("required",),
         optional=("forbidden",),
+        check=judging_nothing(grounded, "required", "forbidden"),
         doc="says what the column `required` lists, and nothing of the column `forbidden`",
         gold=Case(completion="It is Oslo.", prompt=_DOCUMENTS, columns={"required": ["Oslo"], "forbidden": ["Bern"]}),
         adversarial=Case(
@@ -136,6 +137,7 @@ REWARDS: dict[str, BuiltinReward] = {
         function=citations,
         columns=("supporting",),
         optional=("documents",),
+        check=judging_nothing(citations, "supporting", "documents"),
         doc="cites the documents of the column `supporting`, and no others (F1)",
         gold=Case(completion="The capital is Oslo [1].", prompt=_DOCUMENTS, columns={"supporting": [1]}),
         adversarial=Case(completion="The capital is Oslo [1][2].", prompt=_DOCUMENTS, columns={"supporting": [1]}),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from posttrain.rewards.code_blocks import last_block
-from posttrain.rewards.contract import BuiltinReward, Case, RowError
+from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_nothing
 
 MAX_DEPTH = 64
 _MOST = 1_000_000
@@ -68,16 +68,6 @@ def _validator(schema: str) -> Any:
     except SchemaError as error:
         raise ValueError(f"no JSON Schema: {error.message}") from None
     return Draft202012Validator(found, registry=Registry())  # an empty registry knows no way to fetch anything
-
-
-def check(columns: Mapping[str, Any]) -> str | None:
-    """What is wrong with a row's schema, or None."""
-    schema = columns["schema"]
-    try:
-        _validator(schema if isinstance(schema, str) else json.dumps(schema))
-    except (ValueError, TypeError, RecursionError) as error:
-        return f"column `schema`: {error}"
-    return None
 
 
 def read_json(text: str) -> Any:
@@ -140,7 +130,7 @@ REWARDS: dict[str, BuiltinReward] = {
         function=json_schema,
         columns=("schema",),
         needs="worker",
-        check=check,
+        check=judging_nothing(json_schema, "schema"),
         doc="JSON that fits the column `schema`",
         gold=Case(completion='```json\n{"name": "Ada", "age": 36}\n```', columns={"schema": _SCHEMA}),
         adversarial=Case(completion='{"name": "Ada", "age": -1, "age": "36"}', columns={"schema": _SCHEMA}),

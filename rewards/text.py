@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from posttrain.rewards.contract import BuiltinReward, Case, RowError
+from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_nothing
 from posttrain.rewards.copies import without_copies
+from posttrain.rewards.detect import script_of
 
 _MAX_PATTERN_TEXT = 100_000
 
@@ -79,11 +80,15 @@ def _share(text: str, keywords: Any) -> float | RowError | None:
     return sum(mentions(said, word) for word in words) / len(words)
 
 
+_UNSPACED = frozenset(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR"))
+"""Scripts whose words no blank ends, or that join particles to them."""
+
+
 def mentions(said: str, phrase: str) -> bool:
-    """Whether a normalised text has a phrase as whole words; where a script has no blanks, anywhere."""
+    """Whether a normalised text has a phrase as whole words; where a script has no blanks between them, anywhere."""
     wanted = normalise(phrase)
-    left = r"(?<!\w)" if wanted[:1].isascii() else ""
-    right = r"(?!\w)" if wanted[-1:].isascii() else ""
+    left = "" if script_of(wanted[0]) in _UNSPACED else r"(?<!\w)"
+    right = "" if script_of(wanted[-1]) in _UNSPACED else r"(?!\w)"
     return re.search(left + re.escape(wanted) + right, said) is not None
 
 
@@ -114,6 +119,7 @@ REWARDS: dict[str, BuiltinReward] = {
     "contains": BuiltinReward(
         function=contains,
         columns=("keywords",),
+        check=judging_nothing(contains, "keywords"),
         doc="share of the column `keywords` in the answer, copies of the prompt aside",
         gold=Case(completion="A cat chased a dog.", columns=_KEYWORDS, prompt="Name a cat and a dog."),
         adversarial=Case(completion="Name a cat and a dog.", columns=_KEYWORDS, prompt="Name a cat and a dog."),

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from posttrain.rewards.contract import BuiltinReward, Case, RowError
+from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_nothing
 from posttrain.rewards.structured import NotJson, parse_json
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -214,15 +214,6 @@ def _plain(text: str) -> str:
     return _IGNORED.sub("", text).lower().replace("'", '"')
 
 
-def check(columns: Mapping[str, Any]) -> str | None:
-    """What is wrong with a row's tools or expected calls, or None."""
-    try:
-        read_expected(columns["expected_calls"], read_tools(columns.get("tools")))
-    except ValueError as error:
-        return str(error)
-    return None
-
-
 _WEATHER = {
     "tools": [
         {
@@ -244,7 +235,7 @@ REWARDS: dict[str, BuiltinReward] = {
         function=tool_call,
         columns=("expected_calls",),
         optional=("tools",),
-        check=check,
+        check=judging_nothing(tool_call, "expected_calls", "tools"),
         doc="calls the functions of the column `expected_calls`, in any order, and no others",
         gold=Case(
             completion='<tool_call>\n{"name": "weather", "arguments": {"city": "paris", "days": 3}}\n</tool_call>',

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from posttrain.rewards.contract import BuiltinReward, Case, RowError
+from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_nothing
 from posttrain.rewards.instructions import layout, lengths, words
 from posttrain.rewards.instructions.checker import Checker
 
@@ -102,15 +102,6 @@ def _bound(name: Any, given: Any) -> Check:
     return lambda answer: holds(answer, **values)
 
 
-def check(columns: Mapping[str, Any]) -> str | None:
-    """What is wrong with a row's instructions, or None."""
-    try:
-        bind(columns["instruction_id_list"], columns["kwargs"])
-    except ValueError as error:
-        return str(error)
-    return None
-
-
 _TWO = {
     "instruction_id_list": ["keywords:existence", "detectable_format:number_bullet_lists"],
     "kwargs": [{"keywords": ["tide", "moon"]}, {"num_bullets": 2}],
@@ -120,7 +111,7 @@ REWARDS: dict[str, BuiltinReward] = {
     "instructions": BuiltinReward(
         function=instructions,
         columns=("instruction_id_list", "kwargs"),
-        check=check,
+        check=judging_nothing(instructions, "instruction_id_list", "kwargs"),
         doc="obeys every instruction that the row names: IFEval's 25 checkers",
         gold=Case(completion="* The moon pulls the sea.\n* So the tide comes in.", columns=_TWO),
         adversarial=Case(completion="* moon tide\n* moon tide\n* moon tide", columns=_TWO),

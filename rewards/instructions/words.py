@@ -4,6 +4,7 @@ change case, punctuation)."""
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from posttrain.rewards import detect
 from posttrain.rewards.instructions.checker import Checker, compares, count, relation, text, texts
@@ -30,6 +31,14 @@ def forbidden(answer: str, forbidden_words: list[str]) -> bool:
 def letter_frequency(answer: str, letter: str, let_frequency: int, let_relation: str) -> bool:
     """The letter comes so often, in any case."""
     return compares(answer.lower().count(letter.lower()), let_frequency, let_relation)
+
+
+def language(value: Any) -> str:
+    """A language that the detector knows: in another, no answer could obey."""
+    code = text(value)
+    if not detect.is_known(code):
+        raise ValueError(f"there is no detector of {code!r}: it should be an ISO 639-1 code")
+    return code
 
 
 def response_language(answer: str, language: str) -> bool:
@@ -70,7 +79,7 @@ CHECKERS: dict[str, Checker] = {
     "keywords:letter_frequency": Checker(
         holds=letter_frequency, arguments={"letter": text, "let_frequency": count, "let_relation": relation}
     ),
-    "language:response_language": Checker(holds=response_language, arguments={"language": text}),
+    "language:response_language": Checker(holds=response_language, arguments={"language": language}),
     "change_case:capital_word_frequency": Checker(
         holds=capital_words, arguments={"capital_frequency": count, "capital_relation": relation}
     ),

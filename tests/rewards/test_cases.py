@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from posttrain.configs.schema import RewardUse
-from posttrain.errors import InputError, SandboxError
+from posttrain.errors import DataError, InputError, SandboxError
 from posttrain.rewards.base import BUILTINS, check_columns, check_use
 from posttrain.rewards.builtins import VERIFIERS, merged
 from posttrain.rewards.catalogue import render
@@ -68,6 +68,26 @@ def test_gold_is_paid_in_full_and_its_imitation_is_not(
     assert attack.status == "ok", attack.detail
     assert attack.value is not None
     assert attack.value < reward.full
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "says"),
+    [
+        ("multiple_choice", {"answer": "Paris"}, "letter of a choice"),
+        ("contains", {"keywords": [1]}, "`keywords`"),
+        ("length_target", {"target_words": "ten"}, "`target_words`"),
+        ("grounded", {"required": [""]}, "`required`"),
+        ("citations", {"supporting": "x"}, "`supporting`"),
+        ("false_premise", {"premise": "perhaps"}, "true or false"),
+        ("language", {"language": "English"}, "ISO 639-1"),
+        ("chrf", {"reference": []}, "`reference`"),
+    ],
+)
+def test_a_row_that_can_not_be_judged_is_refused_before_anything_starts(
+    name: str, columns: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(DataError, match=says):
+        check_columns([RewardUse(use=name)], [Prompt(id="p", messages=(), columns=columns)])
 
 
 def test_two_rewards_of_one_name_are_refused() -> None:

@@ -166,6 +166,7 @@ def test_absent_arguments_may_be_there_as_none_and_numbers_as_floats() -> None:
         (["keywords:existence"], [], "1 instructions .* 0 objects"),
         (["keywords:frequency"], [{"keyword": "a", "frequency": 1, "relation": "around"}], "`relation`"),
         (["length_constraints:number_paragraphs"], [{"num_paragraphs": True}], "whole number"),
+        (["language:response_language"], [{"language": "qq"}], "no detector"),
         ("no json", [{}], "no JSON"),
         (["punctuation:no_comma"], ["x"], "object"),
     ],
