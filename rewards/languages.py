@@ -9,7 +9,7 @@ from typing import Any
 
 from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_nothing
 from posttrain.rewards.detect import is_in, is_known, language_of, letters_by_script, prompt_text, prose, scripts_of
-from posttrain.rewards.text import normalise
+from posttrain.rewards.text import normalise, texts
 from posttrain.thinking import split_thinking
 
 
@@ -103,8 +103,8 @@ def chrf(
 def _chrf(text: str, references: Any, source: Any, word_order: int) -> float | RowError | None:
     if references is None:
         return None
-    wanted = [references] if isinstance(references, str) else list(references)
-    if not wanted or not all(isinstance(w, str) and w.strip() for w in wanted):
+    wanted = texts(references)
+    if not wanted:
         return RowError("column `reference` should be text, or a list of texts, none of them empty")
     said = unicodedata.normalize("NFC", text.strip())
     if not said or (source is not None and _letters(said) == _letters(str(source))):

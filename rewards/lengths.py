@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ def length_target(
 def _near(text: str, target: Any) -> float | RowError | None:
     if target is None:
         return None
-    if isinstance(target, bool) or not isinstance(target, int | float) or not target >= 1:
+    if isinstance(target, bool) or not isinstance(target, int | float) or not 1 <= target < math.inf:
         return RowError(f"column `target_words` should be a number from 1 on, not {target!r}")
     return max(0.0, 1 - abs(len(text.split()) - target) / target)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_nothing
 from posttrain.rewards.copies import without_copies
 from posttrain.rewards.detect import prompt_text
-from posttrain.rewards.text import mentions, normalise
+from posttrain.rewards.text import mentions, normalise, texts
 
 LONGEST_QUOTE = 40
 """Words in a row: an answer may quote the documents, but not be one of them."""
@@ -55,10 +55,11 @@ def alternatives(value: Any, column: str) -> list[list[str]]:
     entries = [value] if isinstance(value, str) else [] if value is None else value
     if isinstance(entries, Mapping) or not hasattr(entries, "__iter__"):
         raise ValueError(f"column `{column}` should be a list of texts")
-    found = [[entry] if isinstance(entry, str) else list(entry or ()) for entry in entries]
-    if not all(words and all(isinstance(w, str) and w.strip() for w in words) for words in found):
+    found = [texts(entry) for entry in entries]
+    whole = [words for words in found if words]
+    if len(whole) < len(found):
         raise ValueError(f"column `{column}` should be a list of texts, or of lists of texts, none of them empty")
-    return found
+    return whole
 
 
 def says(text: str, wanted: Sequence[Sequence[str]]) -> int:
@@ -115,7 +116,7 @@ def _numbers(value: Any, column: str) -> set[int]:
     try:
         value = json.loads(value) if isinstance(value, str) else value
         return {int(number) for number in value}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"column `{column}` should be a list of numbers") from None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -71,11 +71,11 @@ def contains(
 
 
 def _share(text: str, keywords: Any) -> float | RowError | None:
-    words = [keywords] if isinstance(keywords, str) else list(keywords or ())
+    words = texts(keywords)
+    if words is None:
+        return RowError("column `keywords` should be text or a list of text")
     if not words:
         return None
-    if not all(isinstance(word, str) and word.strip() for word in words):
-        return RowError("column `keywords` should be text or a list of text")
     said = normalise(text)
     return sum(mentions(said, word) for word in words) / len(words)
 
@@ -84,9 +84,21 @@ _UNSPACED = frozenset(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "
 """Scripts whose words no blank ends, or that join particles to them."""
 
 
+def texts(value: Any) -> list[str] | None:
+    """A column of text or of a list of texts, none of them without a word; None if it is anything else."""
+    if value is None or isinstance(value, str):
+        value = [value] if value else []
+    if isinstance(value, Mapping) or not hasattr(value, "__iter__"):
+        return None
+    found = list(value)
+    return found if all(isinstance(text, str) and normalise(text) for text in found) else None
+
+
 def mentions(said: str, phrase: str) -> bool:
     """Whether a normalised text has a phrase as whole words; where a script has no blanks between them, anywhere."""
     wanted = normalise(phrase)
+    if not wanted:
+        return False
     left = "" if script_of(wanted[0]) in _UNSPACED else r"(?<!\w)"
     right = "" if script_of(wanted[-1]) in _UNSPACED else r"(?!\w)"
     return re.search(left + re.escape(wanted) + right, said) is not None

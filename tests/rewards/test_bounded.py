@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.rewards.base import BUILTINS
-from posttrain.rewards.contract import BuiltinReward
+from posttrain.rewards.contract import BuiltinReward, RowError
 from posttrain.rewards.instructions import CHECKERS, instructions
 from posttrain.rewards.instructions.generate import WRITERS
 
@@ -83,3 +83,23 @@ def test_a_reward_gives_every_completion_a_number_or_nothing(name: str, text: st
 def test_no_answer_is_never_paid_in_full(name: str) -> None:
     value = run(BUILTINS[name], "")
     assert value is None or value < BUILTINS[name].full
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from(["[", "{}", "[3]"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=6,
+)
+READERS = [
+    n for n in RULES if BUILTINS[n].columns + BUILTINS[n].optional and n not in ("reasoning_gym", "mode_following")
+]
+
+
+@pytest.mark.parametrize("name", READERS)
+@given(data=st.data())
+def test_whatever_stands_in_the_columns_never_fails_the_batch(name: str, data: st.DataObject) -> None:
+    reward = BUILTINS[name]
+    columns = {name: [data.draw(JSON, label=name)] for name in reward.columns + reward.optional}
+    for answer in ("", reward.gold.completion):
+        (value,) = reward.function([reward.gold.messages], [answer], **columns, **reward.gold.params)
+        assert value is None or isinstance(value, float | RowError)
