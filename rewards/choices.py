@@ -12,6 +12,7 @@ from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_no
 from posttrain.rewards.text import normalise
 
 _MOST = 100_000
+# `answer is X`, `Answer: X`, `"answer": "X"`, `the best choice is option X`; all repeats are bounded.
 _STATED = re.compile(
     r"(?:\b(?:answer|choice|option)\b[*_\"'’s]{0,4}\s{0,3}(?:is\b|:|=|would\s{1,3}be\b|must\s{1,3}be\b)|答案\s?[是为选：:])"
     r"\s{0,3}[:：*_]{0,3}\s{0,3}"
@@ -20,14 +21,18 @@ _STATED = re.compile(
     r"(?P<letter>[^\s\"'(\[{$*_])(?P<close>[\"')\]}$*_.]{0,6})(?=(?P<rest>[^\n]{0,40}))",
     re.IGNORECASE,
 )
+# `option X is correct`
 _CORRECT = re.compile(
     r"\b(?i:answer|choice|option)\s{1,3}[\"'(\[*_]{0,3}(?P<letter>[A-Z])[\"')\]*_]{0,3}\s{1,3}is\s{1,3}"
     r"(?:the\s{1,3})?(?:only\s{1,3})?(?:correct|right|best)\b",
 )
 _BOX = re.compile(r"\\boxed\{\s{0,3}(?:\\text\{)?\(?([A-Za-z])[).]?\}?\s{0,3}\}")
-_LETTERS = re.compile(r"(?<![A-Za-z])[B-HJ-Z](?![A-Za-z'’.])|\A\s{0,3}(?:[A-Z][.,)]?\s{0,3}){2,}\Z")
 _ENUMERATED = 3
+"""Letters that are stated in one answer: so many are all that there are, not a change of mind."""
+# A lone line: `C. Paris`, and the letters that may not stand in its text.
 _LINE = re.compile(r"[(\[*_]{0,4}(?P<letter>[A-Z])(?:[)\]*_]{1,4}|[.:]|$)[.:*_]{0,3}(?P<text>[^\n]{0,400})")
+_LETTERS = re.compile(r"(?<![A-Za-z])[B-HJ-Z](?![A-Za-z'’.])|\A\s{0,3}(?:[A-Z][.,)]?\s{0,3}){2,}\Z")
+# What follows a letter: `, B`, ` or maybe (b)`, ` / C`; or the rest of a sentence that it is a word of.
 _HEDGE = re.compile(
     r"\s{0,3}(?:[,/&|]|(?i:or|and)\b)\s{0,3}(?:(?i:or|and|maybe|perhaps|possibly|also)\s){0,2}"
     r"(?:[\"'(\[*_]{0,3}[A-HJ-Z](?![A-Za-z'’])|\([A-Za-z]\))"
@@ -46,8 +51,8 @@ def multiple_choice(
 
     A choice is stated by the last box, by `"answer": "C"` in JSON, by `answer is C` and its like, or by being all
     there is on the only line; the last statement counts. The column `choices` (a list of texts for A, B, ..., or an
-    object from letter to text) lets an option's own text stand for its letter. More than one letter in a statement
-    settles on none, and an article or a pronoun is no letter.
+    object from letter to text) lets an option's own text stand for its letter. Several letters in a statement, or three
+    in all statements, settle on none; an article or a pronoun is no letter.
     """
     rows = zip(completions, answer, choices or [None] * len(completions), strict=True)
     return [_score(text, gold, options) for text, gold, options in rows]
@@ -91,7 +96,7 @@ def choice_of(text: str, options: Mapping[str, str]) -> str | None:
     if len(letters - {_SEVERAL}) >= _ENUMERATED:
         return None
     boxed = last_boxed(text)
-    if boxed is not None and not (stated and stated[-1][0] > text.rfind(boxed)):
+    if boxed is not None and not (stated and stated[-1][0] > text.rfind("boxed")):
         return _named(boxed, options)
     if stated:
         return None if stated[-1][1] == _SEVERAL else stated[-1][1]

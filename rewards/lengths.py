@@ -53,7 +53,7 @@ def overlong(
     cache: Positive,
     **columns: Any,
 ) -> list[float | RowError]:
-    """DAPO's soft overlong punishment (arXiv 2503.14476, equation 13): 0 to -1 by the tokens of the completion.
+    """DAPO's soft overlong punishment (arXiv 2503.14476, 3.4, equation 13): 0 to -1 by the tokens of the completion.
 
     0 up to `max_length` - `cache` tokens, then linearly down, -1 from `max_length` on, and for a completion that was
     cut (`finish_reason` length). `tokens` is the number of tokens that were sampled; without it the row fails.

@@ -1,4 +1,4 @@
-"""Instructions on what an answer looks like and is made of (IFEval, arXiv 2311.07911, appendix A: detectable format,
+"""Instructions on what an answer looks like and is made of (IFEval, arXiv 2311.07911, Table 1: detectable format,
 detectable content, combination, start with and end with)."""
 
 from __future__ import annotations

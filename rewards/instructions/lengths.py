@@ -1,4 +1,4 @@
-"""Instructions on how much is written (IFEval, arXiv 2311.07911, appendix A: length constraints)."""
+"""Instructions on how much is written (IFEval, arXiv 2311.07911, Table 1: length constraints)."""
 
 from __future__ import annotations
 

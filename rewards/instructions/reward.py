@@ -30,7 +30,7 @@ def instructions(
     aggregate: Literal["all", "fraction"] = "all",
     **columns: Any,
 ) -> list[float | RowError | None]:
-    """1.0 where the answer obeys every instruction of the row, each checked by a program (arXiv 2311.07911, 2.2).
+    """1.0 where the answer obeys every instruction of the row, each checked by a program (arXiv 2311.07911, section 2).
 
     The column `instruction_id_list` has ids, such as `keywords:existence`; the column `kwargs` has as many objects
     with their arguments, in which None means absent (either may be JSON text). `mode: loose` tries the answer without
@@ -59,7 +59,7 @@ def obeys(answer: str, check: Check) -> bool:
 
 
 def loosened(answer: str) -> Iterator[str]:
-    """The eight readings of the loose mode (2.2): without first line, last line or both, and without stars."""
+    """The eight readings of the loose mode (section 2): without first line, last line or both, and without stars."""
     lines = answer.strip().split("\n")
     for kept in (answer, "\n".join(lines[1:]), "\n".join(lines[:-1]), "\n".join(lines[1:-1])):
         yield kept

@@ -1,4 +1,4 @@
-"""Instructions on words, letters, case and language (IFEval, arXiv 2311.07911, appendix A: keywords, language,
+"""Instructions on words, letters, case and language (IFEval, arXiv 2311.07911, Table 1: keywords, language,
 change case, punctuation)."""
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ def score(text: str, gold: Any, choices: Any = None) -> float | RowError | None:
         "First \\boxed{A}. No: \\boxed{C}",
         "The answer is B. No wait, the answer is C.",
         "\\boxed{A} was hasty. The answer is C.",
+        "\\boxed{A} was hasty. The answer is C, since A is no boxer.",
     ],
 )
 @pytest.mark.parametrize("choices", [None, CITIES])
