@@ -15,6 +15,7 @@ from posttrain.rewards import (
     modes,
     premises,
     reasoning_gym,
+    refusals,
     retrieval,
     structured,
     text,
@@ -77,7 +78,7 @@ def merged(tables: Iterable[Mapping[str, BuiltinReward]]) -> dict[str, BuiltinRe
 
 
 _MODULES = (
-    format, modes, instructions, text, choices, structured, lengths, languages, tools, retrieval, premises,
+    format, modes, instructions, text, choices, structured, lengths, languages, tools, retrieval, premises, refusals,
     reasoning_gym,
 )  # fmt: skip
 

@@ -1,6 +1,10 @@
 """Scores an answer by the verifiable instructions of its prompt (IFEval, arXiv 2311.07911).
 
-The columns are those of the public data set, so that it, and every set made like it, works as it is.
+The columns are those of the public data set, so that it, and every set made like it, works as it is. The verdicts
+are those of the paper's definitions, and where its program is more lenient than its words, ours, since a policy
+finds out: a rule between paragraphs stands on a line of its own, a bullet has a blank behind its mark, a postscript
+starts a line and goes on, a heading's number counts once, a placeholder has a name, JSON is an object or a list, one
+option alone is an answer, quotation marks have something between them, and commas of other scripts are commas.
 """
 
 from __future__ import annotations
