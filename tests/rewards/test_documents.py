@@ -40,6 +40,10 @@ def test_an_assistants_turn_may_be_said_again() -> None:
     assert contains([turns], [LIST], ["amber"]) == [1.0]
 
 
+def test_a_short_turn_said_again_is_a_copy_and_part_of_it_is_none() -> None:
+    assert contains(["Name a big cat."] * 2, ["Name a big cat!", "A big cat"], ["cat"] * 2) == [0.0, 1.0]
+
+
 def test_seven_words_in_a_row_are_no_copy() -> None:
     seven = "with these words: amber, breeze, cliff, dawn"
     assert without_copies(seven, LIST) == seven
@@ -112,6 +116,7 @@ ANSWERS = [
     "It is not a coincidence that it landed in 1969.",
     "The crew of 1969 did not sleep before the landing.",
     "This is not wrong: it followed 1969.",
+    "It is not a misconception: it followed 1969.",
     QUESTION + " 1969",
 ]
 

@@ -71,6 +71,18 @@ def test_all_of_the_draft_is_known(schema: Any, value: str) -> None:
     assert (score(value, schema), score("4", schema)) == (1.0, 0.0)
 
 
+@pytest.mark.parametrize("text", ["1e999", "-1e999", "NaN", "[Infinity]", '{"a": 1, "a": 1}', "[" * 70 + "]" * 70])
+def test_what_others_can_not_read_is_no_json_whatever_the_schema(text: str) -> None:
+    assert (score(text, {}), score("1e9", {})) == (0.0, 1.0)
+
+
+def test_no_schema_is_ever_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[Any] = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda request, *_, **__: fetched.append(request))
+    assert isinstance(score("1", {"$ref": "http://127.0.0.1:9/schema.json"}), RowError)
+    assert fetched == []
+
+
 def test_deep_answers_end() -> None:
     assert score("[" * 60 + "]" * 60, TREE) == 1.0
     assert score("[" * 70 + "]" * 70, TREE) == 0.0
@@ -117,6 +129,7 @@ def test_a_pattern_that_backtracks_for_ever_costs_its_row(
 def test_a_pattern_is_found_or_matches_all() -> None:
     assert regex([None] * 2, ["x 12 y", "12"], pattern=r"\d+") == [1.0, 1.0]
     assert regex([None] * 3, ["x 12 y", " 12\n", "12\nx"], pattern=r"\d+", full=True) == [0.0, 1.0, 0.0]
+    assert regex([None] * 2, ["1" * 100_000, "1" * 100_001], pattern=r"\d+", full=True) == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ def test_a_right_call(text: str, tools: Any) -> None:
         call("weather", city="Paris") + call("weather", city="Rome"),
         call("weather", city="Paris").replace("</tool_call>", ""),
         call("weather", city="Paris") + "</tool_call>",
+        "</tool_call>" + call("weather", city="Paris"),
         call("weather", city="Paris").replace("}\n", ', "id": 1}\n'),
         '<tool_call>{"name": "weather", "arguments": {"city": "Rome", "city": "Paris"}}</tool_call>',
         '<tool_call>{"name": "weather", "arguments": "{\\"city\\": \\"Paris\\"}"}</tool_call>',
