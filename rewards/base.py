@@ -17,10 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import DataError, InputError
-from posttrain.rewards import code, format, math, modes, reasoning_gym, text
-from posttrain.rewards.contract import BuiltinReward
+from posttrain.rewards.builtins import BUILTINS
+from posttrain.rewards.contract import BuiltinReward, parameters
 from posttrain.rewards.loader import NO_GOLD, VERL, gold_of, split_path
 from posttrain.rewards.sources import definition, files_of, source_of
 from posttrain.types import Prompt
@@ -36,89 +38,13 @@ __all__ = [
     "row_columns",
 ]
 
-BUILTINS: dict[str, BuiltinReward] = {
-    "math": BuiltinReward(
-        function=math.math,
-        columns=("answer",),
-        needs="math",
-        doc="the last \\boxed equals the column `answer`, as mathematics",
-    ),
-    "format": BuiltinReward(
-        function=format.think_format,
-        sees="completion",
-        doc="exactly one well-formed think block at the start",
-    ),
-    "mode_following": BuiltinReward(
-        function=modes.mode_following,
-        optional=("mode",),
-        sees="completion",
-        doc="thinks, or doesn't, as the last flag or the prompt's mode says",
-    ),
-    "exact": BuiltinReward(
-        function=text.exact,
-        columns=("answer",),
-        doc="equals the column `answer` up to case and white space",
-    ),
-    "contains": BuiltinReward(
-        function=text.contains,
-        columns=("keywords",),
-        doc="share of the column `keywords` in the answer",
-    ),
-    "regex": BuiltinReward(
-        function=text.regex,
-        params=("pattern",),
-        needs="worker",
-        doc="the parameter `pattern` is found in the answer",
-    ),
-    "json_schema": BuiltinReward(
-        function=text.json_schema,
-        columns=("schema",),
-        doc="JSON that fits the column `schema`",
-    ),
-    "multiple_choice": BuiltinReward(
-        function=text.multiple_choice,
-        columns=("answer",),
-        doc="the last stated choice is the column `answer`",
-    ),
-    "length_target": BuiltinReward(
-        function=text.length_target,
-        columns=("target_words",),
-        doc="nearness of the word count to the column `target_words`",
-    ),
-    "repetition": BuiltinReward(
-        function=text.repetition,
-        sees="completion",
-        doc="penalty for repeated word n-grams (0 to -1)",
-    ),
-    "code": BuiltinReward(
-        function=code.code,
-        columns=("tests",),
-        optional=("entry", "hidden_tests"),
-        needs="judge",
-        doc="the last Python block passes the column `tests` in the sandbox",
-    ),
-    "code_stdio": BuiltinReward(
-        function=code.code_stdio,
-        columns=("tests",),
-        optional=("hidden_tests", "language"),
-        needs="judge",
-        doc="the same for programs, in other languages too: tests are standard input and output",
-    ),
-    "reasoning_gym": BuiltinReward(
-        function=reasoning_gym.reasoning_gym,
-        columns=("entry", "task_name"),
-        needs="worker",
-        doc="reasoning_gym's own verifier of the task",
-    ),
-}
-
 _GIVEN = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "self"}
 _ROW_FIELDS = {"task", "domain", "mode", "id"}
 _VERL_FIELDS = {"data_source", "solution_str", "extra_info", "ground_truth"}
 
 
 def check_use(use: RewardUse, recipe_dir: Path) -> None:
-    """Raises InputError if nothing has the name `use.use`, or a parameter is missing. Imports no user code."""
+    """Raises InputError if nothing has the name `use.use`, or its parameters are wrong. Imports no user code."""
     parts = split_path(use.use)
     if parts is None:
         _check_builtin(use)
@@ -157,6 +83,30 @@ def _check_builtin(use: RewardUse) -> None:
             where="rewards",
             fix=f"in a recipe, params: {{{missing[0]}: ...}}; in `posttrain rewards score`, --params JSON",
         )
+    _check_params(use, builtin)
+
+
+def _check_params(use: RewardUse, builtin: BuiltinReward) -> None:
+    known = parameters(builtin)
+    for name, value in use.params.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            names = ", ".join(known) or "none"
+            raise InputError(
+                f"reward {use.use!r} has no parameter {name!r}",
+                where="rewards",
+                fix=f"did you mean {close[0]!r}?" if close else f"its parameters: {names}",
+            )
+        try:
+            TypeAdapter(known[name].annotation).validate_python(value, strict=True)
+        except ValidationError as error:
+            wrong = error.errors()[0]["msg"]
+            raise InputError(f"reward {use.use!r}, parameter {name!r}: {wrong}", where="rewards") from None
+    if builtin.needs in ("nothing", "worker") and builtin.kind == "rule":
+        try:  # no rows to judge: what it refuses are parameters that don't go together
+            builtin.function([], [], **{name: [] for name in builtin.columns}, **use.params)
+        except ValueError as error:
+            raise InputError(f"reward {use.use!r}: {error}", where="rewards") from None
 
 
 def _check_file(path: Path, attribute: str, use: str) -> None:
@@ -209,6 +159,11 @@ def needs_gold(use: RewardUse, recipe_dir: Path | None = None) -> bool:
     return {*required, *optional} >= VERL and "ground_truth" not in use.params
 
 
+def _row_problem(use: RewardUse, columns: Mapping[str, Any]) -> str | None:
+    check = None if split_path(use.use) else BUILTINS[use.use].check
+    return check(columns) if check is not None else None
+
+
 def _parameters(use: RewardUse, recipe_dir: Path | None) -> tuple[list[str], list[str]]:
     """Names of the parameters without and with a default; none where the function can't be read."""
     parts = split_path(use.use)
@@ -226,7 +181,7 @@ def _parameters(use: RewardUse, recipe_dir: Path | None) -> tuple[list[str], lis
 
 
 def check_columns(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe_dir: Path | None = None) -> None:
-    """Raises DataError, naming row and column, where a reward applies to a row that lacks what it reads."""
+    """Raises DataError, naming the row, where a reward applies to one that it couldn't judge."""
     needs = [(use, needed_columns(use, recipe_dir), needs_gold(use, recipe_dir)) for use in uses]
     for number, prompt in enumerate(prompts, 1):
         columns = row_columns(prompt)
@@ -241,6 +196,9 @@ def check_columns(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe_d
                         where=where,
                         fix=f"map a column to {name!r}, or limit the reward with `when`",
                     )
+            problem = _row_problem(use, columns)
+            if problem:
+                raise DataError(f"reward {use.use!r}: {problem}", where=where, fix="mend the row, or leave it out")
             if gold and gold_of(columns) is None:
                 raise DataError(
                     f"reward {use.use!r} reads a ground truth, and this row has no {NO_GOLD}",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from posttrain.sandbox.jobs import Job, Verdict
+from posttrain.types import Message
 
 Needs = Literal["nothing", "worker", "judge", "math"]
 """What a built-in is handed: nothing (our own bounded code, runs in the caller); a process of its own to run in;
@@ -37,23 +39,86 @@ class CountingJudge(Protocol):
         ...
 
 
+Kind = Literal["rule", "judge", "model"]
+"""How it scores, the report's three kinds (Qwen3, 4.4): a rule; a judge, a language model that is asked, with or
+without a reference; a scalar reward model."""
+
+HANDED = frozenset({"judge", "symbolic"})
+"""Keywords that a built-in's member hands it, besides columns and parameters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A row with a completion, of which it is known what a reward must say.
+
+    >>> Case(completion="Paris.", columns={"answer": "Paris"})
+    """
+
+    completion: str
+    """The whole of it, with its think block where there is one."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    prompt: str | Sequence[Message] = "?"
+    """The text of a single user turn, or messages."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The prompt as chat turns."""
+        return ({"role": "user", "content": self.prompt},) if isinstance(self.prompt, str) else tuple(self.prompt)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BuiltinReward:
     """A reward that a recipe can name plainly.
 
-    >>> BuiltinReward(function=exact, columns=("answer",), doc="equals the column `answer`")
+    >>> BuiltinReward(
+    ...     function=exact,
+    ...     columns=("answer",),
+    ...     doc="equals the column `answer`",
+    ...     gold=Case(completion="Paris.", columns={"answer": "Paris"}),
+    ...     adversarial=Case(completion="Paris or Rome", columns={"answer": "Paris"}),
+    ... )
     """
 
     function: Callable[..., Sequence[float | RowError | None]]
     doc: str
+    gold: Case
+    """It scores `full`."""
+    adversarial: Case
+    """What a policy would write to be paid without being right: it scores less than `full`."""
+    full: float = 1.0
+    kind: Kind = "rule"
     columns: tuple[str, ...] = ()
     """Columns that a row must have."""
     optional: tuple[str, ...] = ()
     """Columns it reads where a row has them. It is passed no others: a column could be called like a parameter."""
+    either: tuple[str, ...] = ()
+    """Those of `optional` that a parameter may set for all rows."""
     params: tuple[str, ...] = ()
-    """Parameters it can't do without."""
+    """Parameters it can't do without; all its parameters are keyword-only arguments of the function."""
     sees: Literal["answer", "completion"] = "answer"
     needs: Needs = "nothing"
+    check: Callable[[Mapping[str, Any]], str | None] | None = None
+    """What is wrong with a row's columns, or None: called before anything starts."""
+
+
+def judging_nothing(
+    function: Callable[..., Sequence[float | RowError | None]], *names: str
+) -> Callable[[Mapping[str, Any]], str | None]:
+    """A `check` for a reward that reads a row's columns before it looks at the answer: it judges an empty one."""
+
+    def check(columns: Mapping[str, Any]) -> str | None:
+        (value,) = function([()], [""], **{name: [columns.get(name)] for name in names})
+        return value.detail if isinstance(value, RowError) else None
+
+    return check
+
+
+def parameters(reward: BuiltinReward) -> dict[str, inspect.Parameter]:
+    """What `params` may set: the keyword-only arguments of the function that are neither columns nor handed to it."""
+    others = {*reward.columns, *reward.optional, *HANDED} - {*reward.either}
+    arguments = inspect.signature(reward.function, eval_str=True).parameters
+    return {n: p for n, p in arguments.items() if p.kind is p.KEYWORD_ONLY and n not in others}
 
 
 def call_arguments(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from posttrain.rewards.contract import BuiltinReward, Case
 from posttrain.thinking import CLOSE, OPEN, last_flag, split_thinking
 
 
@@ -43,3 +44,15 @@ def mode_following(
         float(follows(text, wanted_mode(prompt, wanted)))
         for prompt, text, wanted in zip(prompts, completions, modes, strict=True)
     ]
+
+
+REWARDS: dict[str, BuiltinReward] = {
+    "mode_following": BuiltinReward(
+        function=mode_following,
+        optional=("mode",),
+        sees="completion",
+        doc="thinks, or doesn't, as the last flag or the prompt's mode says",
+        gold=Case(completion="<think>\n\n</think>\n\n4", prompt="What is 2 + 2? /no_think"),
+        adversarial=Case(completion="<think>\nEasy.\n</think>\n\n4", prompt="What is 2 + 2? /no_think"),
+    )
+}

@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from posttrain.rewards.contract import BuiltinReward, Case
+
 
 @functools.lru_cache(maxsize=256)
 def _scorer(task: str) -> Any:
@@ -43,3 +45,21 @@ def _final(text: str) -> str:
     if mark and "</answer>" in tail:
         return tail.partition("</answer>")[0].strip()
     return last_boxed(text) or text.strip()
+
+
+_ENTRY = {
+    "question": "State the final answer to the following arithmetic problem: 4 + 3 =",
+    "answer": "7",
+    "metadata": {"source_dataset": "chain_sum", "expression": "4 + 3"},
+}
+
+REWARDS: dict[str, BuiltinReward] = {
+    "reasoning_gym": BuiltinReward(
+        function=reasoning_gym,
+        columns=("entry", "task_name"),
+        needs="worker",
+        doc="reasoning_gym's own verifier of the task",
+        gold=Case(completion="It is \\boxed{7}.", columns={"entry": _ENTRY, "task_name": "chain_sum"}),
+        adversarial=Case(completion="5 6 7 8 9", columns={"entry": _ENTRY, "task_name": "chain_sum"}),
+    )
+}

@@ -1,24 +1,46 @@
-"""Rewards on the text of an answer: equality, keywords, patterns, JSON, choices, length, repetition."""
+"""Rewards on the text of an answer: equality, keywords, patterns."""
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_nothing
+from posttrain.rewards.copies import without_copies
+from posttrain.rewards.detect import script_of
 
 _MAX_PATTERN_TEXT = 100_000
-_CHOICE = re.compile(r"\\boxed\{\s*(?:\\text\{)?\s*\(?([A-Z])\)?\s*\}?\s*\}|answer\s*(?:is|:)\s*\**\(?([A-Z])\b", re.I)
-_TYPES: Mapping[str, tuple[type, ...]] = {
-    "object": (dict,), "array": (list,), "string": (str,), "number": (int, float), "integer": (int,),
-    "boolean": (bool,), "null": (type(None),),
-}  # fmt: skip
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+"""A regular expression of Python; a wrong one is refused with the recipe."""
+
+
+_RAISED = re.compile("([\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209c\u2150-\u215f\u2189])")
 
 
 def normalise(text: str) -> str:
-    """Unicode NFKC, case folded, runs of white space as one blank, no final full stop."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).removesuffix(".").rstrip()
+    """Unicode NFKC, case folded, runs of white space as one blank, no final full stop.
+
+    Raised and lowered digits and fractions stay: NFKC would make x2 of x², and 11/2 of 1½.
+    """
+    if not text.isascii():
+        parts = _RAISED.split(text)
+        parts[::2] = [unicodedata.normalize("NFKC", part) for part in parts[::2]]
+        text = "".join(parts)
+    return " ".join(text.casefold().split()).removesuffix(".").rstrip()
 
 
 def exact(
@@ -32,112 +54,94 @@ def exact(
 
 
 def contains(
-    prompts: Sequence[Any], completions: Sequence[str], keywords: Sequence[Any], **columns: Any
-) -> list[float | None]:
-    """The share of the column `keywords` (text or a list) that stand in the answer as whole words."""
-    return [_share(text, words) for text, words in zip(completions, keywords, strict=True)]
+    prompts: Sequence[Any],
+    completions: Sequence[str],
+    keywords: Sequence[Any],
+    *,
+    count_copies: bool = False,
+    **columns: Any,
+) -> list[float | RowError | None]:
+    """The share of the column `keywords` (text or a list) that stand in the answer as whole words.
+
+    What the answer copies from the prompt, eight words in a row or a whole turn, doesn't count: saying the prompt
+    again would hold every keyword that it names. `count_copies` counts it.
+    """
+    rows = zip(prompts, completions, keywords, strict=True)
+    return [_share(text if count_copies else without_copies(text, prompt), words) for prompt, text, words in rows]
 
 
-def _share(text: str, keywords: Any) -> float | None:
-    words = [keywords] if isinstance(keywords, str) else list(keywords or ())
+def _share(text: str, keywords: Any) -> float | RowError | None:
+    words = texts(keywords)
+    if words is None:
+        return RowError("column `keywords` should be text or a list of text")
     if not words:
         return None
-    found = [re.search(rf"(?<!\w){re.escape(normalise(w))}(?!\w)", normalise(text)) for w in words]
-    return sum(m is not None for m in found) / len(words)
+    said = normalise(text)
+    return sum(mentions(said, word) for word in words) / len(words)
 
 
-def regex(prompts: Sequence[Any], completions: Sequence[str], *, pattern: str, **columns: Any) -> list[float]:
-    """1.0 where the parameter `pattern` is found in the answer. Runs in a worker: patterns can backtrack for ever."""
+_UNSPACED = frozenset(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR"))
+"""Scripts whose words no blank ends, or that join particles to them."""
+
+
+def texts(value: Any) -> list[str] | None:
+    """A column of text or of a list of texts, none of them without a word; None if it is anything else."""
+    if value is None or isinstance(value, str):
+        value = [value] if value else []
+    if isinstance(value, Mapping) or not hasattr(value, "__iter__"):
+        return None
+    found = list(value)
+    return found if all(isinstance(text, str) and normalise(text) for text in found) else None
+
+
+def mentions(said: str, phrase: str) -> bool:
+    """Whether a normalised text has a phrase as whole words; where a script has no blanks between them, anywhere."""
+    wanted = normalise(phrase)
+    if not wanted:
+        return False
+    left = "" if script_of(wanted[0]) in _UNSPACED else r"(?<!\w)"
+    right = "" if script_of(wanted[-1]) in _UNSPACED else r"(?!\w)"
+    return re.search(left + re.escape(wanted) + right, said) is not None
+
+
+def regex(
+    prompts: Sequence[Any], completions: Sequence[str], *, pattern: Pattern, full: bool = False, **columns: Any
+) -> list[float]:
+    """1.0 where the parameter `pattern` is found in the answer; with `full`, where it matches all of it.
+
+    White space around the answer doesn't count. Runs in a worker: patterns can backtrack for ever. An answer of more
+    than 100,000 characters matches nothing as a whole, and is searched up to there.
+    """
     compiled = re.compile(pattern, re.DOTALL)
+    if full:
+        return [float(len(t) <= _MAX_PATTERN_TEXT and compiled.fullmatch(t.strip()) is not None) for t in completions]
     return [float(compiled.search(text[:_MAX_PATTERN_TEXT]) is not None) for text in completions]
 
 
-def json_schema(
-    prompts: Sequence[Any], completions: Sequence[str], schema: Sequence[Any], **columns: Any
-) -> list[float | None]:
-    """1.0 where the answer is JSON (fenced or bare) that fits the column `schema`.
+_KEYWORDS = {"keywords": ["cat", "dog"]}
 
-    Read of JSON Schema: type, properties, required, items, enum, additionalProperties: false. A schema that says
-    more is not applicable, so that nothing passes that was not checked.
-    """
-    return [_fits_text(text, wanted) for text, wanted in zip(completions, schema, strict=True)]
-
-
-_KNOWN = {"type", "properties", "required", "items", "enum", "additionalProperties", "title", "description", "$schema"}
-
-
-def _understood(schema: Any) -> bool:
-    if not isinstance(schema, Mapping) or set(schema) - _KNOWN or schema.get("type", "object") not in _TYPES:
-        return False
-    inner = [*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])]
-    return schema.get("additionalProperties", True) in (True, False) and all(map(_understood, inner))
-
-
-def _fits_text(text: str, schema: Any) -> float | None:
-    schema = json.loads(schema) if isinstance(schema, str) else schema
-    if not _understood(schema):
-        return None
-    fenced = re.findall(r"```(?:json)?\s*\n(.*?)```", text, re.DOTALL)
-    try:
-        return float(_fits(json.loads(fenced[-1] if fenced else text), schema))
-    except (ValueError, RecursionError):  # the model's JSON, not ours
-        return 0.0
-
-
-def _fits(value: Any, schema: Mapping[str, Any]) -> bool:
-    if "type" in schema:
-        kinds = _TYPES[schema["type"]]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            return False
-    if "enum" in schema and value not in schema["enum"]:
-        return False
-    if isinstance(value, dict):
-        properties = schema.get("properties", {})
-        if any(name not in value for name in schema.get("required", ())):
-            return False
-        if schema.get("additionalProperties") is False and set(value) - set(properties):
-            return False
-        return all(_fits(v, properties[k]) for k, v in value.items() if k in properties)
-    if isinstance(value, list) and "items" in schema:
-        return all(_fits(v, schema["items"]) for v in value)
-    return True
-
-
-def multiple_choice(
-    prompts: Sequence[Any], completions: Sequence[str], answer: Sequence[Any], **columns: Any
-) -> list[float | None]:
-    """1.0 where the last stated choice (boxed, `answer is X`, or the bare letter) is the column `answer`."""
-    return [
-        None if gold is None else float(_choice(text) == str(gold).strip(" ().").upper())
-        for text, gold in zip(completions, answer, strict=True)
-    ]
-
-
-def _choice(text: str) -> str | None:
-    bare = text.strip().strip("().*").upper()
-    if len(bare) == 1 and bare.isalpha():
-        return bare
-    found = [m.group(1) or m.group(2) for m in _CHOICE.finditer(text[-_MAX_PATTERN_TEXT:])]
-    return found[-1].upper() if found else None
-
-
-def length_target(
-    prompts: Sequence[Any], completions: Sequence[str], target_words: Sequence[Any], **columns: Any
-) -> list[float | None]:
-    """max(0, 1 - |words - target| / target), target from the column `target_words`."""
-    return [
-        None if not target else max(0.0, 1 - abs(len(text.split()) - int(target)) / int(target))
-        for text, target in zip(completions, target_words, strict=True)
-    ]
-
-
-def repetition(
-    prompts: Sequence[Any], completions: Sequence[str], *, n: int = 3, penalty: float = -1.0, **columns: Any
-) -> list[float]:
-    """`penalty` times the share of word n-grams that are repeats; 0.0 for none (arXiv 2502.03373, 2.3)."""
-    return [penalty * _repeated(text.split(), n) for text in completions]
-
-
-def _repeated(words: list[str], n: int) -> float:
-    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+REWARDS: dict[str, BuiltinReward] = {
+    "exact": BuiltinReward(
+        function=exact,
+        columns=("answer",),
+        doc="equals the column `answer` up to case and white space",
+        gold=Case(completion="  paris. ", columns={"answer": "Paris"}),
+        adversarial=Case(completion="Paris, or Rome", columns={"answer": "Paris"}),
+    ),
+    "contains": BuiltinReward(
+        function=contains,
+        columns=("keywords",),
+        check=judging_nothing(contains, "keywords"),
+        doc="share of the column `keywords` in the answer, copies of the prompt aside",
+        gold=Case(completion="A cat chased a dog.", columns=_KEYWORDS, prompt="Name a cat and a dog."),
+        adversarial=Case(completion="Name a cat and a dog.", columns=_KEYWORDS, prompt="Name a cat and a dog."),
+    ),
+    "regex": BuiltinReward(
+        function=regex,
+        params=("pattern",),
+        needs="worker",
+        doc="the parameter `pattern` is found in the answer, or matches all of it",
+        gold=Case(completion="1969", params={"pattern": r"19\d\d", "full": True}),
+        adversarial=Case(completion="1968 or 1969", params={"pattern": r"19\d\d", "full": True}),
+    ),
+}

@@ -278,13 +278,13 @@ def test_an_artifact_without_files_or_with_links_is_refused(runner: Any, tmp_pat
 def test_a_secret_of_the_environment_is_in_no_file_of_the_run(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     canary = "canary-3fd1c0"
     monkeypatch.setenv("JUDGE_TOKEN", canary)
-    text = runner.text.replace("rewards: math", 'rewards: [{use: math, params: {token: "${JUDGE_TOKEN}"}}]')
+    text = runner.text.replace("rewards: math", 'rewards: [{use: regex, params: {pattern: "${JUDGE_TOKEN}"}}]')
     runner.recipe.write_text(text)
     seen: list[str] = []
 
     def leak(context: StageContext) -> None:
         if context.name == "rl":
-            seen.append(context.spec.rewards[0].params["token"])
+            seen.append(context.spec.rewards[0].params["pattern"])
             context.say(f"calling the judge with {canary}")
             raise ValueError(f"the judge refused {canary}")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.rewards import code, format, modes, text
+from posttrain.rewards import code, format, lengths, modes, text
 from posttrain.rewards.boxed import last_boxed
 from posttrain.rewards.cli import list_rewards, score_lines
 from posttrain.rewards.contract import RowError
@@ -62,19 +62,10 @@ def test_a_flag_of_the_assistant_is_none() -> None:
 def test_text_rewards() -> None:
     assert text.exact(NO * 3, ["  Paris.", "paris", "Rome"], ["Paris"] * 3) == [1, 1, 0]
     assert text.exact(NO, ["x"], [None]) == [None]
+    assert text.exact(NO * 3, ["x²", "1½", "ｘ２"], ["x2", "11/2", "x2"]) == [0, 0, 1]
     assert text.contains(NO * 2, ["A cat, a dog", "category"], [["cat", "dog"], "cat"]) == [1, 0]
-    assert text.length_target(NO * 2, ["a b", "a b c"], [2, 2]) == [1, 0.5]
-    assert text.repetition(NO * 2, ["a b c d", "a b c a b c"]) == [0, pytest.approx(-0.25)]
-    assert text.multiple_choice(NO * 4, ["B", "The answer is (B).", "\\boxed{\\text{A}}", "A or B"], ["B"] * 4) == [
-        1, 1, 0, 0,
-    ]  # fmt: skip
-
-
-def test_json_schema() -> None:
-    schema = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}
-    answers = ['{"a": 1}', '```json\n{"a": 1}\n```', '{"a": true}', "{}", "no"]
-    assert text.json_schema(NO * 5, answers, [schema] * 5) == [1, 1, 0, 0, 0]
-    assert text.json_schema(NO, ["{}"], [{"anyOf": []}]) == [None]
+    assert lengths.length_target(NO * 2, ["a b", "a b c"], [2, 2]) == [1, 0.5]
+    assert lengths.repetition(NO * 2, ["a b c d", "a b c a b c"]) == [0, pytest.approx(-0.25)]
 
 
 class FakeJudge:
@@ -143,7 +134,8 @@ def test_the_list() -> None:
 
 def test_planning_imports_nothing_heavy() -> None:
     check = "import sys, posttrain.rewards.base, posttrain.rewards.mix\n"
-    check += "print([m for m in ('torch', 'ray', 'math_verify', 'sympy', 'reasoning_gym') if m in sys.modules])"
+    heavy = ("torch", "ray", "math_verify", "sympy", "reasoning_gym", "jsonschema", "sacrebleu", "py3langid")
+    check += f"print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", check], text=True).strip() == "[]"
 
 

@@ -1,0 +1,95 @@
+"""docs/rewards.md, from the registry: `python -m posttrain.rewards.catalogue > docs/rewards.md`.
+
+The cases that it lists are those that the tests run, so that the document can't say what isn't so.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from typing import Literal, get_args, get_origin
+
+from posttrain.rewards.base import BUILTINS
+from posttrain.rewards.contract import BuiltinReward, Case, parameters
+
+_HEAD = """# Rewards
+
+Written by `python -m posttrain.rewards.catalogue > docs/rewards.md` from the registry; a test holds it to that.
+
+A recipe names a reward by `use:`, with `params`, `weight`, `when` and `gate`; `posttrain rewards score NAME` tries one
+on JSON lines. What a reward *sees* is the answer behind `</think>` (an open think block has none), or the whole
+completion; `sees:` in the recipe changes it. Columns in italics are read where a row has them. Nothing that failed is
+scored 0: a row that can't be judged is an infra error, and one that a reward has no say in isn't counted for it.
+
+Every reward has a *gold case*, which it pays in full, and an *adversarial case*, written to be paid without being
+right, which it doesn't; both are run through the real mixture by `tests/rewards/test_cases.py`.
+"""
+_NEEDS = {
+    "nothing": "",
+    "worker": "Runs in a killable process of its own.",
+    "judge": "Runs in the sandbox.",
+    "math": "Asks a killable process for symbolic mathematics.",
+}
+
+
+def render() -> str:
+    """The document."""
+    rows = [f"| {' | '.join(cells)} |" for cells in _table()]
+    return "\n".join([_HEAD, *rows, "", *(line for name in BUILTINS for line in _section(name, BUILTINS[name]))])
+
+
+def _table() -> Iterator[list[str]]:
+    yield ["name", "kind", "sees", "columns", "parameters", "full score for"]
+    yield ["---"] * 6
+    for name, reward in BUILTINS.items():
+        columns = [f"`{c}`" for c in reward.columns] + [f"*`{c}`*" for c in reward.optional]
+        link = f"[`{name}`](#{name})"
+        yield [link, reward.kind, reward.sees, ", ".join(columns), ", ".join(_params(reward)), _cell(reward.doc)]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _params(reward: BuiltinReward) -> list[str]:
+    return [_param(name, parameter) for name, parameter in parameters(reward).items()]
+
+
+def _param(name: str, parameter: inspect.Parameter) -> str:
+    if parameter.default is inspect.Parameter.empty:
+        return f"`{name}`"
+    options = get_args(parameter.annotation) if get_origin(parameter.annotation) is Literal else ()
+    others = "".join(f" or `{_json(option)}`" for option in options if option != parameter.default)
+    return f"`{name}: {_json(parameter.default)}`{others}"
+
+
+def _section(name: str, reward: BuiltinReward) -> Iterator[str]:
+    yield f"## {name}\n"
+    yield inspect.getdoc(reward.function) or reward.doc
+    if needs := _NEEDS.get(reward.needs, ""):
+        yield f"\n{needs}"
+    yield f"\nGold case, scored {reward.full:g}:\n"
+    yield from _case(reward.gold)
+    yield f"\nAdversarial case, scored less than {reward.full:g}:\n"
+    yield from _case(reward.adversarial)
+    yield ""
+
+
+def _case(case: Case) -> Iterator[str]:
+    """As a line of `posttrain rewards score`, its parameters aside."""
+    prompt = {"prompt": case.prompt} if isinstance(case.prompt, str) else {"messages": list(case.prompt)}
+    yield "```json"
+    yield _json({**({} if case.prompt == "?" else prompt), **case.columns, "completion": case.completion})
+    yield "```"
+    if case.params:
+        yield f"\nwith `params: {_json(dict(case.params))}`"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())

@@ -1,0 +1,121 @@
+"""Every reward proves itself: its gold case is paid in full, its adversarial case isn't."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from posttrain.configs.schema import RewardUse
+from posttrain.errors import DataError, InputError, SandboxError
+from posttrain.rewards.base import BUILTINS, check_columns, check_use
+from posttrain.rewards.builtins import VERIFIERS, merged
+from posttrain.rewards.catalogue import render
+from posttrain.rewards.contract import Case, JudgeClient, parameters
+from posttrain.rewards.mix import Scorer
+from posttrain.sandbox.pool import LocalJudgePool
+from posttrain.types import Completion, Prompt, Score
+
+RULES = [name for name, reward in BUILTINS.items() if reward.kind == "rule"]
+"""The others ask a model, which their own tests stand in for."""
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[JudgeClient]:
+    try:
+        pool = LocalJudgePool(1)
+    except SandboxError as error:
+        pytest.skip(str(error))
+    with pool:
+        yield pool
+
+
+def score(name: str, case: Case, folder: Path, judge: JudgeClient | None) -> Score:
+    """What the mixture makes of a case, its columns having been checked as a run checks them."""
+    use = RewardUse(use=name, params=dict(case.params))
+    prompt = Prompt(id="case", messages=case.messages, columns=case.columns)
+    tokens = int(case.columns.get("tokens", 2))
+    completion = Completion(
+        prompt_id="case",
+        index=0,
+        prompt_ids=np.zeros(0, np.int64),
+        token_ids=np.zeros(tokens, np.int64),
+        text=case.completion,
+        sources=np.zeros(tokens, np.int8),
+        logprobs=np.zeros(tokens, np.float32),
+        versions=np.zeros(tokens, np.int32),
+        finish_reason="stop",
+    )
+    check_columns([use], [prompt])
+    with Scorer([use], recipe_dir=folder, judge=judge) as scorer:
+        return scorer.score([(prompt, completion)])[0]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_gold_is_paid_in_full_and_its_imitation_is_not(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    reward = BUILTINS[name]
+    if name == "reasoning_gym":
+        pytest.importorskip("reasoning_gym")
+    judge = request.getfixturevalue("judge") if reward.needs == "judge" else None
+    gold = score(name, reward.gold, tmp_path, judge)
+    assert (gold.value, gold.status) == (reward.full, "ok"), gold.detail
+    attack = score(name, reward.adversarial, tmp_path, judge)
+    assert attack.status == "ok", attack.detail
+    assert attack.value is not None
+    assert attack.value < reward.full
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "says"),
+    [
+        ("multiple_choice", {"answer": "Paris"}, "letter of a choice"),
+        ("contains", {"keywords": [1]}, "`keywords`"),
+        ("length_target", {"target_words": "ten"}, "`target_words`"),
+        ("grounded", {"required": [""]}, "`required`"),
+        ("citations", {"supporting": "x"}, "`supporting`"),
+        ("false_premise", {"premise": "perhaps"}, "true or false"),
+        ("language", {"language": "English"}, "ISO 639-1"),
+        ("chrf", {"reference": []}, "`reference`"),
+    ],
+)
+def test_a_row_that_can_not_be_judged_is_refused_before_anything_starts(
+    name: str, columns: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(DataError, match=says):
+        check_columns([RewardUse(use=name)], [Prompt(id="p", messages=(), columns=columns)])
+
+
+def test_two_rewards_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="'math'"):
+        merged((VERIFIERS, {"math": VERIFIERS["code"]}))
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"pattern": "a", "patern": "b"}, "did you mean 'pattern'"),
+        ({"pattern": 3}, "valid string"),
+        ({"pattern": "a", "judge": 1}, "no parameter 'judge'"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_anything_starts(params: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=says):
+        check_use(RewardUse(use="regex", params=params), tmp_path)
+
+
+def test_the_catalogue_is_what_the_registry_says() -> None:
+    written = (Path(__file__).resolve().parents[2] / "docs" / "rewards.md").read_text("utf-8")
+    assert written == render(), "run: python -m posttrain.rewards.catalogue > docs/rewards.md"
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if name != "code_stdio"])  # which says: as `code`
+def test_every_parameter_and_column_is_told_of_in_the_docstring(name: str) -> None:
+    reward = BUILTINS[name]
+    told = reward.function.__doc__ or ""
+    missing = [word for word in (*reward.columns, *reward.optional, *parameters(reward)) if f"`{word}" not in told]
+    assert missing == []
