@@ -221,6 +221,10 @@ class Grpo(TrainingStage):
     scale_advantages: Literal["group", "batch", "none"] = Field("group", description="divide by which std")
     aggregate: Literal["token", "sequence"] = Field("token", description="DAPO's token mean or GRPO's sequence mean")
     kl: float = Field(0.0, ge=0, description="weight of the k3 KL to the stage's start")
+    combine: Literal["sum_then_normalize", "normalize_then_sum"] = Field(
+        "sum_then_normalize",
+        description="how several rewards become one advantage; the second is GDPO, which scales by group and batch",
+    )
     shuffle_rewards: bool = Field(False, description="a control: rewards permuted over the batch carry no signal")
     sampling: Sampling = Sampling()
 
@@ -230,6 +234,12 @@ class Grpo(TrainingStage):
         if not (0 < value[0] < 1 and value[1] > 0):
             raise ValueError("clip is [low, high]: the ratio stays in 1-low..1+high, so 0 < low < 1 and high > 0")
         return value
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> Grpo:
+        if self.combine == "normalize_then_sum" and self.scale_advantages != "group":
+            raise ValueError("combine: normalize_then_sum scales by group and batch itself: leave scale_advantages out")
+        return self
 
     @field_validator("sampling")
     @classmethod

@@ -40,10 +40,10 @@ def check_filters(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
 
 
 def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
-    """Read every source of the stages that need work: rows, and the columns that their rewards read.
+    """Read every source of the stages that need work: rows, the columns that their rewards read, and gold answers.
 
     Raises:
-        DataError: a row is malformed or lacks a column, with file and line.
+        DataError: a row is malformed, lacks a column, or its gold doesn't satisfy a reward; with file and line.
     """
     from posttrain.stages.data.load import check_source
 
@@ -146,10 +146,12 @@ def _check_dialogues(loaded: LoadedRecipe, source: PromptSource) -> None:
 
 def _check_columns(loaded: LoadedRecipe, source: PromptSource, uses: Sequence[RewardUse]) -> None:
     from posttrain.rewards.base import check_columns
+    from posttrain.rewards.gold import check_gold
     from posttrain.stages.data.load import load_prompts
 
     (prompts,) = load_prompts([source], recipe_dir=loaded.recipe_dir, inputs={}, seed=0)
     try:
         check_columns(uses, prompts, loaded.recipe_dir)
+        check_gold(uses, prompts, loaded.recipe_dir)
     except DataError as error:
         raise DataError(error.what, where=f"{source.source}: {error.where}", fix=error.fix) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,8 @@ class Row:
     prompt: Prompt
     completion: Completion
     columns: Mapping[str, Any]
+    logged: dict[str, str] = field(default_factory=dict)
+    """What rewards gave to `log_extra` for this row, by column: filled while they judge."""
 
 
 class Member(Protocol):
@@ -61,6 +63,17 @@ def _text(row: Row, sees: str) -> str:
     return row.completion.text if sees == "completion" else answer_of(row.completion.text)
 
 
+def _column(row: Row, name: str) -> Any:
+    """A column of the row; where it has none of that name, what the completion itself says: `tokens`, `finish_reason`.
+
+    A completion without tokens (one that a command is given as text) says neither.
+    """
+    found = row.columns.get(name)
+    if found is not None or name not in ("tokens", "finish_reason") or not len(row.completion.token_ids):
+        return found
+    return len(row.completion.token_ids) if name == "tokens" else row.completion.finish_reason
+
+
 def _loaded(error: LoadFailed, use: RewardUse) -> RewardError:
     return RewardError(f"reward {use.use!r} can't be loaded:\n{error}", where="rewards")
 
@@ -81,7 +94,7 @@ class BuiltinMember:
 
     def values(self, rows: Sequence[Row], step: int = 0) -> list[Value]:
         """See Member."""
-        columns = {name: [r.columns.get(name) for r in rows] for name in self._reads}
+        columns = {name: [_column(r, name) for r in rows] for name in self._reads}
         return list(
             self._function(
                 [r.prompt.messages for r in rows],
@@ -121,7 +134,10 @@ class WorkerMember:
 
         def call(indices: Sequence[int], timeout_s: float) -> list[Value]:
             request = {**self._request([rows[i] for i in indices]), "step": step}
-            values, metrics = self._worker.call(request, timeout_s)
+            values, metrics, columns = self._worker.call(request, timeout_s)
+            for name, texts in columns.items():
+                for i, text in zip(indices, texts, strict=True):
+                    rows[i].logged[name] = text
             with self._lock:
                 for name, logged in metrics.items():
                     self._metrics.setdefault(name, []).extend(logged)
@@ -143,7 +159,7 @@ class WorkerMember:
     def _columns(self, rows: Sequence[Row]) -> dict[str, list[Any]]:
         if self._reads is None:
             return call_arguments([r.columns for r in rows])
-        return {name: [r.columns.get(name) for r in rows] for name in self._reads}
+        return {name: [_column(r, name) for r in rows] for name in self._reads}
 
     def take_metrics(self) -> dict[str, list[float]]:
         """See Member."""

@@ -13,6 +13,7 @@ import statistics
 import threading
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -49,6 +50,8 @@ class Scorer:
     ) -> None:
         self._uses = tuple(uses)
         self._names = _names(self._uses)
+        self.weights = {n: use.weight for n, use in zip(self._names, self._uses, strict=True) if not use.gate}
+        """By name in a Score's terms."""
         self._max_error_rate = max_error_rate
         self._members = [make_member(use, recipe_dir, judge) for use in self._uses]
         self._judge = judge
@@ -70,7 +73,7 @@ class Scorer:
                 continue
             for i, value in zip(wanted, member.values([rows[i] for i in wanted], step), strict=True):
                 parts[i][number] = value
-        scores = [self._compose(values) for values in parts]
+        scores = [replace(self._compose(v), logged=row.logged) for v, row in zip(parts, rows, strict=True)]
         self._watch(scores)
         return scores
 
@@ -106,13 +109,15 @@ class Scorer:
                 detail = f"{self._names[number]}: {value.detail}"
                 return Score(value=None, parts=parts, status="infra_error", detail=detail)
         counted = {n: v for n, v in values.items() if isinstance(v, int | float)}
-        summed = [self._uses[n].weight * v for n, v in counted.items() if not self._uses[n].gate]
-        if not summed:
+        terms = {self._names[n]: float(v) for n, v in counted.items() if not self._uses[n].gate}
+        if not terms:
             return Score(value=None, parts=parts, status="not_applicable", detail="no reward applies")
         closed = [self._names[n] for n, v in counted.items() if self._uses[n].gate and v <= 0]
         if closed:
-            return Score(value=0.0, parts=parts, detail=f"gate {closed[0]} is closed")
-        return Score(value=float(sum(summed)), parts=parts)
+            nothing = dict.fromkeys(terms, 0.0)
+            return Score(value=0.0, parts=parts, terms=nothing, detail=f"gate {closed[0]} is closed")
+        value = sum(self.weights[name] * term for name, term in terms.items())
+        return Score(value=float(value), parts=parts, terms=terms)
 
     def _watch(self, scores: Sequence[Score]) -> None:
         with self._lock:

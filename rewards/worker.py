@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,11 @@ from posttrain.rewards import loader
 from posttrain.rewards.contract import RowError
 
 HEADER = struct.Struct("!Q")
+LONGEST_EXTRA = 2000
+"""Characters of a value that log_extra keeps."""
+
+Answer = tuple[list[float | RowError | None], dict[str, list[float]], dict[str, list[str]]]
+"""(one value a row; what log_metric was given, by name; what log_extra was given, by column, one text a row)"""
 
 
 @dataclass(frozen=True)
@@ -37,18 +42,20 @@ class UserReward:
         self._reward = loader.load(use, recipe_dir)
         self.wants = loader.extras_of(self._reward)
 
-    def __call__(self, call: dict[str, Any]) -> tuple[list[float | RowError | None], dict[str, list[float]]]:
-        """(values, what was given to log_metric by name)"""
+    def __call__(self, call: dict[str, Any]) -> Answer:
+        """See Answer. Raises ValueError where log_extra is given another number of values than there are rows."""
         metrics: dict[str, list[float]] = {}
+        columns: dict[str, list[str]] = {}
+        rows = len(call["completions"])
         extras = {
             "completion_ids": call["completion_ids"],
             "trainer_state": TrainerState(global_step=call["step"]),
-            "log_extra": lambda name, values: None,  # a column of TRL's completions table, which there is none of
+            "log_extra": lambda name, values: columns.__setitem__(str(name), _texts(name, values, rows)),
             "log_metric": lambda name, value: metrics.setdefault(name, []).append(float(value)),
         }
         given = {k: v for k, v in extras.items() if k in self.wants}
         values = loader.call(self._reward, call["prompts"], call["completions"], call["columns"], call["params"], given)
-        return values, metrics
+        return values, metrics, columns
 
 
 class BuiltinCall:
@@ -61,9 +68,16 @@ class BuiltinCall:
 
         self._function = BUILTINS[name].function
 
-    def __call__(self, call: dict[str, Any]) -> tuple[list[Any], dict[str, list[float]]]:
+    def __call__(self, call: dict[str, Any]) -> Answer:
         keywords = {**call["columns"], **call["params"]}
-        return list(self._function(call["prompts"], call["completions"], **keywords)), {}
+        return list(self._function(call["prompts"], call["completions"], **keywords)), {}, {}
+
+
+def _texts(name: str, values: Sequence[Any], rows: int) -> list[str]:
+    texts = [str(value)[:LONGEST_EXTRA] for value in values]
+    if len(texts) != rows:
+        raise ValueError(f"log_extra({name!r}, ...) was given {len(texts)} values for {rows} completions")
+    return texts
 
 
 def receive(connection: socket.socket) -> Any:

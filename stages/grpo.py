@@ -9,7 +9,8 @@ the learner's.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.load import derive_seed, load_all
 from posttrain.stages.data.schedule import BatchSchedule
 from posttrain.stages.data.store import write_rows
-from posttrain.stages.learner.advantages import group_advantages, zero_variance
+from posttrain.stages.learner.advantages import group_advantages, multi_reward_advantages, zero_variance
 from posttrain.stages.learner.losses import PolicyLoss
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.session import TrainingSession
@@ -32,6 +33,8 @@ from posttrain.stages.rollout.collect import (
     score_metrics,
 )
 from posttrain.types import Prompt, Sample
+
+T = TypeVar("T")
 
 
 def run(context: StageContext) -> StageResult:
@@ -54,7 +57,7 @@ def run(context: StageContext) -> StageResult:
             seed = derive_seed(context.seed, context.name, step)
             scored = collect(pool, scorer, prompts, spec.group_size, params, seed=seed, step=step)
             generated = time.monotonic()
-            samples, metrics = make_samples(scored, spec, seed)
+            samples, metrics = make_samples(scored, spec, seed, scorer.weights)
             metrics |= scorer.metrics()
             metrics |= _learn(session, samples, spec, step)
             trained = time.monotonic()
@@ -83,16 +86,22 @@ def unique_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
     return result
 
 
-def make_samples(scored: Sequence[ScoredGroup], spec: Grpo, seed: int) -> tuple[list[Sample], dict[str, float]]:
+def make_samples(
+    scored: Sequence[ScoredGroup], spec: Grpo, seed: int, weights: Mapping[str, float] | None = None
+) -> tuple[list[Sample], dict[str, float]]:
     """Training samples with their advantages, in a fixed order, and the step's metrics.
 
     A completion without a score (not applicable, infra error) leaves its group. Groups whose rewards are all equal
-    have advantage 0: they are counted, and left out of the loss's sum but not of its normaliser.
+    have advantage 0: they are counted, and left out of the loss's sum but not of its normaliser. `weights` are the
+    rewards', by name: with `combine: normalize_then_sum` each reward is normalised by itself.
     """
     rewards = [[s.value for s in g.scores] for g in scored]
-    if spec.shuffle_rewards:
-        rewards = _shuffled(rewards, seed)
-    advantages = group_advantages(rewards, spec.scale_advantages)
+    if spec.combine == "normalize_then_sum":
+        terms = [[s.terms if s.status == "ok" else None for s in g.scores] for g in scored]
+        advantages = multi_reward_advantages(_shuffled(terms, seed) if spec.shuffle_rewards else terms, weights or {})
+    else:
+        rewards = _shuffled(rewards, seed) if spec.shuffle_rewards else rewards
+        advantages = group_advantages(rewards, spec.scale_advantages)
     samples = []
     for index, (group, values) in enumerate(zip(scored, advantages, strict=True)):
         for completion, advantage in zip(group.group.completions, values, strict=True):
@@ -119,7 +128,7 @@ def make_samples(scored: Sequence[ScoredGroup], spec: Grpo, seed: int) -> tuple[
     return samples, metrics
 
 
-def _shuffled(rewards: list[list[float | None]], seed: int) -> list[list[float | None]]:
+def _shuffled(rewards: list[list[T]], seed: int) -> list[list[T]]:
     flat = [r for group in rewards for r in group]
     order = np.random.default_rng(seed).permutation(len(flat))
     mixed = iter([flat[i] for i in order])

@@ -93,8 +93,14 @@ class Score:
 
     value: float | None
     parts: Mapping[str, float | None] = field(default_factory=dict)
+    """What each reward gave, gates too."""
     status: ScoreStatus = "ok"
     detail: str = ""
+    terms: Mapping[str, float] = field(default_factory=dict)
+    """Where status is ok: each reward that counts, gates not among them; all 0 behind a closed gate. `value` is their
+    weighted sum."""
+    logged: Mapping[str, str] = field(default_factory=dict)
+    """What rewards gave to `log_extra` for this row, as text, by column."""
 
 
 @dataclass(frozen=True, kw_only=True)

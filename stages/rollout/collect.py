@@ -135,6 +135,7 @@ def rollout_rows(scored: Sequence[ScoredGroup], versions: bool = True) -> list[d
             "score": s.value,
             "status": s.status,
             "parts": [{"reward": k, "value": v} for k, v in s.parts.items() if v is not None],
+            "extra": [{"column": k, "value": v} for k, v in s.logged.items()],
         }
         for g in scored
         for c, s in zip(g.group.completions, g.scores, strict=True)

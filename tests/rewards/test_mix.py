@@ -3,9 +3,11 @@
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from posttrain.configs.schema import RewardUse
@@ -119,6 +121,41 @@ def test_conventions(item: Make, rewards_file: Path) -> None:
     with Scorer(uses, recipe_dir=rewards_file) as scorer:
         (result,) = scorer.score([one], step=7)
     assert result.parts == {"length": 5.0, "slow_sum": 1.0, "compute_score": 1.0, "sees": 15.0}
+
+
+def test_terms_are_what_counts(item: Make, tmp_path: Path) -> None:
+    uses = [use("exact", weight=2.0), use("repetition", weight=0.5), use("format", gate=True)]
+    opened, closed = score(uses, [item("<think>\na\n</think>\n\n4", answer="4"), item("4", answer="4")], tmp_path)
+    assert opened.terms == {"exact": 1.0, "repetition": 0.0}
+    assert opened.value == 2.0
+    assert closed.terms == {"exact": 0.0, "repetition": 0.0}
+    assert closed.parts["exact"] == 1.0
+
+
+def test_logged_columns_reach_their_rows(item: Make, rewards_file: Path) -> None:
+    with Scorer([use("mine.py:sees", when={"task": "a"})], recipe_dir=rewards_file) as scorer:
+        left, right = scorer.score([item("x", task="b"), item("y", task="a")], step=7)
+    assert left.logged == {}
+    assert right.logged == {"note": "x"}
+
+
+def test_a_logged_column_of_another_length_is_a_failure(item: Make, rewards_file: Path) -> None:
+    (rewards_file / "wide.py").write_text(
+        "def wide(completions, log_extra, **columns):\n    log_extra('n', [1, 2])\n    return [1.0]\n"
+    )
+    (result,) = score([use("wide.py:wide")], [item("x")], rewards_file)
+    assert result.status == "infra_error"
+    assert "2 values for 1 completions" in result.detail
+
+
+def test_length_and_end_of_a_completion_are_columns_unless_the_row_has_its_own(item: Make, tmp_path: Path) -> None:
+    rule = use("overlong", params={"max_length": 4, "cache": 2})
+    prompt, completion = item("x")
+    cut = replace(completion, finish_reason="length", token_ids=np.arange(4))
+    whole = replace(completion, finish_reason="stop", token_ids=np.arange(2))
+    own = replace(prompt, columns={**prompt.columns, "tokens": 2, "finish_reason": "stop"})
+    values = [s.value for s in score([rule], [(prompt, cut), (prompt, whole), (own, cut)], tmp_path)]
+    assert values == [-1.0, 0.0, 0.0]
 
 
 def test_logged_metrics_are_means_since_they_were_last_taken(item: Make, rewards_file: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +24,7 @@ from posttrain.stages.data.filters import FILTERS
 from posttrain.stages.data.load import check_source, load_prompts, load_rows
 from posttrain.stages.data.schedule import BatchSchedule
 from posttrain.stages.data.store import read_rows, write_rows
-from posttrain.stages.learner.advantages import EPSILON, group_advantages, zero_variance
+from posttrain.stages.learner.advantages import EPSILON, group_advantages, multi_reward_advantages, zero_variance
 from posttrain.stages.learner.schedule import FLOOR, learning_rate
 from posttrain.stages.rollout.collect import ScoredGroup, rollout_rows, score_metrics
 from posttrain.thinking import last_flag, split_thinking
@@ -71,6 +72,57 @@ def test_advantages_equal_the_written_out_formula(scale: Any) -> None:
         std = {"group": statistics.stdev(known), "batch": statistics.stdev(everything), "none": 1.0 - EPSILON}[scale]
         expected = [np.nan if r is None else (r - statistics.mean(known)) / (std + EPSILON) for r in group]
         np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+def trl_normalize_then_sum(table: Any, weights: Any, size: int) -> Any:
+    """The formula of TRL's GRPOTrainer for `multi_objective_aggregation="normalize_then_sum"`, written out in torch."""
+    from trl.trainer.utils import nanstd
+
+    unscorable = torch.isnan(table).all(dim=1)
+    grouped = table.view(-1, size, table.shape[1])
+    mean = torch.nanmean(grouped, dim=1, keepdim=True)
+    scaled = ((grouped - mean) / (nanstd(grouped, dim=1, keepdim=True) + 1e-4)).view(-1, table.shape[1])
+    rewards = (scaled * weights).nansum(dim=1)
+    rewards[unscorable] = torch.nan
+    return (rewards - torch.nanmean(rewards)) / (nanstd(rewards) + 1e-4)
+
+
+def test_multi_reward_advantages_equal_trl() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(12, 3)) * [1.0, 10.0, 0.1]
+    table[2, 1] = table[7] = np.nan
+    weights = {"a": 1.0, "b": 0.5, "c": -2.0}
+    rows = [
+        None if np.isnan(row).all() else {n: v for n, v in zip(weights, row, strict=True) if not np.isnan(v)}
+        for row in table
+    ]
+    got = multi_reward_advantages([rows[i : i + 4] for i in (0, 4, 8)], weights)
+    expected = trl_normalize_then_sum(torch.tensor(table), torch.tensor(list(weights.values())), 4)
+    np.testing.assert_allclose(np.concatenate(got), expected.numpy(), rtol=1e-6)
+
+
+def test_gdpo_tells_apart_what_a_sum_does_not() -> None:
+    rows = [{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}, {"a": 0.0, "b": 1.0}, {"a": 0.0, "b": 1.0}]
+    (summed,) = group_advantages([[sum(row.values()) for row in rows]])
+    (kept,) = multi_reward_advantages([rows], {"a": 1.0, "b": 0.5})
+    assert not summed.any()
+    assert kept[0] > 0 > kept[1]
+
+
+def test_a_reward_of_small_spread_counts_like_one_of_large_spread() -> None:
+    rows = [{"small": 0.01 * i, "large": 100.0 * (3 - i)} for i in range(4)]
+    (got,) = multi_reward_advantages([rows], {"small": 1.0, "large": 0.9})
+    assert (np.diff(got) > 0).all()  # they pull in opposite directions, and the heavier one wins
+
+
+def test_grpo_combines_rewards_as_the_recipe_says() -> None:
+    group = scored([1.0, 1.0, None])
+    terms = ({"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}, {})
+    group = replace(group, scores=tuple(replace(s, terms=t) for s, t in zip(group.scores, terms, strict=True)))
+    apart, _ = grpo.make_samples([group], grpo_spec(combine="normalize_then_sum"), 0, {"a": 3.0, "b": 1.0})
+    same, _ = grpo.make_samples([group], grpo_spec(), 0, {"a": 3.0, "b": 1.0})
+    assert [s.advantage > 0 for s in apart] == [True, False]
+    assert [s.advantage for s in same] == [0.0, 0.0]
 
 
 def test_a_lone_reward_has_no_baseline_and_no_advantage() -> None:

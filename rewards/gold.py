@@ -1,0 +1,123 @@
+"""A reward proves itself on gold before a run starts: the known answer of a row must score in full.
+
+What is gold for a row: its column `gold`, a whole completion; else, for a built-in that knows how, one made of its
+columns. A reward without either isn't tried, nor one that asks a model or runs code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from posttrain.configs.schema import RewardUse
+from posttrain.errors import DataError
+from posttrain.rewards.base import BUILTINS, applies, row_columns
+from posttrain.rewards.mix import Scorer
+from posttrain.types import Completion, Prompt, Score
+
+ROWS = 8
+"""How many rows of a source are tried: enough for a column that is mapped wrongly."""
+
+_ENOUGH = 1e-6
+
+
+def _boxed(columns: Mapping[str, Any]) -> str:
+    return f"\\boxed{{{columns['answer']}}}"
+
+
+def _stated(columns: Mapping[str, Any]) -> str:
+    return str(columns["answer"])
+
+
+def _every_keyword(columns: Mapping[str, Any]) -> str:
+    words = columns["keywords"]
+    return words if isinstance(words, str) else "\n".join(map(str, words or ()))
+
+
+def _reference(columns: Mapping[str, Any]) -> str:
+    found = columns["reference"]
+    return found if isinstance(found, str) else str(next(iter(found or ()), ""))
+
+
+MAKERS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "math": _boxed,
+    "exact": _stated,
+    "multiple_choice": _stated,
+    "contains": _every_keyword,
+    "chrf": _reference,
+}
+"""How a built-in's gold answer is made of a row's columns."""
+
+
+def check_gold(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe_dir: Path) -> int:
+    """Try every reward on the first rows that it applies to; returns how many pairs of reward and row were tried.
+
+    Raises:
+        DataError: the gold of a row doesn't score in full (a function's: isn't paid at all), or can't be judged.
+    """
+    tried = 0
+    for use in uses:
+        items = _gold_items(use, prompts)
+        if not items:
+            continue
+        with Scorer([use.model_copy(update={"gate": False, "weight": 1.0})], recipe_dir=recipe_dir) as scorer:
+            scores = scorer.score(items)
+        for (prompt, completion), score in zip(items, scores, strict=True):
+            _check(use, prompt, completion, score)
+        tried += len(items)
+    return tried
+
+
+def _gold_items(use: RewardUse, prompts: Sequence[Prompt]) -> list[tuple[Prompt, Completion]]:
+    builtin = BUILTINS.get(use.use)
+    if builtin is not None and (builtin.needs == "judge" or builtin.kind != "rule"):
+        return []
+    items: list[tuple[Prompt, Completion]] = []
+    for prompt in prompts:
+        columns = row_columns(prompt)
+        text = _gold(use, columns) if applies(use, columns) else None
+        if text:
+            items.append((prompt, _completion(prompt, text)))
+        if len(items) == ROWS:
+            break
+    return items
+
+
+def _gold(use: RewardUse, columns: Mapping[str, Any]) -> str | None:
+    given = columns.get("gold")
+    if isinstance(given, str):
+        return given
+    maker = MAKERS.get(use.use)
+    if maker is None or any(columns.get(name) is None for name in BUILTINS[use.use].columns):
+        return None
+    return f"<think>\nThe answer is known.\n</think>\n\n{maker(columns)}"
+
+
+def _completion(prompt: Prompt, text: str) -> Completion:
+    none = np.zeros(0, np.int64)
+    return Completion(
+        prompt_id=prompt.id, index=0, prompt_ids=none, token_ids=none, text=text, sources=np.zeros(0, np.int8),
+        logprobs=np.zeros(0, np.float32), versions=np.zeros(0, np.int32), finish_reason="stop",
+    )  # fmt: skip
+
+
+def _check(use: RewardUse, prompt: Prompt, completion: Completion, score: Score) -> None:
+    builtin = BUILTINS.get(use.use)
+    if score.status == "not_applicable":
+        return
+    if score.value is None:
+        verdict = f"it couldn't judge the gold answer ({score.detail.strip().splitlines()[-1]})"
+    elif builtin is not None and score.value < builtin.full - _ENOUGH:
+        verdict = f"the gold answer scores {score.value:g}, not {builtin.full:g}"
+    elif builtin is None and score.value <= 0:
+        verdict = f"the gold answer scores {score.value:g}"
+    else:
+        return
+    raise DataError(
+        f"reward {use.use!r}: {verdict}: {completion.text[-200:]!r}",
+        where=prompt.id,
+        fix="mend the row's columns, map the right one, or limit the reward with `when`",
+    )
