@@ -21,6 +21,7 @@ from posttrain.configs.document import Document, parse_document, read_document
 from posttrain.configs.problems import Path_, Problem, closest, dotted, problems_of, recipe_error
 from posttrain.configs.references import keep_references, mask, mask_data, resolve, values
 from posttrain.configs.schema import Recipe
+from posttrain.configs.tasks import expand_tasks
 from posttrain.errors import InputError, PosttrainError, RecipeError
 
 PACKAGED = Path(__file__).resolve().parent / "recipes"
@@ -131,6 +132,9 @@ def _load(document: Document, path: Path, recipe_dir: Path, overrides: Sequence[
     data = resolve(raw, os.environ, unset)
     if missing:
         raise recipe_error(missing, where)
+    if wrong := expand_tasks(raw):
+        raise recipe_error(wrong, where)
+    data = resolve(raw, os.environ, unset)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:

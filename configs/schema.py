@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from posttrain.configs.machine import Cluster as Cluster
+from posttrain.configs.machine import LearnerCluster as LearnerCluster
+from posttrain.configs.machine import RolloutCluster as RolloutCluster
+from posttrain.configs.machine import SandboxCluster as SandboxCluster
+from posttrain.configs.strict import Strict as Strict
 from posttrain.types import Mode
-
-
-class Strict(BaseModel):
-    """Base of all recipe nodes: unknown keys are errors, instances are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
 
 # ---------------------------------------------------------------- shared nodes
 
@@ -89,6 +87,17 @@ def _as_mapping(value: Any, key: str) -> Any:
 
 
 Model = Annotated[ModelSource, Field(description="a stage, base, builtin:tiny, a folder, a Hub id, or a mapping")]
+
+
+class TaskUse(Strict):
+    """A task: one of the package by name (`all` for every one), or prompts with the rewards that judge them."""
+
+    use: str | None = Field(None, description="a task of the package, or `all`")
+    name: str | None = Field(None, description="of a task of your own; what metrics call it")
+    prompts: PromptSource | None = None
+    rewards: tuple[RewardUse, ...] | None = None
+    weight: float | None = Field(None, gt=0, description="share of the batch relative to the other tasks")
+    n: int | None = Field(None, ge=1, description="how many prompts")
 
 
 class Optimizer(Strict):
@@ -214,6 +223,7 @@ class Grpo(TrainingStage):
     kind: Literal["grpo"]
     prompts: tuple[PromptSource, ...]
     rewards: tuple[RewardUse, ...]
+    tasks: tuple[TaskUse, ...] = Field((), description="more prompts, each with the rewards that judge it")
     prompts_per_step: int = Field(16, ge=1)
     group_size: int = Field(8, ge=2)
     minibatches: int = Field(1, ge=1, description="optimizer steps a rollout batch (off-policy when over 1)")
@@ -237,6 +247,8 @@ class Grpo(TrainingStage):
 
     @model_validator(mode="after")
     def _one_scale(self) -> Grpo:
+        if not (self.prompts and self.rewards):
+            raise ValueError("there is nothing to train on: name `prompts` and `rewards`, or `tasks`")
         if self.combine == "normalize_then_sum" and self.scale_advantages != "group":
             raise ValueError("combine: normalize_then_sum scales by group and batch itself: leave scale_advantages out")
         return self
@@ -272,6 +284,7 @@ class Suite(Strict):
     )
     prompts: tuple[PromptSource, ...]
     rewards: tuple[RewardUse, ...] = (RewardUse(use="math"),)
+    tasks: tuple[TaskUse, ...] = Field((), description="more prompts, held out, each with the rewards that judge it")
     modes: tuple[Mode, ...] = ("default",)
     k: int = Field(1, ge=1, description="samples a question: avg@k and pass@k")
     budgets: tuple[int, ...] = Field((0, 8, 16, 32), description="thinking budgets, tokens")
@@ -292,43 +305,7 @@ class Evaluate(StageBase):
 Stage = Annotated[Curate | Sample | Sft | Grpo | Distill | Evaluate, Field(discriminator="kind")]
 
 
-# ---------------------------------------------------------------- the machine
-
-
-class LearnerCluster(Strict):
-    workers: int = Field(1, ge=1, description="DeepSpeed ranks")
-    zero: Literal[0, 1, 2, 3] = 2
-    gpus: float = Field(0, ge=0, description="GPUs a rank")
-    threads: int | None = Field(None, ge=1, description="CPU threads a rank; all cores shared evenly if not given")
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    gradient_checkpointing: bool = False
-
-
-class RolloutCluster(Strict):
-    workers: int = Field(1, ge=1)
-    engine: Literal["transformers"] = "transformers"
-    gpus: float = Field(0, ge=0)
-    threads: int | None = Field(None, ge=1)
-    batch: int = Field(256, ge=1, description="sequences decoded together")
-    dtype: Literal["float32", "bfloat16"] = "float32"
-
-
-class SandboxCluster(Strict):
-    workers: int = Field(1, ge=1)
-    min_tier: Literal["A", "B", "C"] = "B"
-    preload: tuple[Literal["numpy"], ...] = Field((), description="libraries that code can import besides Python's own")
-    languages: tuple[Literal["bash", "node", "cpp"], ...] = Field(
-        (), description="languages besides Python that may be run; in tier A only"
-    )
-
-
-class Cluster(Strict):
-    """Where things run; never part of a stage's key."""
-
-    address: str | None = Field(None, description="an existing Ray cluster; else one is started and stopped here")
-    learner: LearnerCluster = LearnerCluster()
-    rollout: RolloutCluster = RolloutCluster()
-    sandbox: SandboxCluster = SandboxCluster()
+# ---------------------------------------------------------------- the recipe
 
 
 class AutoEvaluate(Strict):

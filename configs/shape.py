@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from posttrain.configs.schema import DataSource, ModelSource, PromptSource, Recipe, RewardUse, Threshold
+from posttrain.configs.schema import DataSource, ModelSource, PromptSource, Recipe, RewardUse, TaskUse, Threshold
 
 SHORT_FORMS: dict[type[BaseModel], str] = {
     ModelSource: "from",
@@ -18,6 +18,7 @@ SHORT_FORMS: dict[type[BaseModel], str] = {
     DataSource: "from",
     RewardUse: "use",
     Threshold: "check",
+    TaskUse: "use",
 }
 """Nodes that may be one string, and the key which that string fills: `model: base` is `{from: base}`."""
 

@@ -159,7 +159,7 @@ class _Settler:
     def _check_builtin(self, source: str, at: Path_, wants: Gives) -> None:
         if not source.startswith("builtin:"):
             return
-        from posttrain.stages.data.builtin import GENERATORS
+        from posttrain.stages.data.load import GENERATORS
         from posttrain.stages.data.models import BUILTIN
 
         name = source.removeprefix("builtin:")

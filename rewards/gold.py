@@ -1,7 +1,7 @@
 """A reward proves itself on gold before a run starts: the known answer of a row must score in full.
 
 What is gold for a row: its column `gold`, a whole completion; else, for a built-in that knows how, one made of its
-columns. A reward without either isn't tried, nor one that asks a model or runs code.
+columns. A reward without either isn't tried, nor one that asks a model, runs code or counts tokens.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def check_gold(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe_dir:
 
 def _gold_items(use: RewardUse, prompts: Sequence[Prompt]) -> list[tuple[Prompt, Completion]]:
     builtin = BUILTINS.get(use.use)
-    if builtin is not None and (builtin.needs == "judge" or builtin.kind != "rule"):
+    if builtin is not None and (builtin.needs == "judge" or builtin.kind != "rule" or "tokens" in builtin.optional):
         return []
     items: list[tuple[Prompt, Completion]] = []
     for prompt in prompts:

@@ -85,6 +85,9 @@ def citations(
     return [_citations(prompt, text, wanted, there) for prompt, text, wanted, there in rows]
 
 
+MOST_DOCUMENTS = 10_000
+
+
 def _citations(prompt: Any, text: str, supporting: Any, documents: Any) -> float | RowError | None:
     if supporting is None:
         return None
@@ -108,6 +111,8 @@ def cited(text: str) -> set[int]:
 
 def _documents(documents: Any) -> set[int]:
     if isinstance(documents, int) and not isinstance(documents, bool):
+        if not 0 <= documents <= MOST_DOCUMENTS:
+            raise ValueError(f"column `documents` should be 0 to {MOST_DOCUMENTS:,} documents, not {documents:,}")
         return set(range(1, documents + 1))
     return _numbers(documents, "documents")
 

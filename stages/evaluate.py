@@ -87,6 +87,11 @@ def _reward(context: StageContext, suite: Suite, prompts: list[Prompt]) -> tuple
             summary(mode, "tokens", completion_table(scored, lambda c: float(len(c.token_ids)))),
             summary(mode, "truncated", completion_table(scored, lambda c: float(c.finish_reason == "length"))),
         ]
+        tasks = sorted({p.task for p in prompts})
+        if len(tasks) > 1:
+            for task in tasks:
+                mine = np.array([g.group.prompt.task == task for g in scored])
+                rows.append(summary(mode, f"accuracy/task/{task}", values[mine]))
         domains = sorted({p.domain for p in prompts})
         if len(domains) > 1:
             for domain in domains:

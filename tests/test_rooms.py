@@ -147,6 +147,8 @@ def test_every_knob_of_the_recipe_is_read() -> None:
                 read.add(node.attr)
             elif isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple):  # for field in ("model", "teacher"):
                 read.update(str(item.value) for item in node.iter.elts if isinstance(item, ast.Constant))
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "node.pop":  # what is written out before
+                read.update(str(item.value) for item in node.args if isinstance(item, ast.Constant))
     models = [m for m in vars(schema).values() if isinstance(m, type) and issubclass(m, BaseModel)]
     unread = [f"{m.__name__}.{name}" for m in models for name in m.model_fields if name not in read]
     assert len(models) > 10

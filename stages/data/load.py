@@ -16,12 +16,16 @@ from typing import Any, get_args
 from posttrain.configs.problems import closest
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
-from posttrain.stages.data.builtin import GENERATORS, held_out
+from posttrain.stages.data import builtin, task_skills, task_text
+from posttrain.stages.data.builtin import held_out
 from posttrain.stages.data.store import FILE, read_rows
 from posttrain.stages.data.worked import worked_solution
 from posttrain.types import Mode, Prompt
 
 Row = dict[str, Any]
+GENERATORS = {**builtin.GENERATORS, **task_text.GENERATORS, **task_skills.GENERATORS}
+"""All generators that `builtin:NAME` may name."""
+
 DEFAULT_GENERATED = 1000
 SEARCHED = 50  # rows drawn for each one wanted, before the search for new ones ends
 MIXED_MODES: tuple[Mode, ...] = ("default", "think", "no_think")

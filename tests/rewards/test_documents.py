@@ -97,7 +97,7 @@ def test_citations(answer: str, supporting: Any, value: float) -> None:
     assert citations([""], [answer], [supporting], [3]) == [pytest.approx(value)]
 
 
-@pytest.mark.parametrize(("supporting", "documents"), [("x", None), ([4], [1, 2]), ([1], "x"), (3, None)])
+@pytest.mark.parametrize(("supporting", "documents"), [("x", None), ([4], [1, 2]), ([1], "x"), (3, None), ([1], 2**40)])
 def test_citations_that_can_not_be_checked_are_no_zero(supporting: Any, documents: Any) -> None:
     assert isinstance(citations([""], ["a b c [1]"], [supporting], [documents])[0], RowError)
 

@@ -1,0 +1,45 @@
+"""Where a run's actors stand. Nothing here enters a stage's key: changing it reuses what is done."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from posttrain.configs.strict import Strict
+
+
+class LearnerCluster(Strict):
+    workers: int = Field(1, ge=1, description="DeepSpeed ranks")
+    zero: Literal[0, 1, 2, 3] = 2
+    gpus: float = Field(0, ge=0, description="GPUs a rank")
+    threads: int | None = Field(None, ge=1, description="CPU threads a rank; all cores shared evenly if not given")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+
+
+class RolloutCluster(Strict):
+    workers: int = Field(1, ge=1)
+    engine: Literal["transformers"] = "transformers"
+    gpus: float = Field(0, ge=0)
+    threads: int | None = Field(None, ge=1)
+    batch: int = Field(256, ge=1, description="sequences decoded together")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class SandboxCluster(Strict):
+    workers: int = Field(1, ge=1)
+    min_tier: Literal["A", "B", "C"] = "B"
+    preload: tuple[Literal["numpy"], ...] = Field((), description="libraries that code can import besides Python's own")
+    languages: tuple[Literal["bash", "node", "cpp"], ...] = Field(
+        (), description="languages besides Python that may be run; in tier A only"
+    )
+
+
+class Cluster(Strict):
+    """Where things run; never part of a stage's key."""
+
+    address: str | None = Field(None, description="an existing Ray cluster; else one is started and stopped here")
+    learner: LearnerCluster = LearnerCluster()
+    rollout: RolloutCluster = RolloutCluster()
+    sandbox: SandboxCluster = SandboxCluster()
