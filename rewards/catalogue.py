@@ -1,4 +1,4 @@
-"""docs/rewards.md, from the registry: `python -m posttrain.rewards.catalogue > docs/rewards.md`.
+"""docs/rewards.md and docs/tasks.md, from the registries: `python -m posttrain.rewards.catalogue docs`.
 
 The cases that it lists are those that the tests run, so that the document can't say what isn't so.
 """
@@ -9,14 +9,17 @@ import inspect
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+from posttrain.configs.schema import RewardUse
+from posttrain.configs.tasks import shipped_tasks
 from posttrain.rewards.base import BUILTINS
 from posttrain.rewards.contract import BuiltinReward, Case, parameters
 
 _HEAD = """# Rewards
 
-Written by `python -m posttrain.rewards.catalogue > docs/rewards.md` from the registry; a test holds it to that.
+Written by `python -m posttrain.rewards.catalogue docs` from the registry; a test holds it to that.
 
 A recipe names a reward by `use:`, with `params`, `weight`, `when` and `gate`; `posttrain rewards score NAME` tries one
 on JSON lines. What a reward *sees* is the answer behind `</think>` (an open think block has none), or the whole
@@ -38,6 +41,37 @@ def render() -> str:
     """The document."""
     rows = [f"| {' | '.join(cells)} |" for cells in _table()]
     return "\n".join([_HEAD, *rows, "", *(line for name in BUILTINS for line in _section(name, BUILTINS[name]))])
+
+
+_TASKS = """# Tasks
+
+Written by `python -m posttrain.rewards.catalogue docs` from `configs/tasks.yaml`; a test holds it to that.
+
+In a `grpo` stage or a suite: `tasks: all`, `tasks: [keywords, {use: record, weight: 2, n: 500}]`, or one of your own:
+`{name: mine, prompts: mine.jsonl, rewards: [math]}`. A suite asks held-out rows. Each row of a task carries `gold`, a
+completion that it pays in full, and `adversarial`, one that only looks like it; `tests/stages/test_tasks.py` runs both.
+The Qwen3 report trains on over 20 tasks and lists none (4.4), so these are ours, in its five groups; their prompts are
+made by programs, so that nothing is downloaded.
+
+| task | group | asks | prompts | rewards |
+| --- | --- | --- | --- | --- |
+"""
+
+
+def render_tasks() -> str:
+    """The document on tasks."""
+    rows = (
+        [f"`{name}`", task.group, task.about, f"`{task.prompts.source}`", ", ".join(map(_use, task.rewards))]
+        for name, task in shipped_tasks().items()
+    )
+    return _TASKS + "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in rows)
+
+
+def _use(use: RewardUse) -> str:
+    params = ", ".join(f"{k}: {v}" for k, v in use.params.items())
+    notes = [*(["gate"] if use.gate else []), *([f"weight {use.weight:g}"] if use.weight != 1 else []), params]
+    said = ", ".join(note for note in notes if note)
+    return f"[`{use.use}`](rewards.md#{use.use})" + (f" ({said})" if said else "")
 
 
 def _table() -> Iterator[list[str]]:
@@ -92,4 +126,6 @@ def _json(value: object) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(render())
+    folder = Path(sys.argv[1])
+    (folder / "rewards.md").write_text(render(), encoding="utf-8")
+    (folder / "tasks.md").write_text(render_tasks(), encoding="utf-8")

@@ -92,7 +92,7 @@ def _reward(context: StageContext, suite: Suite, prompts: list[Prompt]) -> tuple
             for task in tasks:
                 mine = np.array([g.group.prompt.task == task for g in scored])
                 rows.append(summary(mode, f"accuracy/task/{task}", values[mine]))
-        domains = sorted({p.domain for p in prompts})
+        domains = sorted({p.domain for p in prompts} - {""})
         if len(domains) > 1:
             for domain in domains:
                 mine = np.array([g.group.prompt.domain == domain for g in scored])

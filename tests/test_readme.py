@@ -28,9 +28,19 @@ def test_the_recipe_loads(tmp_path: Path) -> None:
 
 
 def test_the_cluster_loads(tmp_path: Path) -> None:
-    recipe, cluster = blocks("yaml")
+    recipe, cluster = blocks("yaml")[0], next(block for block in blocks("yaml") if block.startswith("cluster:"))
     (tmp_path / "my.yaml").write_text(f"{recipe}\n{cluster}")
     assert load_recipe(tmp_path / "my.yaml").recipe.cluster != Cluster()
+
+
+def test_the_tasks_load(tmp_path: Path) -> None:
+    tasks = next(block for block in blocks("yaml") if "tasks:" in block)
+    (tmp_path / "my.yaml").write_text(
+        blocks("yaml")[0].replace("stages:\n", f"stages:\n{tasks}", 1).replace("fusion", "base")
+    )
+    general_rl = load_recipe(tmp_path / "my.yaml").recipe.stages["general_rl"]
+    assert general_rl.prompts[-1].task == "mine"
+    assert "fusion" in tasks
 
 
 def test_the_reward_scores_as_printed(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def no_tool(rng: random.Random, split: str) -> Iterator[Row]:
 
     def make(rng: random.Random) -> Row:
         name, city = rng.choice(NAMES), rng.choice(CITIES)
-        return {"prompt": f"Wish {name} a good trip to {city}.", "tools": list(TOOLS), "expected_calls": [],
+        return {"prompt": f"Wish {name} a good trip to {city}.", "tools": list(TOOLS),
+                "expected_calls": [], "keywords": [name, city],
                 "gold": thought(f"Have a good trip to {city}, {name}!"),
                 "adversarial": thought(_call("weather", city=city, days=1))}  # fmt: skip
 
@@ -105,7 +106,8 @@ def premises(rng: random.Random, split: str) -> Iterator[Row]:
         prompt = f"{name} was born in {born} and moved to {moved}. Why did {name} leave {told}, where {name} was born?"
         rejects = f"That is not correct: {name} wasn't born there. The city of birth is {born}."
         answers = f"The text says only that {name} went from there to {moved}."
-        return {"prompt": prompt, "premise": true, "corrects": [] if true else [born],
+        return {"prompt": prompt, "premise": true, "keywords": [moved if true else born],
+                "corrects": [] if true else [born],
                 "assumes": [] if true else [told], "gold": thought(answers if true else rejects),
                 "adversarial": thought(rejects if true else answers)}  # fmt: skip
 

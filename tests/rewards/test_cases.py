@@ -13,7 +13,7 @@ from posttrain.configs.schema import RewardUse
 from posttrain.errors import DataError, InputError, SandboxError
 from posttrain.rewards.base import BUILTINS, check_columns, check_use
 from posttrain.rewards.builtins import VERIFIERS, merged
-from posttrain.rewards.catalogue import render
+from posttrain.rewards.catalogue import render, render_tasks
 from posttrain.rewards.contract import Case, JudgeClient, parameters
 from posttrain.rewards.mix import Scorer
 from posttrain.sandbox.pool import LocalJudgePool
@@ -109,8 +109,9 @@ def test_a_wrong_parameter_is_refused_before_anything_starts(params: dict[str, A
 
 
 def test_the_catalogue_is_what_the_registry_says() -> None:
-    written = (Path(__file__).resolve().parents[2] / "docs" / "rewards.md").read_text("utf-8")
-    assert written == render(), "run: python -m posttrain.rewards.catalogue > docs/rewards.md"
+    docs, again = Path(__file__).resolve().parents[2] / "docs", "run: python -m posttrain.rewards.catalogue docs"
+    assert (docs / "rewards.md").read_text("utf-8") == render(), again
+    assert (docs / "tasks.md").read_text("utf-8") == render_tasks(), again
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if name != "code_stdio"])  # which says: as `code`
