@@ -32,8 +32,9 @@ def code(
     `tests` are asserts (text or a list), stdin and stdout pairs, argument and result pairs, or calls of an object's
     methods (see `sandbox.jobs.parse_tests`); the column `entry` names what they call. `hidden_tests`, of the same
     kind, count like them: for tests that the prompt doesn't show. `credit: fraction` pays the share of tests passed.
-    No code is 0.0, no tests are not applicable. `language`, if not python, goes with whole programs alone. `timeout_s` is processor time, `memory_mb` MiB; `float_tolerance`,
-    for numbers in standard output and in results, is relative or absolute.
+    No code is 0.0, no tests are not applicable. `language`, if not python, goes with whole programs alone.
+    `timeout_s` is processor time, `memory_mb` MiB; `float_tolerance`, for numbers in standard output and in results,
+    is relative or absolute.
     """
     none = [None] * len(completions)
     results: list[float | RowError | None] = [0.0] * len(completions)
