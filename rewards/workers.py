@@ -26,6 +26,15 @@ T = TypeVar("T")
 START_TIMEOUT_S = 120.0
 """A reward file may import torch."""
 _MAX_FAILURES_IN_A_ROW = 8
+_LOOK_S = 0.1
+"""How often a process at work is looked at."""
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+MEMORY_BYTES = os.sysconf("SC_PHYS_PAGES") * _PAGE // 3
+"""What a process may hold: a third of the machine. A limit on its address space would forbid torch and CUDA."""
+
+
+class OutOfBounds(Exception):
+    """A process holds too much memory."""
 
 
 class CallFailed(Exception):
@@ -52,8 +61,8 @@ class Service:
 class WorkerProcess:
     """One process for one service; calls of several threads take turns."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, memory_bytes: int = MEMORY_BYTES) -> None:
+        self._service, self.memory_bytes = service, memory_bytes
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
@@ -79,6 +88,9 @@ class WorkerProcess:
             except TimeoutError:
                 self._kill()
                 raise CallTimeout(f"no answer within {timeout_s:g} s; the worker was killed") from None
+            except OutOfBounds:
+                self._kill()
+                raise CallFailed(f"over {self.memory_bytes >> 20} MiB of memory; the worker was killed") from None
             except (EOFError, OSError):
                 raise CallFailed(f"the worker died ({self._kill()})") from None
             if outcome == "raised":
@@ -99,14 +111,28 @@ class WorkerProcess:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            connection.settimeout(left)
-            chunk = connection.recv(1 << 20)
+            connection.settimeout(min(left, _LOOK_S))
+            try:
+                chunk = connection.recv(1 << 20)
+            except TimeoutError:
+                self._check_memory()
+                continue
             if not chunk:
                 raise EOFError
             buffer += chunk
             if size is None and len(buffer) >= worker.HEADER.size:
                 size = worker.HEADER.unpack_from(buffer)[0] + worker.HEADER.size
         return pickle.loads(bytes(buffer[worker.HEADER.size :]))
+
+    def _check_memory(self) -> None:
+        """Raises OutOfBounds where the process holds more memory than it may."""
+        assert self._process is not None
+        try:
+            pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        except (OSError, IndexError):  # it has just ended, which `recv` tells
+            return
+        if pages * _PAGE > self.memory_bytes:
+            raise OutOfBounds
 
     def _ensure(self) -> socket.socket:
         if self._connection is not None:
@@ -130,6 +156,9 @@ class WorkerProcess:
             ours.settimeout(START_TIMEOUT_S)
             worker.send(ours, (service.module, service.attribute, service.arguments, sys.path))
             outcome, value = self._receive(time.monotonic() + START_TIMEOUT_S)
+        except OutOfBounds:
+            self._kill()
+            raise LoadFailed(f"over {self.memory_bytes >> 20} MiB of memory while loading") from None
         except TimeoutError:
             self._kill()
             raise LoadFailed(f"not loaded within {START_TIMEOUT_S:g} s") from None
