@@ -49,6 +49,7 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
 
     check_rooms(loaded, plan)
     found: list[dict[str, Any]] = []
+    checked: set[str] = set()
     for stage in plan.pending:
         spec = stage.node.spec
         for _, source in sources(spec):
@@ -63,8 +64,10 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
             if source.source not in loaded.recipe.stages:
                 _check_dialogues(loaded, source)
         for source, uses in _judged(stage.node):
-            if source.source not in loaded.recipe.stages:
+            pair = f"{source!r} {uses!r}"  # the same suites come after many stages
+            if source.source not in loaded.recipe.stages and pair not in checked:
                 _check_columns(loaded, source, uses)
+                checked.add(pair)
     return found
 
 
