@@ -209,19 +209,21 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def init(path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("recipe.yaml")) -> None:
-    """Write a commented first recipe."""
-    from posttrain.configs.load import PACKAGED
+def init(
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="A folder, new or empty; FILE.yaml: the recipe alone.")],
+) -> None:
+    """Write a project that runs as it is: recipe, reward, its test, data."""
+    from posttrain.pipelines.project import next_commands, write_project, write_recipe
 
-    if path.exists():
-        raise InputError("there is such a file already", where=str(path), fix="name another one")
-    if not path.parent.is_dir():
-        raise InputError(f"there is no folder {path.parent}", where=str(path), fix=f"mkdir -p {path.parent}")
-    try:
-        path.write_text((PACKAGED / "starter.yaml").read_text("utf-8"), "utf-8")
-    except OSError as error:
-        raise InputError(f"can't be written: {error.strerror}", where=str(path), fix="name another one") from None
-    typer.echo(f"wrote {path}; next: posttrain plan {path} --check")
+    if path.suffix in (".yaml", ".yml") and not path.is_dir():
+        write_recipe(path)
+        typer.echo(f"wrote {path}; next: posttrain plan {path} --check")
+        return
+    for name in write_project(path):
+        typer.echo(f"wrote {path / name}")
+    typer.echo("next:")
+    for command in next_commands(path):
+        typer.echo(f"  {command}")
 
 
 @app.command()

@@ -148,5 +148,5 @@ def test_six_changes_of_model_keep_neither_memory_nor_files(worker: Any, random_
         files.append(process.num_fds())
     print(f"MiB after each: {[round(s) for s in sizes]}; open files: {files}")
     assert loaded["parameters"] * 4 * 4 / 2**20 > KEPT_MIB  # the bound would catch one kept engine
-    assert sizes[-1] - sizes[1] < KEPT_MIB
+    assert max(sizes[3:]) - max(sizes[:3]) < KEPT_MIB  # the allocator gives back and takes again: the peaks tell
     assert files[-1] - files[1] <= KEPT_FILES
