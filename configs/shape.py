@@ -10,7 +10,16 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from posttrain.configs.schema import DataSource, ModelSource, PromptSource, Recipe, RewardUse, TaskUse, Threshold
+from posttrain.configs.schema import (
+    DataSource,
+    EnvironmentUse,
+    ModelSource,
+    PromptSource,
+    Recipe,
+    RewardUse,
+    TaskUse,
+    Threshold,
+)
 
 SHORT_FORMS: dict[type[BaseModel], str] = {
     ModelSource: "from",
@@ -19,6 +28,7 @@ SHORT_FORMS: dict[type[BaseModel], str] = {
     RewardUse: "use",
     Threshold: "check",
     TaskUse: "use",
+    EnvironmentUse: "use",
 }
 """Nodes that may be one string, and the key which that string fills: `model: base` is `{from: base}`."""
 

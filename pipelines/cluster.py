@@ -14,10 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.configs.schema import Cluster, RewardUse
+from posttrain.configs.schema import Cluster, EnvironmentUse, RewardUse
 from posttrain.errors import RunError
 
 if TYPE_CHECKING:
+    from posttrain.rewards.environments.client import EnvironmentPool
     from posttrain.rewards.mix import Scorer
     from posttrain.sandbox.pool import SandboxPool
     from posttrain.stages.learner.group import Learner
@@ -46,6 +47,7 @@ class ClusterWorkers:
         self._learner: Learner | None = None
         self._rollout: RolloutPool | None = None
         self._sandbox: SandboxPool | None = None
+        self._environments: dict[str, EnvironmentPool] = {}
 
     @property
     def started(self) -> bool:
@@ -78,6 +80,15 @@ class ClusterWorkers:
         judge = self._judge() if needs_sandbox(uses) else None
         return Scorer(uses, recipe_dir=self._recipe_dir, judge=judge)
 
+    def environment(self, use: EnvironmentUse) -> EnvironmentPool:
+        """The processes of an environment, kept for the whole run."""
+        from posttrain.rewards.environments.client import EnvironmentPool
+
+        name = use.model_dump_json()
+        if name not in self._environments:
+            self._environments[name] = EnvironmentPool(use, self._recipe_dir, self._cluster.sandbox.min_tier)
+        return self._environments[name]
+
     def _judge(self) -> SandboxPool:
         if self._sandbox is None:
             self._start()
@@ -91,6 +102,9 @@ class ClusterWorkers:
 
     def close(self) -> None:
         """End the actors, and Ray if it was started here."""
+        for environment in self._environments.values():
+            environment.close()
+        self._environments = {}
         if not self._started:
             return
         import ray

@@ -14,7 +14,7 @@ from typing import Literal
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.problems import Path_, closest, dotted
-from posttrain.configs.schema import Evaluate, ModelSource, PromptSource, Recipe, RewardUse, Stage
+from posttrain.configs.schema import EnvironmentUse, Evaluate, ModelSource, PromptSource, Recipe, RewardUse, Stage
 from posttrain.errors import InputError, RecipeError
 
 What = Literal["stage", "base", "builtin", "generator", "hub", "file", "folder"]
@@ -65,6 +65,12 @@ class Node:
         """All rewards that the stage uses, those of its suites too."""
         suites = getattr(self.spec, "suites", ())
         return (*getattr(self.spec, "rewards", ()), *(use for suite in suites for use in suite.rewards))
+
+    @property
+    def environments(self) -> tuple[EnvironmentUse, ...]:
+        """All environments that the stage's prompts name."""
+        named = (source for _, source in sources(self.spec) if isinstance(source, PromptSource))
+        return tuple(source.environment for source in named if source.environment is not None)
 
 
 def build_dag(loaded: LoadedRecipe) -> dict[str, Node]:

@@ -22,6 +22,7 @@ from posttrain.rewards import (
     tools,
 )
 from posttrain.rewards.contract import BuiltinReward, Case
+from posttrain.rewards.environments import reward as environment
 
 VERIFIERS: dict[str, BuiltinReward] = {
     "math": BuiltinReward(
@@ -80,7 +81,7 @@ def merged(tables: Iterable[Mapping[str, BuiltinReward]]) -> dict[str, BuiltinRe
 
 _MODULES = (
     format, modes, instructions, text, choices, structured, lengths, languages, tools, retrieval, premises, refusals,
-    reasoning_gym,
+    environment, reasoning_gym,
 )  # fmt: skip
 
 BUILTINS: dict[str, BuiltinReward] = merged((VERIFIERS, *(module.REWARDS for module in _MODULES)))
