@@ -14,7 +14,10 @@ def environment(
     environment_reward: Sequence[float | None] | None = None,
     **columns: Any,
 ) -> list[float | RowError | None]:
-    """What the row's environment says that the episode earned: its `get_reward`, as it is."""
+    """What the row's environment says that the episode earned: its `get_reward`, as it is.
+
+    It comes as the column `environment_reward`, which the rollout fills.
+    """
     nothing = RowError("no environment gave this row a reward: it needs an `environment:` with a `get_reward`")
     return [nothing if v is None else float(v) for v in environment_reward or [None] * len(completions)]
 

@@ -16,14 +16,14 @@ from typing import Any, get_args
 from posttrain.configs.problems import closest
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
-from posttrain.stages.data import builtin, task_skills, task_text
+from posttrain.stages.data import builtin, task_agents, task_skills, task_text
 from posttrain.stages.data.builtin import held_out
 from posttrain.stages.data.store import FILE, read_rows
 from posttrain.stages.data.worked import worked_solution
 from posttrain.types import Mode, Prompt
 
 Row = dict[str, Any]
-GENERATORS = {**builtin.GENERATORS, **task_text.GENERATORS, **task_skills.GENERATORS}
+GENERATORS = {**builtin.GENERATORS, **task_text.GENERATORS, **task_skills.GENERATORS, **task_agents.GENERATORS}
 """All generators that `builtin:NAME` may name."""
 
 DEFAULT_GENERATED = 1000
