@@ -10,13 +10,23 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from posttrain.configs.schema import DataSource, ModelSource, PromptSource, Recipe, RewardUse, TaskUse, Threshold
+from posttrain.configs.schema import (
+    DataSource,
+    JudgeModel,
+    ModelSource,
+    PromptSource,
+    Recipe,
+    RewardUse,
+    TaskUse,
+    Threshold,
+)
 
 SHORT_FORMS: dict[type[BaseModel], str] = {
     ModelSource: "from",
     PromptSource: "from",
     DataSource: "from",
     RewardUse: "use",
+    JudgeModel: "from",
     Threshold: "check",
     TaskUse: "use",
 }
