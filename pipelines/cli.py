@@ -248,11 +248,15 @@ def rewards_list() -> None:
 def rewards_score(
     name: Annotated[str, typer.Argument(help="A built-in, package.module:attr, or file.py:attr.")],
     params: Annotated[str, typer.Option(metavar="JSON", help="""Its parameters, like '{"pattern": "^4"}'.""")] = "{}",
+    judge: Annotated[
+        str | None, typer.Option(metavar="JSON", help="""The model it asks: '{"endpoint": URL, "model": NAME}'.""")
+    ] = None,
 ) -> None:
     """Score completions: JSON lines in, JSON lines out."""
-    from posttrain.rewards.cli import parse_params, score_lines
+    from posttrain.rewards.cli import parse_judge, parse_params, score_lines
 
-    raise typer.Exit(score_lines(name, sys.stdin, sys.stdout, params=parse_params(params)))
+    asked = parse_judge(judge) if judge is not None else None
+    raise typer.Exit(score_lines(name, sys.stdin, sys.stdout, params=parse_params(params), judge=asked))
 
 
 @sandbox_app.command("judge")

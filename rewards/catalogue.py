@@ -106,9 +106,8 @@ def _section(name: str, reward: BuiltinReward) -> Iterator[str]:
     yield inspect.getdoc(reward.function) or reward.doc
     if needs := _NEEDS.get(reward.needs, ""):
         yield f"\n{needs}"
-    yield f"\nGold case, scored {reward.full:g}" + (
-        ":\n" if reward.kind == "rule" else " by a stand-in in the tests:\n"
-    )
+    by = "" if reward.kind == "rule" else " by a stand-in for the model"
+    yield f"\nGold case, scored {reward.full:g}{by}:\n"
     yield from _case(reward.gold)
     yield f"\nAdversarial case, scored less than {reward.full:g}:\n"
     yield from _case(reward.adversarial)

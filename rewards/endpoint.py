@@ -84,7 +84,7 @@ class Endpoint:
         except BaseException as error:  # noqa: BLE001  it belongs to those who wait for the answer
             future.set_exception(error)
 
-    def _answer(self, messages: list[dict[str, Any]], deadline: float) -> str | RowError:
+    def _answer(self, messages: list[Any], deadline: float) -> str | RowError:
         """One conversation, tried until it is answered, hopeless, out of retries or out of time."""
         import openai
 
@@ -99,7 +99,7 @@ class Endpoint:
                 break
             try:
                 timeout = min(self._judge.timeout, left)
-                reply = self._client.chat.completions.create(messages=messages, timeout=timeout, **self._request)  # type: ignore[call-overload]
+                reply = self._client.chat.completions.create(messages=messages, timeout=timeout, **self._request)
             except openai.APIStatusError as error:
                 failure = self._refusal(error)
                 if error.status_code not in _MAY_PASS and error.status_code < 500:
@@ -120,8 +120,7 @@ class Endpoint:
             raise RewardError(
                 f"the judge {self._judge.model!r} at {self._judge.endpoint} refuses to be asked: {said}",
                 where="rewards",
-                fix="check the judge's `endpoint` (with its /v1), `model` and `api_key`, and run again: what is finished "
-                "is kept",
+                fix="check the judge's `endpoint` (with its /v1), `model` and `api_key`, and run again",
             ) from error
         return said
 

@@ -28,7 +28,7 @@ _BRACKETS = ("INST", "SYSTEM_PROMPT", "AVAILABLE_TOOLS", "TOOL_CALLS", "TOOL_RES
 _TEMPLATE_MARKS = re.compile(
     rf"<(?=[|｜])|<(?=/?(?:{'|'.join(_WORDS)})>)|\[(?=/?(?:{'|'.join(_BRACKETS)})\])|[|｜](?=>)", re.IGNORECASE
 )
-"""The character behind which a space is put: of <|im_end|>, <｜User｜>, <think>, <start_of_turn>, [INST], <<SYS>>, |>."""
+"""The character behind which a space is put: of <|im_end|>, <｜User｜>, <think>, <end_of_turn>, [INST], <<SYS>>."""
 
 
 def neutral(text: str) -> str:

@@ -37,7 +37,8 @@ class Scorer:
     """Scores completions with a mixture of rewards.
 
     `judge` runs the code of code rewards; the caller owns it. `models` holds the language models and classifiers that
-    rewards ask; it is closed with the scorer. Processes start with the first call and end with `close`. Above `max_error_rate`, over at least 20 rows, `score` raises RewardError with the first traceback.
+    rewards ask; it is closed with the scorer. Processes start with the first call and end with `close`. Above
+    `max_error_rate`, over at least 20 rows, `score` raises RewardError with the first traceback.
     """
 
     def __init__(
