@@ -91,9 +91,13 @@ class Endpoint:
         failure, tries = "", 0
         for number in range(self._judge.retries + 1):
             wait = self._rate.take(deadline)
+            if wait is None and self._judge.requests_per_minute:
+                limit = (
+                    f"not asked, for {self._judge.requests_per_minute:g} requests a minute; raise the reward's timeout"
+                )
+                return self._error(limit + (failure and f"; {failure}"))
             if wait is None or self._closed.wait(wait):
-                what = f"{self._judge.requests_per_minute:g} requests a minute" if wait is None else "the run's end"
-                return self._error(f"not asked, for {what}; raise the reward's timeout" + (failure and f"; {failure}"))
+                break
             left, tries = deadline - time.monotonic(), number + 1
             if left <= 0:
                 break
