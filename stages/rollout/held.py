@@ -180,7 +180,8 @@ class RunHost(EndpointHost):
     def close(self) -> None:
         """Ends all requests, frees all models."""
         super().close()
-        for _, model in self._held:
+        held, self._held = self._held, []
+        for _, model in held:
             model.close()
 
     def _spec(self, source: ModelSource) -> ModelSpec:
