@@ -51,6 +51,25 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def classifier(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sequence classifier of random weights with one label, and the tiny tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForSequenceClassification
+
+    config = Qwen3Config.from_pretrained(random_model, num_labels=1)
+    torch.manual_seed(1)
+    model = Qwen3ForSequenceClassification(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(4)
+    folder = tmp_path_factory.mktemp("classifier")
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(random_model).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tokenizer(random_model: Path) -> Any:
     from transformers import AutoTokenizer
 
