@@ -251,12 +251,19 @@ def rewards_score(
     judge: Annotated[
         str | None, typer.Option(metavar="JSON", help="""The model it asks: '{"endpoint": URL, "model": NAME}'.""")
     ] = None,
+    model: Annotated[str | None, typer.Option(help="The sequence classifier that reward_model asks.")] = None,
 ) -> None:
     """Score completions: JSON lines in, JSON lines out."""
     from posttrain.rewards.cli import parse_judge, parse_params, score_lines
 
-    asked = parse_judge(judge) if judge is not None else None
-    raise typer.Exit(score_lines(name, sys.stdin, sys.stdout, params=parse_params(params), judge=asked))
+    asked, host = parse_judge(judge) if judge is not None else None, None
+    if model is not None:
+        from posttrain.stages.rollout.in_process import ProcessHost
+
+        host = ProcessHost(Path.cwd())
+    raise typer.Exit(
+        score_lines(name, sys.stdin, sys.stdout, params=parse_params(params), judge=asked, model=model, models=host)
+    )
 
 
 @sandbox_app.command("judge")

@@ -16,6 +16,7 @@ from posttrain.configs.references import resolve
 from posttrain.configs.schema import JudgeModel, RewardUse
 from posttrain.errors import InputError, RewardError
 from posttrain.rewards.base import BUILTINS, check_use, needed_columns
+from posttrain.rewards.contract import ModelHost
 from posttrain.rewards.endpoint import EndpointHost
 from posttrain.rewards.loader import split_path
 from posttrain.rewards.mix import Scorer
@@ -70,20 +71,24 @@ def score_lines(
     recipe_dir: Path | None = None,
     params: Mapping[str, Any] | None = None,
     judge: JudgeModel | None = None,
+    model: str | None = None,
+    models: ModelHost | None = None,
 ) -> int:
     """Scores one JSON line at a time with one reward, flushed; returns the exit code.
 
     In: {"id", "completion", and columns}, as you like with "prompt" (text) or "messages". Out: {"id", "score",
-    "status", "detail"}. Raises InputError if there is no such reward, SandboxError if it needs a sandbox that this
-    host can't put up.
+    "status", "detail"}. `judge` or `model` is what the reward asks; `models` holds it.
+
+    Raises InputError if there is no such reward, SandboxError if it needs a sandbox that this host can't put up.
     """
-    use = RewardUse(use=name, params=dict(params or {}), judge=judge)
+    use = RewardUse.model_validate({"use": name, "params": dict(params or {}), "judge": judge, "model": model})
     folder = recipe_dir or Path.cwd()
     check_use(use, folder)
     needed = needed_columns(use, folder)
     sandbox = _sandbox(use)
     try:
-        with Scorer([use], recipe_dir=folder, judge=sandbox, models=EndpointHost(), max_error_rate=1.0) as scorer:
+        host = models or EndpointHost()
+        with Scorer([use], recipe_dir=folder, judge=sandbox, models=host, max_error_rate=1.0) as scorer:
             for line in stdin:
                 if line.strip():
                     stdout.write(json.dumps(_answer(scorer, line, needed)) + "\n")
@@ -107,8 +112,8 @@ def _answer(scorer: Scorer, line: str, needed: tuple[str, ...]) -> dict[str, Any
     try:
         row = json.loads(line)
         score = scorer.score([_item(row, needed)])[0]
-    except RewardError:
-        raise  # the reward itself is broken: every line would fail
+    except (RewardError, InputError):
+        raise  # the reward itself is broken, or its model is none: every line would fail
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         score = Score(value=None, status="infra_error", detail=f"{type(error).__name__}: {error}")
     return {

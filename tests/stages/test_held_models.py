@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 import time
@@ -14,9 +15,11 @@ import torch
 
 from posttrain.configs.schema import Cluster, JudgeModel, ModelSource, RolloutCluster
 from posttrain.errors import InputError, RewardError
+from posttrain.rewards.cli import score_lines
 from posttrain.rewards.contract import RowError
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.rollout.held import HeldModel, ModelActors, Place, RunHost
+from posttrain.stages.rollout.in_process import ProcessHost
 from posttrain.stages.rollout.reward_model import RewardModelWorker
 
 SETTINGS = RolloutCluster(threads=1, batch=5)
@@ -85,6 +88,17 @@ def test_what_is_no_reward_model_is_refused(
     AutoTokenizer.from_pretrained(random_model).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=f"is no reward model: .*{says}"):
         RewardModelWorker(SETTINGS, 1).load(ModelSpec(path=str(tmp_path)))
+
+
+def test_the_command_scores_with_a_reward_model(worker: RewardModelWorker, classifier: Path) -> None:
+    line = json.dumps({"id": "1", "prompt": "2+2?", "completion": "<think>\n\n</think>\n\n4"})
+    out = io.StringIO()
+    host = ProcessHost(Path.cwd())
+    score_lines("reward_model", io.StringIO(line), out, model=str(classifier), models=host)
+    (expected,) = worker.score([turns("2+2?", "4")])
+    assert json.loads(out.getvalue())["score"] == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(InputError, match="is no reward model"):
+        score_lines("reward_model", io.StringIO(line), out, model="builtin:tiny", models=ProcessHost(Path.cwd()))
 
 
 # ---------------------------------------------------------------- who asks
