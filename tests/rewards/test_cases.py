@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
-from posttrain.configs.schema import JudgeModel, ModelSource, RewardUse
+from posttrain.configs.schema import Grpo, JudgeModel, ModelSource, RewardUse
 from posttrain.errors import DataError, InputError, SandboxError
 from posttrain.rewards.base import BUILTINS, check_columns, check_use
 from posttrain.rewards.builtins import VERIFIERS, merged
@@ -195,3 +196,12 @@ def test_a_reward_model_that_gives_no_number_is_an_infra_error() -> None:
     model = StandIn(lambda turns: "")
     model.score = lambda conversations: [float("nan")]  # type: ignore[method-assign]
     assert isinstance(reward_model(["?"], ["a"], reward_model=model)[0], RowError)
+
+
+def test_the_documents_example_is_accepted(tmp_path: Path) -> None:
+    document = (Path(__file__).resolve().parents[2] / "docs" / "judges.md").read_text("utf-8")
+    stage = yaml.safe_load(document.split("```yaml\n")[1].split("```")[0])["stages"]["general_rl"]
+    uses = Grpo.model_validate(stage).rewards
+    for use in uses:
+        check_use(use, tmp_path)
+    assert [use.use for use in uses if use.judge or use.model] == ["judge_reference", "judge_rubric", "reward_model"]
