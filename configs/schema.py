@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from posttrain.configs.agents import EnvironmentUse as EnvironmentUse
 from posttrain.configs.judges import JudgeModel as JudgeModel
 from posttrain.configs.machine import Cluster as Cluster
 from posttrain.configs.machine import LearnerCluster as LearnerCluster
@@ -57,7 +58,13 @@ class PromptSource(Strict):
     task: str | None = Field(None, description="sets the column `task`, which `when` reads")
     mode: Mode | Literal["mixed"] | None = Field(None, description="mode of these prompts; mixed draws one a prompt")
     weight: float = Field(1.0, gt=0, description="share of the batch relative to the other sources")
+    environment: EnvironmentUse | None = Field(None, description="what answers tool calls: a name, or a mapping")
     revision: str | None = None
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _environment(cls, value: Any) -> Any:
+        return _as_mapping(value, "use")
 
 
 class DataSource(PromptSource):

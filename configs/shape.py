@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from posttrain.configs.schema import (
     DataSource,
+    EnvironmentUse,
     JudgeModel,
     ModelSource,
     PromptSource,
@@ -29,6 +30,7 @@ SHORT_FORMS: dict[type[BaseModel], str] = {
     JudgeModel: "from",
     Threshold: "check",
     TaskUse: "use",
+    EnvironmentUse: "use",
 }
 """Nodes that may be one string, and the key which that string fills: `model: base` is `{from: base}`."""
 

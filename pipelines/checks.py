@@ -70,6 +70,28 @@ def _alike(use: RewardUse, other: RewardUse) -> bool:
     return (use.use, use.judge, use.params.get("scale")) == (other.use, other.judge, other.params.get("scale"))
 
 
+def check_environments(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
+    """Refuse environments that aren't there, or stand where no model answers. Imports no user code.
+
+    Raises:
+        InputError: what is wrong, and where.
+    """
+    from posttrain.rewards.environments.registry import check_environment
+
+    for node in nodes:
+        for inside, source in sources(node.spec):
+            use = source.environment if isinstance(source, PromptSource) else None
+            if use is None:
+                continue
+            where = loaded.where((*node.at, *inside, "environment"))
+            if inside[0] not in ("prompts", "suites"):
+                raise RecipeError(f"`{inside[0]}` are no prompts that a model answers", where=where, fix="remove it")
+            try:
+                check_environment(use, loaded.recipe_dir)
+            except InputError as error:
+                raise type(error)(error.what, where=error.where or where, fix=error.fix) from None
+
+
 def check_filters(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
     """Refuse filters that don't exist. Raises RecipeError."""
     from posttrain.stages.data.filters import FILTERS
@@ -116,7 +138,9 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
 
 def check_sandbox(loaded: LoadedRecipe, plan: Plan) -> None:
     """Refuse to start where code would be judged and can't be confined. Raises SandboxError."""
-    if not any(needs_sandbox(stage.node.rewards) for stage in plan.pending):
+    nodes = [stage.node for stage in plan.pending]
+    tools = any(use.use == "python" for node in nodes for use in node.environments)
+    if not tools and not any(needs_sandbox(node.rewards) for node in nodes):
         return
     from posttrain.sandbox.tiers import require
 

@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.configs.schema import Cluster, ModelSource, RewardUse
+from posttrain.configs.schema import Cluster, EnvironmentUse, ModelSource, RewardUse
 from posttrain.errors import RunError
 
 if TYPE_CHECKING:
+    from posttrain.rewards.environments.client import EnvironmentPool
     from posttrain.rewards.mix import Scorer
     from posttrain.sandbox.pool import SandboxPool
     from posttrain.stages.learner.group import Learner
@@ -51,6 +52,7 @@ class ClusterWorkers:
         self._models: ModelActors | None = None
         self._inputs: Mapping[str, Path] = {}
         self._base: ModelSource | None = None
+        self._environments: dict[str, EnvironmentPool] = {}
 
     @property
     def started(self) -> bool:
@@ -95,6 +97,15 @@ class ClusterWorkers:
             self._models = ModelActors(self._cluster, self._start)
         return RunHost(self._models, Place(inputs=self._inputs, base=self._base, recipe_dir=self._recipe_dir))
 
+    def environment(self, use: EnvironmentUse) -> EnvironmentPool:
+        """The processes of an environment, kept for the whole run."""
+        from posttrain.rewards.environments.client import EnvironmentPool
+
+        name = use.model_dump_json()
+        if name not in self._environments:
+            self._environments[name] = EnvironmentPool(use, self._recipe_dir, self._cluster.sandbox.min_tier)
+        return self._environments[name]
+
     def _judge(self) -> SandboxPool:
         if self._sandbox is None:
             self._start()
@@ -108,6 +119,9 @@ class ClusterWorkers:
 
     def close(self) -> None:
         """End the actors, and Ray if it was started here."""
+        for environment in self._environments.values():
+            environment.close()
+        self._environments = {}
         if not self._started:
             return
         import ray

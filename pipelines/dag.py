@@ -14,7 +14,7 @@ from typing import Literal
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.problems import Path_, closest, dotted
-from posttrain.configs.schema import Evaluate, ModelSource, PromptSource, Recipe, RewardUse, Stage
+from posttrain.configs.schema import EnvironmentUse, Evaluate, ModelSource, PromptSource, Recipe, RewardUse, Stage
 from posttrain.errors import InputError, RecipeError
 from posttrain.stages.data.models import judge_source
 
@@ -65,6 +65,12 @@ class Node:
     def rewards(self) -> tuple[RewardUse, ...]:
         """All rewards that the stage uses, those of its suites too."""
         return tuple(use for _, use in _reward_uses(self.spec))
+
+    @property
+    def environments(self) -> tuple[EnvironmentUse, ...]:
+        """All environments that the stage's prompts name."""
+        named = (source for _, source in sources(self.spec) if isinstance(source, PromptSource))
+        return tuple(source.environment for source in named if source.environment is not None)
 
 
 def build_dag(loaded: LoadedRecipe) -> dict[str, Node]:

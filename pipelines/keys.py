@@ -177,8 +177,9 @@ def model_folder(source: str, recipe_dir: Path) -> Path | None:
 
 
 def reward_files(loaded: LoadedRecipe, node: Node) -> list[Path]:
-    """The files of rewards that are named by path."""
-    named = tuple(use for use in node.rewards if ":" in use.use)
+    """The files of rewards and environments that are named by path."""
+    uses = [use.use for use in node.rewards] + [use.use for use in node.environments]
+    named = tuple(use for use in uses if ":" in use)
     if not named:  # built-ins only: their code is ours, which VERSION covers
         return []
     from posttrain.rewards.base import files_of

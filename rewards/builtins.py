@@ -24,6 +24,7 @@ from posttrain.rewards import (
     tools,
 )
 from posttrain.rewards.contract import BuiltinReward, Case
+from posttrain.rewards.environments import reward as environment
 
 VERIFIERS: dict[str, BuiltinReward] = {
     "math": BuiltinReward(
@@ -82,7 +83,7 @@ def merged(tables: Iterable[Mapping[str, BuiltinReward]]) -> dict[str, BuiltinRe
 
 _MODULES = (
     format, modes, instructions, text, choices, structured, lengths, languages, tools, retrieval, premises, refusals,
-    reasoning_gym, judge, reward_model,
+    environment, reasoning_gym, judge, reward_model,
 )  # fmt: skip
 
 BUILTINS: dict[str, BuiltinReward] = merged((VERIFIERS, *(module.REWARDS for module in _MODULES)))

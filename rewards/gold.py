@@ -25,6 +25,8 @@ ROWS = 8
 """How many rows of a source are tried: enough for a column that is mapped wrongly."""
 
 _ENOUGH = 1e-6
+_RUN_TIME = frozenset({"tokens", "environment_reward"})
+"""Columns that only a rollout fills: a reward that reads them can't be tried before."""
 
 
 def _boxed(columns: Mapping[str, Any]) -> str:
@@ -106,7 +108,7 @@ def check_judge(use: RewardUse, recipe_dir: Path) -> None:
 
 def _gold_items(use: RewardUse, prompts: Sequence[Prompt]) -> list[tuple[Prompt, Completion]]:
     builtin = BUILTINS.get(use.use)
-    if builtin is not None and (builtin.needs == "judge" or builtin.kind != "rule" or "tokens" in builtin.optional):
+    if builtin is not None and (builtin.needs == "judge" or builtin.kind != "rule" or _RUN_TIME & {*builtin.optional}):
         return []
     items: list[tuple[Prompt, Completion]] = []
     for prompt in prompts:

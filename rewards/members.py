@@ -63,7 +63,8 @@ def make_member(use: RewardUse, recipe_dir: Path, judge: JudgeClient | None, mod
 
 
 def _text(row: Row, sees: str) -> str:
-    return row.completion.text if sees == "completion" else answer_of(row.completion.text)
+    said = row.completion.last_turn
+    return said if sees == "completion" else answer_of(said)
 
 
 def _column(row: Row, name: str) -> Any:
@@ -74,7 +75,7 @@ def _column(row: Row, name: str) -> Any:
     found = row.columns.get(name)
     if found is not None or name not in ("tokens", "finish_reason") or not len(row.completion.token_ids):
         return found
-    return len(row.completion.token_ids) if name == "tokens" else row.completion.finish_reason
+    return row.completion.spoken if name == "tokens" else row.completion.finish_reason
 
 
 def _loaded(error: LoadFailed, use: RewardUse) -> RewardError:
@@ -191,7 +192,12 @@ class FunctionMember(WorkerMember):
     def _request(self, rows: Sequence[Row]) -> dict[str, Any]:
         request = super()._request(rows)
         texts: list[str] = request["completions"]
-        request["completions"] = [[{"role": "assistant", "content": text}] for text in texts]
+        request["completions"] = [self._messages(row, text) for row, text in zip(rows, texts, strict=True)]
         wanted = "completion_ids" in self._worker.wants()
         ids = [r.completion.token_ids.tolist() for r in rows] if wanted else []
         return {**request, "completion_ids": ids}
+
+    def _messages(self, row: Row, text: str) -> list[dict[str, Any]]:
+        """All turns of an episode, for a function that sees the completion."""
+        turns = row.completion.turns if self._sees == "completion" else ()
+        return [dict(turn) for turn in turns] or [{"role": "assistant", "content": text}]

@@ -67,15 +67,18 @@ class Scorer:
         `step` is what functions named by path read as `trainer_state.global_step`.
         Bounded: a reward takes at most four times its `timeout` over its rows. Raises RewardError.
         """
-        rows = [Row(prompt=p, completion=c, columns=row_columns(p)) for p, c in items]
+        rows = [Row(prompt=p, completion=c, columns={**row_columns(p), **c.outcome}) for p, c in items]
+        failed = {i for i, row in enumerate(rows) if row.completion.failure}
         parts: list[dict[int, Value]] = [{} for _ in rows]
         for number, (use, member) in enumerate(zip(self._uses, self._members, strict=True)):
-            wanted = [i for i, row in enumerate(rows) if applies(use, row.columns)]
+            wanted = [i for i, row in enumerate(rows) if applies(use, row.columns) and i not in failed]
             if not wanted:
                 continue
             for i, value in zip(wanted, member.values([rows[i] for i in wanted], step), strict=True):
                 parts[i][number] = value
         scores = [replace(self._compose(v), logged=row.logged) for v, row in zip(parts, rows, strict=True)]
+        for i in failed:
+            scores[i] = Score(value=None, status="infra_error", detail=rows[i].completion.failure)
         self._watch(scores)
         return scores
 

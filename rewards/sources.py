@@ -6,7 +6,6 @@ import ast
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from posttrain.configs.schema import RewardUse
 from posttrain.rewards.loader import split_path
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -23,13 +22,13 @@ def source_of(use: str, recipe_dir: Path) -> Path | None:
     return _module_file(recipe_dir, where.split("."))
 
 
-def files_of(uses: Sequence[RewardUse], recipe_dir: Path) -> list[Path]:
-    """The files of rewards that are named by file or module, and all that they import beneath the recipe's folder.
+def files_of(uses: Sequence[str], recipe_dir: Path) -> list[Path]:
+    """The files of what is named by file or module, as in `use`, and all that they import beneath the recipe's folder.
 
     In order, each once; they are part of a stage's key. Installed packages aren't followed, nor imports whose names
     are made while running.
     """
-    waiting = [path for use in uses for path in _use_files(use.use, recipe_dir)]
+    waiting = [path for use in uses for path in _use_files(use, recipe_dir)]
     files: dict[Path, None] = {}
     while waiting:
         path = waiting.pop(0)
@@ -53,6 +52,25 @@ def definition(path: Path, attribute: str) -> Function | bool:
         elif _binds(node, attribute):
             found = found or True
     return found
+
+
+def class_parameters(path: Path, name: str) -> tuple[str, ...] | None:
+    """What a class of the file takes when it is made; None where that can't be read off its own `__init__`.
+
+    Raises:
+        LookupError: the file defines nothing of that name.
+        OSError, SyntaxError: the file can't be read, or is no Python.
+    """
+    tree = ast.parse(path.read_bytes(), str(path))
+    found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    if not found:
+        if any(_binds(node, name) for node in tree.body):
+            return None
+        raise LookupError(name)
+    init = next((n for n in found[-1].body if isinstance(n, Function) and n.name == "__init__"), None)
+    if init is None or init.args.kwarg is not None:
+        return None
+    return tuple(a.arg for a in (*init.args.posonlyargs, *init.args.args, *init.args.kwonlyargs))[1:]
 
 
 def _binds(node: ast.AST, name: str) -> bool:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from posttrain.configs.schema import Cluster, Logging, ModelSource, RewardUse
+from posttrain.configs.schema import Cluster, EnvironmentUse, Logging, ModelSource, RewardUse
 from posttrain.errors import Stopped
 
 if TYPE_CHECKING:
+    from posttrain.rewards.environments.client import EnvironmentPool
     from posttrain.rewards.mix import Scorer
     from posttrain.stages.learner.group import Learner
     from posttrain.stages.rollout.pool import RolloutPool
@@ -29,6 +30,10 @@ class Workers(Protocol):
 
     def scorer(self, uses: tuple[RewardUse, ...]) -> Scorer:
         """A scorer for these rewards; the caller closes it."""
+        ...
+
+    def environment(self, use: EnvironmentUse) -> EnvironmentPool:
+        """The processes of an environment, kept for the whole run."""
         ...
 
 

@@ -81,7 +81,8 @@ def pass_rates(context: StageContext, prompts: list[Prompt]) -> dict[str, float]
         for start in range(0, len(prompts), BATCH):
             part = prompts[start : start + BATCH]
             seed = derive_seed(context.seed, context.name, "pass rate")
-            for scored in collect(pool, scorer, part, spec.n, params, seed=seed):
+            environments = context.workers.environment
+            for scored in collect(pool, scorer, part, spec.n, params, seed=seed, environments=environments):
                 values = [s.value for s in scored.scores if s.value is not None]
                 if values:
                     rates[scored.group.prompt.id] = float(np.mean(values))

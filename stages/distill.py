@@ -18,6 +18,7 @@ from posttrain.stages.learner.losses import DivergenceLoss
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.rollout.collect import completion_metrics, sampled_share, sampling_params
+from posttrain.stages.rollout.episodes import rollouts
 from posttrain.types import Group, Prompt, Sample
 
 
@@ -46,7 +47,9 @@ def run(context: StageContext) -> StageResult:
             Prompt(**{**p.__dict__, "id": f"{p.id}+{i}"}) for i, p in enumerate(schedule.batch(step))
         ]  # a prompt may come twice in a step; its samples shall differ
         seed = derive_seed(context.seed, context.name, step)
-        groups = sorted(pool.generate(prompts, spec.group_size, params, seed=seed), key=lambda g: g.prompt.id)
+        environments = context.workers.environment
+        found = rollouts(pool, prompts, spec.group_size, params, seed=seed, environments=environments)
+        groups = sorted(found, key=lambda g: g.prompt.id)
         generated = time.monotonic()
         metrics = completion_metrics(groups)
         metrics |= session.learner.step(make_samples(groups), loss, step=step, micro_tokens=spec.micro_tokens)
@@ -63,7 +66,7 @@ def run(context: StageContext) -> StageResult:
 
 
 def make_samples(groups: list[Group]) -> list[Sample]:
-    """What was sampled, as it was sampled; injected tokens are context, not targets."""
+    """What was sampled, as it was sampled; what was injected, or said by a tool, is context and no target."""
     return [
         Sample(
             ids=np.concatenate([c.prompt_ids, c.token_ids]),

@@ -70,7 +70,8 @@ def _ask(
 ) -> list[ScoredGroup]:
     seed = derive_seed("evaluate", context.seed, suite.name, label)
     with context.workers.scorer(suite.rewards) as scorer:
-        return collect(context.workers.rollout(), scorer, prompts, suite.k, params, seed=seed)
+        pool, environments = context.workers.rollout(), context.workers.environment
+        return collect(pool, scorer, prompts, suite.k, params, seed=seed, environments=environments)
 
 
 def _reward(context: StageContext, suite: Suite, prompts: list[Prompt]) -> tuple[list[Row], list[ScoredGroup]]:
@@ -84,7 +85,7 @@ def _reward(context: StageContext, suite: Suite, prompts: list[Prompt]) -> tuple
             rows += [summary(mode, f"pass@{suite.k}", passed_once(values))]
         rows += [
             summary(mode, "think_format", completion_table(scored, _well_formed)),
-            summary(mode, "tokens", completion_table(scored, lambda c: float(len(c.token_ids)))),
+            summary(mode, "tokens", completion_table(scored, lambda c: float(c.spoken))),
             summary(mode, "truncated", completion_table(scored, lambda c: float(c.finish_reason == "length"))),
         ]
         tasks = sorted({p.task for p in prompts})
@@ -164,7 +165,7 @@ def completion_table(scored: Sequence[ScoredGroup], of: Callable[[Completion], f
 
 
 def _well_formed(completion: Completion) -> float:
-    return float(split_thinking(completion.text).well_formed)
+    return float(split_thinking(completion.last_turn).well_formed)
 
 
 def summary(mode: str, metric: str, values: NDArray[Any]) -> Row:

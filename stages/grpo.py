@@ -55,7 +55,10 @@ def run(context: StageContext) -> StageResult:
             started = time.monotonic()
             prompts = unique_prompts(schedule.batch(step))
             seed = derive_seed(context.seed, context.name, step)
-            scored = collect(pool, scorer, prompts, spec.group_size, params, seed=seed, step=step)
+            scored = collect(
+                pool, scorer, prompts, spec.group_size, params,
+                seed=seed, step=step, environments=context.workers.environment,
+            )  # fmt: skip
             generated = time.monotonic()
             samples, metrics = make_samples(scored, spec, seed, scorer.weights)
             metrics |= scorer.metrics()

@@ -8,6 +8,7 @@ reasoning_gym tasks carry.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from posttrain.stages.data.filters import FILTERS
 from posttrain.stages.data.load import derive_seed, load_all
 from posttrain.stages.data.store import write_rows
 from posttrain.stages.rollout.collect import ScoredGroup, collect, load_policy, sampling_params
-from posttrain.types import Completion, Group, Prompt
+from posttrain.types import Completion, Group, Message, Prompt
 
 BATCH = 128
 ORACLE = "builtin:oracle"
@@ -53,7 +54,10 @@ def run(context: StageContext) -> StageResult:
             else:
                 seed = derive_seed(context.seed, context.name, start)
                 pool = context.workers.rollout()
-                scored = collect(pool, scorer, part, spec.n, sampling_params(spec.sampling), seed=seed)
+                scored = collect(
+                    pool, scorer, part, spec.n, sampling_params(spec.sampling),
+                    seed=seed, environments=context.workers.environment,
+                )  # fmt: skip
             for group in scored:
                 kept = select(group, spec, reasons)
                 rows += kept
@@ -88,14 +92,14 @@ def select(scored: ScoredGroup, spec: Sample, reasons: Counter[str]) -> list[dic
         elif completion.text not in [c.text for c in passed]:
             passed.append(completion)
     passed.sort(key=lambda c: (len(c.token_ids), c.index))
-    return [_row(prompt, c.text) for c in passed[: spec.take]]
+    return [_row(prompt, c.last_turn, c.turns[:-1]) for c in passed[: spec.take]]
 
 
-def _row(prompt: Prompt, response: str) -> dict[str, object]:
+def _row(prompt: Prompt, response: str, turns: Sequence[Message] = ()) -> dict[str, object]:
     columns = {k: v for k, v in prompt.columns.items() if k not in ("response", "solution")}
     return {
         **columns,
-        "messages": [dict(m) for m in prompt.messages],
+        "messages": [dict(m) for m in (*prompt.messages, *turns)],
         "task": prompt.task,
         "domain": prompt.domain,
         "mode": prompt.mode,

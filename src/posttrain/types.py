@@ -23,7 +23,8 @@ Mode = Literal["default", "think", "no_think", "closed"]
 switches /think and /no_think in the last user turn, `closed` the hard switch (enable_thinking=False: an
 empty think block is prefilled)."""
 
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "turns", "abort"]
+"""Why a completion ended: by itself, at its token limit, at its limit of turns with an environment, or not at all."""
 ScoreStatus = Literal["ok", "not_applicable", "infra_error"]
 
 
@@ -40,7 +41,26 @@ class Prompt:
     task: str = ""
     domain: str = ""
     columns: Mapping[str, Any] = field(default_factory=dict)
-    """What rewards read: answer, tests, ..."""
+    """What rewards read: answer, tests, ...; and `tools`, JSON schemas that the chat template shows the model."""
+    environment: str = ""
+    """The environment that answers the model's tool calls, as the JSON of the recipe's node; empty: nobody does."""
+    continues: Turn | None = None
+    """Where set, a later turn of an episode: what stands before it is continued as it is, and not rendered again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What an episode's next assistant turn continues.
+
+    >>> Turn(ids=np.array([1, 9, 4, 2]), results=("28",), room=96)
+    """
+
+    ids: NDArray[np.int64]
+    """Everything so far, ending with an assistant turn's end of turn."""
+    results: tuple[str, ...]
+    """What the tools said since, one text a call."""
+    room: int
+    """Tokens that may follow `ids`, those of the results among them."""
 
 
 class Source(IntEnum):
@@ -74,6 +94,23 @@ class Completion:
     versions: NDArray[np.int32]
     """The policy version that made each token."""
     finish_reason: FinishReason
+    turns: tuple[Message, ...] = ()
+    """Of an episode with an environment: assistant turns, as sampled, and tool turns; else empty."""
+    outcome: Mapping[str, Any] = field(default_factory=dict)
+    """Columns that an environment adds for the rewards of this completion."""
+    failure: str = ""
+    """What kept the environment from answering, through no fault of the policy: an infra error, never scored."""
+
+    @property
+    def spoken(self) -> int:
+        """How many of its tokens aren't a tool's."""
+        return int((self.sources != Source.TOOL).sum())
+
+    @property
+    def last_turn(self) -> str:
+        """The text of the last assistant turn: what is judged, and read, as the answer."""
+        spoken = [m["content"] for m in self.turns if m["role"] == "assistant"]
+        return str(spoken[-1]) if spoken else self.text
 
 
 @dataclass(frozen=True, kw_only=True)

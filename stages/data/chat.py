@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 from posttrain.errors import DataError, HandoverError
 from posttrain.stages.data.templates import training_template
 from posttrain.thinking import CLOSE, EARLY_STOP, OPEN
-from posttrain.types import Message, Prompt, Sample
+from posttrain.types import Message, Mode, Prompt, Sample, Turn
+
+_SAID = "posttrain-assistant-turn"
+"""Stands for an assistant turn, where only what comes behind it is of interest."""
 
 
 class ChatFormat:
@@ -38,6 +41,7 @@ class ChatFormat:
         self.close_id: int | None = vocabulary.get(CLOSE)
         self.early_stop = tuple(self._encode(EARLY_STOP))
         self.empty_block = tuple(self._encode(f"\n\n{CLOSE}\n\n"))
+        self._marks = [mark for mark in tokenizer.get_added_vocab() if mark.startswith("<")]
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -55,6 +59,37 @@ class ChatFormat:
             return_dict=False,
         )
         return np.asarray(ids, np.int64)
+
+    def turn_ids(self, turn: Turn, mode: Mode) -> NDArray[np.int64]:
+        """The ids that the next assistant turn of an episode continues: all that stood, as it stood, and the results.
+
+        What the template puts between two assistant turns is read off a conversation of its own. A mark of the
+        vocabulary inside a result is broken up: a tool must not be able to end its turn and speak for others.
+
+        Raises:
+            HandoverError: the template doesn't show tool results.
+        """
+        results = [{"role": "tool", "content": self._plain(text)} for text in turn.results]
+        rendered = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SAID}, *results],
+            add_generation_prompt=True,
+            enable_thinking=mode != "closed",
+            tokenize=False,
+        )
+        end = self.tokenizer.convert_ids_to_tokens(self.end_of_turn)
+        _, found, tail = rendered.partition(f"{_SAID}{end}")
+        if not found or any(result["content"] not in tail for result in results):
+            raise HandoverError(
+                "the chat template doesn't show what tools say", fix="give the tokenizer Qwen3's template"
+            )
+        # A turn may also end with the end of all text: then its own end is still to come.
+        closing = [] if turn.ids[-1] == self.end_of_turn else [self.end_of_turn]
+        return np.concatenate([turn.ids, np.asarray([*closing, *self._encode(tail)], np.int64)])
+
+    def _plain(self, text: str) -> str:
+        for mark in self._marks:
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+        return text
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a completion with its think and tool marks, without what ends the turn."""

@@ -257,6 +257,7 @@ def to_prompt(row: Row, source: PromptSource, where: str, mode: str | None = Non
         task=str(row.get("task", "")),
         domain=str(row.get("domain", "")),
         columns={k: v for k, v in row.items() if k not in _NOT_COLUMNS},
+        environment=source.environment.model_dump_json() if source.environment else "",
     )
 
 

@@ -14,6 +14,7 @@ from posttrain.stages.context import StageContext
 from posttrain.stages.data.chat import ChatFormat, open_chat
 from posttrain.stages.data.models import model_path
 from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.rollout.episodes import Environments, rollouts
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.thinking import split_thinking
 from posttrain.types import Completion, Group, Prompt, SamplingParams, Score, Source
@@ -62,15 +63,17 @@ def collect(
     params: SamplingParams,
     *,
     seed: int,
+    environments: Environments,
     step: int = 0,
 ) -> list[ScoredGroup]:
     """`n` scored completions for each prompt, in the order of `prompts` (whatever finished first).
 
-    `step` is what rewards see as `trainer_state.global_step`.
+    `environments` gives the processes of those that prompts name; `step` is what rewards see as
+    `trainer_state.global_step`.
     """
     with ThreadPoolExecutor(max_workers=2) as threads:
         pending = {}
-        for group in pool.generate(prompts, n, params, seed=seed):
+        for group in rollouts(pool, prompts, n, params, seed=seed, environments=environments):
             items = [(group.prompt, c) for c in group.completions]
             pending[group.prompt.id] = (group, threads.submit(scorer.score, items, step=step))
         done = {
@@ -87,8 +90,8 @@ def sampled_share(completion: Completion) -> np.ndarray:
 def completion_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """What a batch of completions looks like: lengths, truncation, think form, throughput's numerator."""
     completions = [c for g in groups for c in g.completions]
-    splits = [split_thinking(c.text) for c in completions]
-    lengths = np.array([len(c.token_ids) for c in completions])
+    splits = [split_thinking(c.last_turn) for c in completions]
+    lengths = np.array([c.spoken for c in completions])
     return {
         "length": float(lengths.mean()),
         "length_max": float(lengths.max()),
@@ -96,6 +99,21 @@ def completion_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "think_format": float(np.mean([s.well_formed for s in splits])),
         "thinking": float(np.mean([s.closed and not s.empty for s in splits])),
         "generated_tokens": float(lengths.sum()),
+        **_episode_metrics([c for c in completions if c.turns]),
+    }
+
+
+def _episode_metrics(episodes: Sequence[Completion]) -> dict[str, float]:
+    """What happened between policy and environment, where there was one."""
+    if not episodes:
+        return {}
+    said = [str(m["content"]) for c in episodes for m in c.turns if m["role"] == "tool"]
+    return {
+        "turns": float(np.mean([sum(m["role"] == "assistant" for m in c.turns) for c in episodes])),
+        "turn_limit_rate": float(np.mean([c.finish_reason == "turns" for c in episodes])),
+        "tool_calls": len(said) / len(episodes),
+        "tool_error_rate": float(np.mean([text.startswith("error:") for text in said])) if said else 0.0,
+        "environment_failure_rate": float(np.mean([bool(c.failure) for c in episodes])),
     }
 
 
@@ -129,7 +147,7 @@ def rollout_rows(scored: Sequence[ScoredGroup], versions: bool = True) -> list[d
             "task": g.group.prompt.task,
             "index": c.index,
             "text": c.text.encode("utf-8", "replace").decode(),  # a lone surrogate fits in no file
-            "tokens": len(c.token_ids),
+            "tokens": c.spoken,
             "finish_reason": c.finish_reason,
             "version": int(c.versions.max()) if versions and len(c.versions) else 0,
             "score": s.value,

@@ -32,6 +32,7 @@ class _Row:
     group: int
     index: int
     prompt_ids: NDArray[np.int64]
+    most: int
     random: NDArray[np.float64]
     budget: ThinkingBudget
     ids: list[int] = field(default_factory=list)
@@ -57,18 +58,34 @@ class TransformersEngine:
         Raises:
             InputError: prompt and completion don't fit the model's context.
         """
-        encoded = [self.chat.prompt_ids(p) for p in prompts]
-        order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))  # like lengths share a batch
+        encoded = [self._encode(p) for p in prompts]
+        fits = [i for i, p in enumerate(prompts) if _room(p, encoded[i], params) > 0]
+        yield from (self._unspoken(prompts[i], encoded[i], n) for i in sorted({*range(len(prompts))} - {*fits}))
+        order = sorted(fits, key=lambda i: len(encoded[i]))  # like lengths share a batch
         per_batch = max(1, self.batch // n)
         for start in range(0, len(order), per_batch):
             chosen = order[start : start + per_batch]
             yield from self._batch([prompts[i] for i in chosen], [encoded[i] for i in chosen], n, params, seed)
 
+    def _encode(self, prompt: Prompt) -> NDArray[np.int64]:
+        turn = prompt.continues
+        return self.chat.prompt_ids(prompt) if turn is None else self.chat.turn_ids(turn, prompt.mode)
+
+    def _unspoken(self, prompt: Prompt, ids: NDArray[np.int64], n: int) -> Group:
+        """What there is of a turn for which no token is left."""
+        rows = [
+            _Row(group=0, index=i, prompt_ids=ids, most=0, random=np.zeros(0), finish="length",
+                 budget=ThinkingBudget.watch(self.chat, None, ids))
+            for i in range(n)
+        ]  # fmt: skip
+        return self._group(prompt, rows)
+
     @torch.inference_mode()
     def _batch(
         self, prompts: list[Prompt], encoded: list[NDArray[np.int64]], n: int, params: SamplingParams, seed: int
     ) -> Iterator[Group]:
-        capacity = max(map(len, encoded)) + params.max_tokens
+        rooms = [_room(p, ids, params) for p, ids in zip(prompts, encoded, strict=True)]
+        capacity = max(len(ids) + room for ids, room in zip(encoded, rooms, strict=True))
         limit = getattr(self.model.config, "max_position_embeddings", capacity)
         if capacity > limit:
             raise InputError(
@@ -76,7 +93,8 @@ class TransformersEngine:
             )
         cache, logits = self._prefill(encoded, capacity, n)
         rows = [
-            _Row(group=g, index=i, prompt_ids=encoded[g], random=uniforms(seed, prompts[g].id, i, params.max_tokens),
+            _Row(group=g, index=i, prompt_ids=encoded[g], most=rooms[g],
+                 random=uniforms(seed, prompts[g].id, i, params.max_tokens),
                  budget=ThinkingBudget.watch(self.chat, params.thinking_budget, encoded[g]))
             for g in range(len(prompts))
             for i in range(n)
@@ -142,7 +160,7 @@ class TransformersEngine:
             row.logprobs.append(logprob)
             if token in self.chat.stops:
                 row.finish = "stop"
-            elif len(row.ids) >= params.max_tokens:
+            elif len(row.ids) >= row.most:
                 row.finish = "length"
 
     def _group(self, prompt: Prompt, rows: list[_Row]) -> Group:
@@ -172,3 +190,9 @@ class TransformersEngine:
     def checksum(self) -> float:
         """A sum over all weights that agrees with the learner's after a sync."""
         return float(sum(p.double().abs().sum() for p in self.model.parameters()))
+
+
+def _room(prompt: Prompt, ids: NDArray[np.int64], params: SamplingParams) -> int:
+    """Tokens that a completion of the prompt may have."""
+    turn = prompt.continues
+    return params.max_tokens if turn is None else min(params.max_tokens, turn.room - (len(ids) - len(turn.ids)))

@@ -304,7 +304,7 @@ IMPORTED = ["mine.py", "helpers/__init__.py", "helpers/text.py", "helpers/words.
 def test_the_files_of_a_reward_are_all_that_it_imports_beneath_the_recipe(
     local_modules: Path, name: str, files: list[str]
 ) -> None:
-    found = files_of([use(name), use(name)], local_modules)
+    found = files_of([name, name], local_modules)
     assert sorted(found) == sorted(local_modules / file for file in files)
 
 
@@ -335,7 +335,7 @@ def test_a_reward_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 
 
 def test_files_of(rewards_file: Path) -> None:
-    uses = [use("mine.py:length"), use("math"), use("mine.py:trap"), use("os.path:join")]
+    uses = ["mine.py:length", "math", "mine.py:trap", "os.path:join"]
     assert files_of(uses, rewards_file) == [rewards_file / "mine.py"]
 
 

@@ -1,0 +1,20 @@
+"""The node of a recipe that names an environment: what answers the tool calls of a policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from posttrain.configs.strict import Strict
+
+
+class EnvironmentUse(Strict):
+    """An environment for prompts: the model calls its tools until it gives a final answer."""
+
+    use: str = Field(description="calculator, python, search, package.module:Class, or path/to/file.py:Class")
+    params: dict[str, Any] = Field(default_factory=dict, description="arguments of the class")
+    max_turns: int = Field(4, ge=1, description="most assistant turns, the final answer among them")
+    max_characters: int = Field(2000, ge=64, description="of what a tool says; the middle of more is left out")
+    timeout: float = Field(30.0, gt=0, description="seconds for one tool call")
+    processes: int = Field(8, ge=1, description="most processes that episodes are spread over")
