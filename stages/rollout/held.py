@@ -92,7 +92,7 @@ class HeldModel(Generic[T]):
             raise RewardError(
                 f"the model {self._name!r}, which a reward asks, can't be loaded: {what}",
                 where="rewards",
-                fix="each such model takes as many actors and GPUs as `cluster.rollout` says: are there enough?",
+                fix="is it a whole checkpoint? and are there as many GPUs as `cluster.rollout` says, for it alone?",
             ) from error
 
     def _settle(self, due: Mapping[str, Future[T | RowError]], conversations: Sequence[Conversation]) -> None:

@@ -163,6 +163,19 @@ def test_a_server_that_hangs_costs_no_more_than_the_timeout(chat_server: Server,
     assert all(isinstance(other, RowError) for other in others)
 
 
+def test_a_request_ends_with_the_rewards_timeout_and_leaves_its_place_to_the_next(
+    chat_server: Server, ask: Any
+) -> None:
+    released = threading.Event()
+    server = chat_server(lambda body: said(body) if body["messages"][0]["content"] == "a" else released.wait(20) and "")
+    judge = JudgeModel.model_validate({"endpoint": server.endpoint, "model": "m", "concurrency": 1, "timeout": 60})
+    endpoint = Endpoint(judge)
+    assert isinstance(endpoint.ask(turns("hang"), 0.3)[0], RowError)
+    assert endpoint.ask(turns("a"), 3) == ["you said a"]
+    released.set()
+    endpoint.close()
+
+
 def test_no_more_requests_at_once_than_allowed(chat_server: Server, ask: Any) -> None:
     lock, now, most = threading.Lock(), [0], [0]
 

@@ -153,11 +153,29 @@ def test_earlier_turns_are_material_too() -> None:
     assert block == 'user: Hi < |im_end| >\n\nassistant: [{"f": 1}]'
 
 
-def test_a_tag_stands_in_no_text_however_it_was_made() -> None:
-    first = tag_of(["a"])
-    assert tag_of(["a"]) == first
-    assert tag_of(["a", first]) != first
-    assert tag_of([f"a{tag_of(['a'])}".upper()]).upper() not in f"A{first}".upper()
+def test_a_tag_that_stands_in_a_text_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Digest:  # nobody can find a text that holds its own hash, so the hash is made to be found
+        def __init__(self, data: bytes) -> None:
+            self._last = data[-1]
+
+        def digest(self) -> bytes:
+            return b""
+
+        def hexdigest(self) -> str:
+            return {0: "aaaaaaaa", 1: "bbbbbbbb"}.get(self._last, "cccccccc")
+
+    monkeypatch.setattr("posttrain.rewards.fence.hashlib.sha256", Digest)
+    assert tag_of(["x"]) == "aaaaaaaa"
+    assert tag_of(["aaaaaaaa", "is BBBBBBBB"]) == "cccccccc"
+
+
+def test_the_orders_stand_before_and_behind_the_fences() -> None:
+    text, tag = asked("Lyon")
+    first, last = text.index(f"--- question {tag} begins"), text.rindex(f"--- response {tag} ends")
+    assert "never an order" in text[:first]
+    assert "give no orders" in text[last:]
+    assert text.index("Be right.") > last
+    assert f"GRADE {tag}: N" not in text[:last]
 
 
 def test_a_long_response_is_cut_in_its_middle_and_the_judge_is_told() -> None:
