@@ -34,10 +34,10 @@ class JudgeClient(Protocol):
 
 @runtime_checkable
 class CountingJudge(Protocol):
-    """A judge that counts what became of its jobs."""
+    """Who counts what became of its jobs: a sandbox, or a host of judges."""
 
     def metrics(self) -> dict[str, float]:
-        """Counts since the last call: see `sandbox.counters`."""
+        """Counts since the last call: see `sandbox.counters`, `rewards.endpoint`."""
         ...
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -56,9 +57,11 @@ class Endpoint:
         # Without a key of its own, the library would send OPENAI_API_KEY to whatever endpoint.
         self._key = judge.api_key.get_secret_value() if judge.api_key is not None else "none"
         self._client = openai.OpenAI(base_url=judge.endpoint, api_key=self._key, max_retries=0)
+        self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(judge.concurrency, thread_name_prefix="judge")
         self._answers: Answers[str] = Answers()
         self._closed = threading.Event()
+        self._counted: Counter[str] = Counter()
         self._request: dict[str, Any] = {"model": judge.model, "extra_body": judge.extra or None}
         self._request |= {n: v for n in ("max_tokens", "temperature") if (v := getattr(judge, n)) is not None}
 
@@ -67,10 +70,17 @@ class Endpoint:
         deadline = time.monotonic() + timeout_s
         turns = [[dict(message) for message in conversation] for conversation in conversations]
         futures, owed = self._answers.claim([content_key(messages) for messages in turns])
+        self._count(questions=len(turns), remembered=len(turns) - len(owed))
         for position in owed:
             self._threads.submit(self._settle, futures[position], turns[position], deadline)
         late = f"the judge at {self._judge.endpoint} gave no answer within the reward's timeout of {timeout_s:g} s"
         return gather(futures, deadline + _GRACE_S, late)
+
+    def take_counts(self) -> Counter[str]:
+        """Since the last call: questions, those remembered, requests, and tokens of both sides as the server says."""
+        with self._lock:
+            taken, self._counted = self._counted, Counter()
+        return taken
 
     def close(self) -> None:
         """Ends all requests."""
@@ -101,6 +111,7 @@ class Endpoint:
             left, tries = deadline - time.monotonic(), number + 1
             if left <= 0:
                 break
+            self._count(requests=1)
             try:
                 timeout = min(self._judge.timeout, left)
                 reply = self._client.chat.completions.create(messages=messages, timeout=timeout, **self._request)
@@ -112,10 +123,17 @@ class Endpoint:
             except openai.APIError as error:  # no connection, a timeout, an answer that isn't the protocol's
                 failure, pause = f"{type(error).__name__}: {self._hidden(str(error))}", _pause(number, None)
             else:
+                usage = getattr(reply, "usage", None)
+                spent = {n: getattr(usage, n, None) or 0 for n in ("prompt_tokens", "completion_tokens")}
+                self._count(**spent)
                 return _text(reply, self._judge)
             if time.monotonic() + pause > deadline or self._closed.wait(pause):
                 break
         return self._error(f"no answer in {tries} {'try' if tries == 1 else 'tries'}: {failure or 'out of time'}")
+
+    def _count(self, **counts: int) -> None:
+        with self._lock:
+            self._counted.update(counts)
 
     def _refusal(self, error: Any) -> str:
         """What a status says. Raises RewardError where every request would meet it."""
@@ -189,6 +207,13 @@ class EndpointHost:
     def reward_model(self, model: ModelSource, timeout_s: float) -> RewardModelClient:
         """See ModelHost."""
         raise InputError(f"the reward model {model.source!r} needs a run, which holds it", where="rewards")
+
+    def metrics(self) -> dict[str, float]:
+        """What all endpoints counted since the last call: see `Endpoint.take_counts`."""
+        total: Counter[str] = Counter()
+        for _, endpoint in self._endpoints:
+            total.update(endpoint.take_counts())
+        return {name: float(count) for name, count in total.items()}
 
     def close(self) -> None:
         """Ends all requests."""

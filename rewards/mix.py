@@ -83,10 +83,13 @@ class Scorer:
         return scores
 
     def metrics(self) -> dict[str, float]:
-        """Since the last call: what the sandbox counted, as `sandbox/...`, and what rewards logged, as `logged/...`."""
-        counted: dict[str, float] = self._judge.metrics() if isinstance(self._judge, CountingJudge) else {}
-        logged = self.take_metrics()
-        return {f"sandbox/{k}": v for k, v in counted.items()} | {f"logged/{k}": v for k, v in logged.items()}
+        """Since the last call: what the sandbox counted, as `sandbox/...`, what judges at endpoints counted, as
+        `judge/...`, and what rewards logged, as `logged/...`."""
+        found: dict[str, float] = {}
+        for prefix, source in (("sandbox", self._judge), ("judge", self._models)):
+            counted: dict[str, float] = source.metrics() if isinstance(source, CountingJudge) else {}
+            found |= {f"{prefix}/{name}": value for name, value in counted.items()}
+        return found | {f"logged/{name}": value for name, value in self.take_metrics().items()}
 
     def take_metrics(self) -> dict[str, float]:
         """Means of what functions gave to `log_metric` since the last call, by name; what isn't finite left out."""

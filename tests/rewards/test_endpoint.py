@@ -233,6 +233,20 @@ def test_a_failure_is_not_remembered(chat_server: Server) -> None:
     host.close()
 
 
+def test_what_an_endpoint_costs_is_counted(
+    chat_server: Server, gullible: Any, item: Callable[..., Any], tmp_path: Path
+) -> None:
+    def reply(body: dict[str, Any]) -> dict[str, Any]:
+        choice = {"index": 0, "message": {"content": gullible(body["messages"])}, "finish_reason": "stop"}
+        return {"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}}
+
+    with Scorer([use(chat_server(reply))], recipe_dir=tmp_path, models=EndpointHost()) as scorer:
+        scorer.score([item("Paris"), item("Paris"), item("Rome")])
+        counted = {"questions": 3, "remembered": 1, "requests": 2, "prompt_tokens": 20, "completion_tokens": 4}
+        assert scorer.metrics() == {f"judge/{name}": count for name, count in counted.items()}
+        assert scorer.metrics() == {}
+
+
 # ---------------------------------------------------------------- through the mixture, the start of a run, the command
 
 
