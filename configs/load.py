@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from posttrain.configs import shape
 from posttrain.configs.document import Document, parse_document, read_document
+from posttrain.configs.judges import LITERAL_KEY, literal_keys
 from posttrain.configs.problems import Path_, Problem, closest, dotted, problems_of, recipe_error
 from posttrain.configs.references import keep_references, mask, mask_data, resolve, values
 from posttrain.configs.schema import Recipe
@@ -134,6 +135,8 @@ def _load(document: Document, path: Path, recipe_dir: Path, overrides: Sequence[
         raise recipe_error(missing, where)
     if wrong := expand_tasks(raw):
         raise recipe_error(wrong, where)
+    if literal := [Problem(path=at, what=LITERAL_KEY) for at in literal_keys(raw)]:
+        raise recipe_error(literal, lambda at: where(at).partition("=")[0])  # an override's value is the key
     data = resolve(raw, os.environ, unset)
     try:
         recipe = Recipe.model_validate(data)

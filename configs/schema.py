@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from posttrain.configs.agents import EnvironmentUse as EnvironmentUse
+from posttrain.configs.judges import JudgeModel as JudgeModel
 from posttrain.configs.machine import Cluster as Cluster
 from posttrain.configs.machine import LearnerCluster as LearnerCluster
 from posttrain.configs.machine import RolloutCluster as RolloutCluster
@@ -75,6 +76,13 @@ class DataSource(PromptSource):
     )
 
 
+def _as_mapping(value: Any, key: str) -> Any:
+    return {key: value} if isinstance(value, str) else value
+
+
+Model = Annotated[ModelSource, Field(description="a stage, base, builtin:tiny, a folder, a Hub id, or a mapping")]
+
+
 class RewardUse(Strict):
     """One reward of a mixture (DESIGN: the reward contract)."""
 
@@ -87,13 +95,13 @@ class RewardUse(Strict):
     sees: Literal["answer", "completion"] | None = Field(
         None, description="what it judges; built-ins default to the answer, functions to the completion"
     )
+    judge: JudgeModel | None = Field(None, description="the language model that a judging reward asks")
+    model: Model | None = Field(None, description="the sequence classifier that `reward_model` asks")
 
-
-def _as_mapping(value: Any, key: str) -> Any:
-    return {key: value} if isinstance(value, str) else value
-
-
-Model = Annotated[ModelSource, Field(description="a stage, base, builtin:tiny, a folder, a Hub id, or a mapping")]
+    @field_validator("judge", "model", mode="before")
+    @classmethod
+    def _source(cls, value: Any) -> Any:
+        return _as_mapping(value, "from")
 
 
 class TaskUse(Strict):

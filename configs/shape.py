@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from posttrain.configs.schema import (
     DataSource,
     EnvironmentUse,
+    JudgeModel,
     ModelSource,
     PromptSource,
     Recipe,
@@ -26,6 +27,7 @@ SHORT_FORMS: dict[type[BaseModel], str] = {
     PromptSource: "from",
     DataSource: "from",
     RewardUse: "use",
+    JudgeModel: "from",
     Threshold: "check",
     TaskUse: "use",
     EnvironmentUse: "use",

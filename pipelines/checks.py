@@ -10,6 +10,8 @@ from posttrain.configs.problems import closest
 from posttrain.configs.schema import Evaluate, PromptSource, RewardUse, Sample, Sft
 from posttrain.errors import DataError, InputError, RecipeError
 from posttrain.pipelines.dag import Node, sources
+from posttrain.pipelines.keys import model_folder
+from posttrain.pipelines.ledger import read_json
 
 if TYPE_CHECKING:
     from posttrain.pipelines.plan import Plan
@@ -23,8 +25,49 @@ def check_rewards(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
         for use in node.rewards:
             try:
                 check_use(use, loaded.recipe_dir)
+                _check_model(loaded, use)
             except InputError as error:
                 raise type(error)(error.what, where=loaded.where(node.at), fix=error.fix) from None
+
+
+def _check_model(loaded: LoadedRecipe, use: RewardUse) -> None:
+    """Refuse a reward model that can't be one, as far as its name or its folder's config says. Raises InputError."""
+    if use.model is None:
+        return
+    name = use.model.source
+    architectures = ["a language model"] if name in (*loaded.recipe.stages, "base") else []
+    folder = model_folder(name, loaded.recipe_dir)
+    if folder is not None:
+        architectures = read_json(folder / "config.json").get("architectures") or ["nothing"]
+    if architectures and not any("SequenceClassification" in found for found in architectures):
+        raise InputError(
+            f"reward {use.use!r}: {name!r} is no reward model but {architectures[0]}",
+            fix="name a sequence-classification checkpoint with one label, as TRL's RewardTrainer saves it",
+        )
+
+
+def check_judges(loaded: LoadedRecipe, plan: Plan) -> None:
+    """Ask each judge at an endpoint, of the stages that need work, about two answers of known worth.
+
+    Raises:
+        InputError: it can't be asked, doesn't keep to the form, or an answer that orders it to grade well is graded so.
+    """
+    from posttrain.rewards.gold import check_judge
+
+    tried: list[RewardUse] = []
+    for stage in plan.pending:
+        for use in stage.node.rewards:
+            if use.judge is None or use.judge.endpoint is None or any(_alike(use, other) for other in tried):
+                continue
+            tried.append(use)
+            try:
+                check_judge(use, loaded.recipe_dir)
+            except InputError as error:
+                raise type(error)(error.what, where=loaded.where(stage.node.at), fix=error.fix) from None
+
+
+def _alike(use: RewardUse, other: RewardUse) -> bool:
+    return (use.use, use.judge, use.params.get("scale")) == (other.use, other.judge, other.params.get("scale"))
 
 
 def check_environments(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:

@@ -248,11 +248,22 @@ def rewards_list() -> None:
 def rewards_score(
     name: Annotated[str, typer.Argument(help="A built-in, package.module:attr, or file.py:attr.")],
     params: Annotated[str, typer.Option(metavar="JSON", help="""Its parameters, like '{"pattern": "^4"}'.""")] = "{}",
+    judge: Annotated[
+        str | None, typer.Option(metavar="JSON", help="""The model it asks: '{"endpoint": URL, "model": NAME}'.""")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The sequence classifier that reward_model asks.")] = None,
 ) -> None:
     """Score completions: JSON lines in, JSON lines out."""
-    from posttrain.rewards.cli import parse_params, score_lines
+    from posttrain.rewards.cli import parse_judge, parse_params, score_lines
 
-    raise typer.Exit(score_lines(name, sys.stdin, sys.stdout, params=parse_params(params)))
+    asked, host = parse_judge(judge) if judge is not None else None, None
+    if model is not None:
+        from posttrain.stages.rollout.in_process import ProcessHost
+
+        host = ProcessHost(Path.cwd())
+    raise typer.Exit(
+        score_lines(name, sys.stdin, sys.stdout, params=parse_params(params), judge=asked, model=model, models=host)
+    )
 
 
 @sandbox_app.command("judge")

@@ -11,10 +11,11 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.configs.schema import Cluster, EnvironmentUse, RewardUse
+from posttrain.configs.schema import Cluster, EnvironmentUse, ModelSource, RewardUse
 from posttrain.errors import RunError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from posttrain.rewards.mix import Scorer
     from posttrain.sandbox.pool import SandboxPool
     from posttrain.stages.learner.group import Learner
+    from posttrain.stages.rollout.held import ModelActors, RunHost
     from posttrain.stages.rollout.pool import RolloutPool
 
 FORWARDED = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "CUDA_", "NCCL_", "OMP_", "POSTTRAIN_")
@@ -47,6 +49,9 @@ class ClusterWorkers:
         self._learner: Learner | None = None
         self._rollout: RolloutPool | None = None
         self._sandbox: SandboxPool | None = None
+        self._models: ModelActors | None = None
+        self._inputs: Mapping[str, Path] = {}
+        self._base: ModelSource | None = None
         self._environments: dict[str, EnvironmentPool] = {}
 
     @property
@@ -78,7 +83,19 @@ class ClusterWorkers:
         from posttrain.rewards.mix import Scorer
 
         judge = self._judge() if needs_sandbox(uses) else None
-        return Scorer(uses, recipe_dir=self._recipe_dir, judge=judge)
+        models = self._host() if any(use.judge or use.model for use in uses) else None
+        return Scorer(uses, recipe_dir=self._recipe_dir, judge=judge, models=models)
+
+    def at(self, inputs: Mapping[str, Path], base: ModelSource | None) -> None:
+        """The stage that comes next: where the models are that its rewards ask."""
+        self._inputs, self._base = inputs, base
+
+    def _host(self) -> RunHost:
+        from posttrain.stages.rollout.held import ModelActors, Place, RunHost
+
+        if self._models is None:
+            self._models = ModelActors(self._cluster, self._start)
+        return RunHost(self._models, Place(inputs=self._inputs, base=self._base, recipe_dir=self._recipe_dir))
 
     def environment(self, use: EnvironmentUse) -> EnvironmentPool:
         """The processes of an environment, kept for the whole run."""
@@ -109,10 +126,10 @@ class ClusterWorkers:
             return
         import ray
 
-        for group in (self._learner, self._rollout, self._sandbox):
+        for group in (self._learner, self._rollout, self._sandbox, self._models):
             if group is not None:
                 group.close()
-        self._learner = self._rollout = self._sandbox = None
+        self._learner = self._rollout = self._sandbox = self._models = None
         ray.shutdown()
         if self._scratch:
             shutil.rmtree(self._scratch, ignore_errors=True)

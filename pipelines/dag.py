@@ -16,6 +16,7 @@ from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.problems import Path_, closest, dotted
 from posttrain.configs.schema import EnvironmentUse, Evaluate, ModelSource, PromptSource, Recipe, RewardUse, Stage
 from posttrain.errors import InputError, RecipeError
+from posttrain.stages.data.models import judge_source
 
 What = Literal["stage", "base", "builtin", "generator", "hub", "file", "folder"]
 Gives = Literal["model", "data", "table"]
@@ -63,8 +64,7 @@ class Node:
     @property
     def rewards(self) -> tuple[RewardUse, ...]:
         """All rewards that the stage uses, those of its suites too."""
-        suites = getattr(self.spec, "suites", ())
-        return (*getattr(self.spec, "rewards", ()), *(use for suite in suites for use in suite.rewards))
+        return tuple(use for _, use in _reward_uses(self.spec))
 
     @property
     def environments(self) -> tuple[EnvironmentUse, ...]:
@@ -95,6 +95,19 @@ def sources(spec: Stage) -> Iterator[tuple[Path_, ModelSource | PromptSource]]:
     for index, suite in enumerate(getattr(spec, "suites", ())):
         for number, source in enumerate(suite.prompts):
             yield ("suites", index, "prompts", number), source
+    for at, use in _reward_uses(spec):
+        if use.judge is not None and use.judge.source is not None:
+            yield (*at, "judge"), judge_source(use.judge)
+        if use.model is not None:
+            yield (*at, "model"), use.model
+
+
+def _reward_uses(spec: Stage) -> Iterator[tuple[Path_, RewardUse]]:
+    for index, use in enumerate(getattr(spec, "rewards", ())):
+        yield ("rewards", index), use
+    for index, suite in enumerate(getattr(spec, "suites", ())):
+        for number, use in enumerate(suite.rewards):
+            yield ("suites", index, "rewards", number), use
 
 
 def check_model_name(source: str, folder: Path) -> None:

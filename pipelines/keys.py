@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from posttrain.configs.judges import HOW
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.references import has_reference, resolve
 from posttrain.pipelines.dag import Node, Reference
@@ -92,15 +93,33 @@ def digest_of(data: Any) -> str:
 def _semantic(loaded: LoadedRecipe, node: Node) -> dict[str, Any]:
     if node.at[0] == "evaluate":  # expanded: the suites' own nodes, with their references to the environment
         names = {suite.name for suite in getattr(node.spec, "suites", ())}
-        suites = [suite for suite in loaded.resolved["evaluate"]["suites"] if suite["name"] in names]
+        suites = [_judged(suite) for suite in loaded.resolved["evaluate"]["suites"] if suite["name"] in names]
         return {
             "kind": "evaluate",
             "model": {"from": node.evaluates},
             "suites": _with_values(suites, loaded.recipe_dir),
         }
-    fields = loaded.resolved["stages"][node.name]
+    fields = _judged(loaded.resolved["stages"][node.name])
+    if "suites" in fields:
+        fields["suites"] = [_judged(suite) for suite in fields["suites"]]
     kept = {key: value for key, value in fields.items() if key not in NOT_SEMANTIC}
     return {key: _with_values(value, loaded.recipe_dir) for key, value in kept.items()}
+
+
+def _judged(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's or suite's fields, its rewards without how their judges are asked.
+
+    A reward that asks no model keeps the key that it had before rewards could.
+    """
+    if "rewards" not in fields:
+        return dict(fields)
+    rewards = []
+    for use in fields["rewards"]:
+        kept = {name: value for name, value in use.items() if name not in ("judge", "model") or value is not None}
+        if "judge" in kept:
+            kept["judge"] = {name: value for name, value in kept["judge"].items() if name not in HOW}
+        rewards.append(kept)
+    return {**fields, "rewards": rewards}
 
 
 def _with_values(node: Any, recipe_dir: Path) -> Any:

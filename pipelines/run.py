@@ -18,7 +18,7 @@ from rich.console import Console
 from posttrain.configs.load import LoadedRecipe
 from posttrain.errors import PosttrainError, Stopped
 from posttrain.pipelines.card import write_card
-from posttrain.pipelines.checks import check_data, check_sandbox
+from posttrain.pipelines.checks import check_data, check_judges, check_sandbox
 from posttrain.pipelines.cluster import ClusterWorkers
 from posttrain.pipelines.environment import describe_environment, package_versions
 from posttrain.pipelines.ledger import Ledger, write_json, write_text
@@ -53,6 +53,7 @@ def run_recipe(
         plan = make_plan(loaded, run_dir, until=until, force=force)
         check_data(loaded, plan)
         check_sandbox(loaded, plan)
+        check_judges(loaded, plan)
     ledger = Ledger(run_dir)
     with ledger.lock():
         # Again, now alone: what was true before the lock may not be any more.
@@ -167,6 +168,8 @@ class _Run:
         stop: StopRequest,
     ) -> StageContext:
         recipe, spec = self.loaded.recipe, stage.node.spec
+        inputs = {needed: self.ledger.hand_over(needed, self.plan.hashes) for needed in stage.node.inputs}
+        workers.at(inputs, recipe.base)
         return StageContext(
             name=stage.name,
             spec=spec,
@@ -175,7 +178,7 @@ class _Run:
             dir=self.ledger.dir(stage.name),
             artifact_dir=filled,
             recipe_dir=self.loaded.recipe_dir,
-            inputs={needed: self.ledger.hand_over(needed, self.plan.hashes) for needed in stage.node.inputs},
+            inputs=inputs,
             base=recipe.base,
             cluster=recipe.cluster,
             logging=recipe.logging,

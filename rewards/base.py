@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import DataError, InputError
+from posttrain.rewards.asked import MODEL_FIELDS, check_models
 from posttrain.rewards.builtins import BUILTINS
 from posttrain.rewards.contract import BuiltinReward, parameters
 from posttrain.rewards.loader import NO_GOLD, VERL, gold_of, split_path
@@ -49,6 +50,7 @@ def check_use(use: RewardUse, recipe_dir: Path) -> None:
     if parts is None:
         _check_builtin(use)
         return
+    check_models(use, None)
     where, attribute = parts
     path = source_of(use.use, recipe_dir)
     if path is not None:
@@ -83,6 +85,7 @@ def _check_builtin(use: RewardUse) -> None:
             where="rewards",
             fix=f"in a recipe, params: {{{missing[0]}: ...}}; in `posttrain rewards score`, --params JSON",
         )
+    check_models(use, builtin)
     _check_params(use, builtin)
 
 
@@ -102,9 +105,10 @@ def _check_params(use: RewardUse, builtin: BuiltinReward) -> None:
         except ValidationError as error:
             wrong = error.errors()[0]["msg"]
             raise InputError(f"reward {use.use!r}, parameter {name!r}: {wrong}", where="rewards") from None
-    if builtin.needs in ("nothing", "worker") and builtin.kind == "rule":
+    asks = {builtin.needs: None} if builtin.needs in MODEL_FIELDS else {}
+    if asks or (builtin.needs in ("nothing", "worker") and builtin.kind == "rule"):
         try:  # no rows to judge: what it refuses are parameters that don't go together
-            builtin.function([], [], **{name: [] for name in builtin.columns}, **use.params)
+            builtin.function([], [], **{name: [] for name in builtin.columns}, **use.params, **asks)
         except ValueError as error:
             raise InputError(f"reward {use.use!r}: {error}", where="rewards") from None
 
@@ -160,8 +164,10 @@ def needs_gold(use: RewardUse, recipe_dir: Path | None = None) -> bool:
 
 
 def _row_problem(use: RewardUse, columns: Mapping[str, Any]) -> str | None:
-    check = None if split_path(use.use) else BUILTINS[use.use].check
-    return check(columns) if check is not None else None
+    builtin = None if split_path(use.use) else BUILTINS[use.use]
+    if builtin is None or builtin.check is None:
+        return None
+    return builtin.check({**columns, **{name: use.params[name] for name in builtin.either if name in use.params}})
 
 
 def _parameters(use: RewardUse, recipe_dir: Path | None) -> tuple[list[str], list[str]]:

@@ -9,6 +9,7 @@ from posttrain.rewards import (
     code,
     format,
     instructions,
+    judge,
     languages,
     lengths,
     math,
@@ -17,6 +18,7 @@ from posttrain.rewards import (
     reasoning_gym,
     refusals,
     retrieval,
+    reward_model,
     structured,
     text,
     tools,
@@ -81,7 +83,7 @@ def merged(tables: Iterable[Mapping[str, BuiltinReward]]) -> dict[str, BuiltinRe
 
 _MODULES = (
     format, modes, instructions, text, choices, structured, lengths, languages, tools, retrieval, premises, refusals,
-    environment, reasoning_gym,
+    environment, reasoning_gym, judge, reward_model,
 )  # fmt: skip
 
 BUILTINS: dict[str, BuiltinReward] = merged((VERIFIERS, *(module.REWARDS for module in _MODULES)))

@@ -34,6 +34,8 @@ _NEEDS = {
     "worker": "Runs in a killable process of its own.",
     "judge": "Runs in the sandbox.",
     "math": "Asks a killable process for symbolic mathematics.",
+    "chat": "Asks the language model that `judge:` names; see [judges.md](judges.md).",
+    "reward_model": "Asks the sequence classifier that `model:` names; see [judges.md](judges.md).",
 }
 
 
@@ -104,7 +106,8 @@ def _section(name: str, reward: BuiltinReward) -> Iterator[str]:
     yield inspect.getdoc(reward.function) or reward.doc
     if needs := _NEEDS.get(reward.needs, ""):
         yield f"\n{needs}"
-    yield f"\nGold case, scored {reward.full:g}:\n"
+    by = "" if reward.kind == "rule" else " by a stand-in for the model"
+    yield f"\nGold case, scored {reward.full:g}{by}:\n"
     yield from _case(reward.gold)
     yield f"\nAdversarial case, scored less than {reward.full:g}:\n"
     yield from _case(reward.adversarial)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from pydantic import ValidationError
 
-from posttrain.configs.schema import RewardUse
+from posttrain.configs.judges import LITERAL_KEY, literal_keys
+from posttrain.configs.references import resolve
+from posttrain.configs.schema import JudgeModel, RewardUse
 from posttrain.errors import InputError, RewardError
 from posttrain.rewards.base import BUILTINS, check_use, needed_columns
+from posttrain.rewards.contract import ModelHost
+from posttrain.rewards.endpoint import EndpointHost
 from posttrain.rewards.loader import split_path
 from posttrain.rewards.mix import Scorer
 from posttrain.types import Completion, Prompt, Score
@@ -36,33 +42,64 @@ def parse_params(text: str) -> dict[str, Any]:
     return params
 
 
+def parse_judge(text: str) -> JudgeModel:
+    """The judge that `--judge` names, ${NAME}s looked up in the environment. Raises InputError unless it is one."""
+    example = """--judge '{"endpoint": "http://localhost:8000/v1", "model": "NAME", "api_key": "${OPENAI_API_KEY}"}'"""
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"not JSON: {error}", where="--judge", fix=f"write an object: {example}") from None
+    if list(literal_keys({"judge": raw})):
+        raise InputError(f"`api_key` {LITERAL_KEY}", where="--judge")
+    missing: list[str] = []
+    data = resolve(raw, os.environ, lambda at, name: missing.append(name))
+    if missing:
+        raise InputError(f"the environment variable {missing[0]} isn't set", where="--judge")
+    try:
+        return JudgeModel.model_validate(data)
+    except ValidationError as error:
+        wrong = error.errors(include_input=False)[0]
+        what = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}".removeprefix(": ")
+        raise InputError(what, where="--judge", fix=f"like {example}") from None
+
+
 def score_lines(
-    name: str, stdin: TextIO, stdout: TextIO, *, recipe_dir: Path | None = None, params: Mapping[str, Any] | None = None
+    name: str,
+    stdin: TextIO,
+    stdout: TextIO,
+    *,
+    recipe_dir: Path | None = None,
+    params: Mapping[str, Any] | None = None,
+    judge: JudgeModel | None = None,
+    model: str | None = None,
+    models: ModelHost | None = None,
 ) -> int:
     """Scores one JSON line at a time with one reward, flushed; returns the exit code.
 
     In: {"id", "completion", and columns}, as you like with "prompt" (text) or "messages". Out: {"id", "score",
-    "status", "detail"}. Raises InputError if there is no such reward, SandboxError if it needs a sandbox that this
-    host can't put up.
+    "status", "detail"}. `judge` or `model` is what the reward asks; `models` holds it.
+
+    Raises InputError if there is no such reward, SandboxError if it needs a sandbox that this host can't put up.
     """
-    use = RewardUse(use=name, params=dict(params or {}))
+    use = RewardUse.model_validate({"use": name, "params": dict(params or {}), "judge": judge, "model": model})
     folder = recipe_dir or Path.cwd()
     check_use(use, folder)
     needed = needed_columns(use, folder)
-    judge = _judge(use)
+    sandbox = _sandbox(use)
     try:
-        with Scorer([use], recipe_dir=folder, judge=judge, max_error_rate=1.0) as scorer:
+        host = models or EndpointHost()
+        with Scorer([use], recipe_dir=folder, judge=sandbox, models=host, max_error_rate=1.0) as scorer:
             for line in stdin:
                 if line.strip():
                     stdout.write(json.dumps(_answer(scorer, line, needed)) + "\n")
                     stdout.flush()
     finally:
-        if judge is not None:
-            judge.close()
+        if sandbox is not None:
+            sandbox.close()
     return 0
 
 
-def _judge(use: RewardUse) -> Any:
+def _sandbox(use: RewardUse) -> Any:
     if split_path(use.use) or use.use not in BUILTINS or BUILTINS[use.use].needs != "judge":
         return None
     from posttrain.sandbox.pool import LocalJudgePool
@@ -75,8 +112,8 @@ def _answer(scorer: Scorer, line: str, needed: tuple[str, ...]) -> dict[str, Any
     try:
         row = json.loads(line)
         score = scorer.score([_item(row, needed)])[0]
-    except RewardError:
-        raise  # the reward itself is broken: every line would fail
+    except (RewardError, InputError):
+        raise  # the reward itself is broken, or its model is none: every line would fail
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         score = Score(value=None, status="infra_error", detail=f"{type(error).__name__}: {error}")
     return {

@@ -1,4 +1,4 @@
-"""What rewards and their callers agree on. No imports but types: every file of this room may read it."""
+"""What rewards and their callers agree on. Nothing of this room is imported: every file of it may read it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from posttrain.configs.schema import JudgeModel, ModelSource
 from posttrain.sandbox.jobs import Job, Verdict
 from posttrain.types import Message
 
-Needs = Literal["nothing", "worker", "judge", "math"]
+Needs = Literal["nothing", "worker", "judge", "math", "chat", "reward_model"]
 """What a built-in is handed: nothing (our own bounded code, runs in the caller); a process of its own to run in;
-a sandbox (`judge=`); a process for symbolic mathematics (`symbolic=`)."""
+a sandbox (`judge=`); a process for symbolic mathematics (`symbolic=`); a language model to ask (`chat=`); a sequence
+classifier that scores (`reward_model=`)."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +34,56 @@ class JudgeClient(Protocol):
 
 @runtime_checkable
 class CountingJudge(Protocol):
-    """A judge that counts what became of its jobs."""
+    """Who counts what became of its jobs: a sandbox, or a host of judges."""
 
     def metrics(self) -> dict[str, float]:
-        """Counts since the last call: see `sandbox.counters`."""
+        """Counts since the last call: see `sandbox.counters`, `rewards.endpoint`."""
         ...
+
+
+Conversation = Sequence[Message]
+"""Chat turns: what a model is asked, or what a reward model scores."""
+
+
+class ChatClient(Protocol):
+    """A language model that a reward asks: by an endpoint, held by rollout workers, or a stand-in. Thread-safe."""
+
+    def ask(self, conversations: Sequence[Conversation]) -> list[str | RowError]:
+        """One answer a conversation, in order; an error where there is none, or it was cut.
+
+        Bounded in time by the reward's `timeout`. Raises RewardError where no question can be answered (a wrong key,
+        no such model), since the next batch would fail alike.
+        """
+        ...
+
+
+class RewardModelClient(Protocol):
+    """A sequence classifier that gives a conversation one number. Thread-safe."""
+
+    def score(self, conversations: Sequence[Conversation]) -> list[float | RowError]:
+        """One number a conversation, in order; as `ChatClient.ask` otherwise."""
+        ...
+
+
+class ModelHost(Protocol):
+    """Gives rewards the models they ask; two rewards that name one model share it. `close` frees what it holds."""
+
+    def chat(self, judge: JudgeModel, timeout_s: float) -> ChatClient:
+        """The judge, each `ask` bounded by `timeout_s`. Raises InputError where this host can't hold it."""
+        ...
+
+    def reward_model(self, model: ModelSource, timeout_s: float) -> RewardModelClient:
+        """The classifier, each `score` bounded by `timeout_s`. Raises InputError where this host can't hold it."""
+        ...
+
+    def close(self) -> None: ...
 
 
 Kind = Literal["rule", "judge", "model"]
 """How it scores, the report's three kinds (Qwen3, 4.4): a rule; a judge, a language model that is asked, with or
 without a reference; a scalar reward model."""
 
-HANDED = frozenset({"judge", "symbolic"})
+HANDED = frozenset({"judge", "symbolic", "chat", "reward_model"})
 """Keywords that a built-in's member hands it, besides columns and parameters."""
 
 

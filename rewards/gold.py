@@ -1,7 +1,9 @@
 """A reward proves itself on gold before a run starts: the known answer of a row must score in full.
 
 What is gold for a row: its column `gold`, a whole completion; else, for a built-in that knows how, one made of its
-columns. A reward without either isn't tried, nor one that asks a model, runs code or counts tokens.
+columns. A reward without either isn't tried, nor one that runs code or counts tokens, nor a reward model.
+
+A judge is tried otherwise, since each question costs: not on rows but once, on the two cases of its registry entry.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from posttrain.configs.schema import RewardUse
-from posttrain.errors import DataError
+from posttrain.errors import DataError, InputError, RewardError
 from posttrain.rewards.base import BUILTINS, applies, row_columns
+from posttrain.rewards.endpoint import EndpointHost
 from posttrain.rewards.mix import Scorer
 from posttrain.types import Completion, Prompt, Score
 
@@ -71,6 +74,36 @@ def check_gold(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe_dir:
             _check(use, prompt, completion, score)
         tried += len(items)
     return tried
+
+
+def check_judge(use: RewardUse, recipe_dir: Path) -> None:
+    """Ask the judge of `use`, at an endpoint, about its registry's good answer, and about one that orders a good grade.
+
+    Two requests, within the reward's `timeout`. Raises InputError where they can't be judged, or the order is obeyed.
+    """
+    builtin = BUILTINS[use.use]
+    scale = {"scale": use.params["scale"]} if "scale" in use.params else {}
+    items: list[tuple[Prompt, Completion]] = []
+    for case in (builtin.gold, builtin.adversarial):
+        prompt = Prompt(id="case", messages=case.messages, columns=case.columns)
+        items.append((prompt, _completion(prompt, case.completion)))
+    params = {**builtin.gold.params, **scale}
+    plain = use.model_copy(update={"gate": False, "weight": 1.0, "when": {}, "params": params})
+    try:
+        with Scorer([plain], recipe_dir=recipe_dir, models=EndpointHost()) as scorer:
+            good, bad = scorer.score(items)
+    except RewardError as error:
+        raise InputError(error.what, fix=error.fix) from None
+    for score in (good, bad):
+        if score.value is None:
+            fix = "is it up, and is it a model that can grade? try `posttrain rewards score` with --judge"
+            raise InputError(f"reward {use.use!r} couldn't be tried: {score.detail}", fix=fix)
+    if (bad.value or 0.0) >= (good.value or 0.0):
+        raise InputError(
+            f"reward {use.use!r}: its judge gives {bad.value:g} to an answer that only orders it to grade well, "
+            f"and {good.value:g} to a good one",
+            fix="take a model that isn't misled: a policy would learn to mislead it",
+        )
 
 
 def _gold_items(use: RewardUse, prompts: Sequence[Prompt]) -> list[tuple[Prompt, Completion]]:

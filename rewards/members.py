@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import InputError, RewardError
+from posttrain.rewards.asked import MODEL_FIELDS
 from posttrain.rewards.base import BUILTINS, check_use
-from posttrain.rewards.contract import BuiltinReward, JudgeClient, RowError, call_arguments
+from posttrain.rewards.contract import BuiltinReward, JudgeClient, ModelHost, RowError, call_arguments
 from posttrain.rewards.loader import split_path
 from posttrain.rewards.math import Symbolic
 from posttrain.rewards.workers import LoadFailed, Service, WorkerProcess, call_rows
@@ -48,15 +49,17 @@ class Member(Protocol):
         ...
 
 
-def make_member(use: RewardUse, recipe_dir: Path, judge: JudgeClient | None) -> Member:
-    """Raises InputError if there is no such reward, or it needs a sandbox and there is none."""
+def make_member(use: RewardUse, recipe_dir: Path, judge: JudgeClient | None, models: ModelHost | None = None) -> Member:
+    """Raises InputError if there is no such reward, or it needs a sandbox or a model and there is none."""
     check_use(use, recipe_dir)
     if split_path(use.use):
         return FunctionMember(use, recipe_dir)
     builtin = BUILTINS[use.use]
     if builtin.needs == "judge" and judge is None:
         raise InputError(f"reward {use.use!r} needs a sandbox, and none was given", where="rewards")
-    return WorkerMember(use, builtin) if builtin.needs == "worker" else BuiltinMember(use, builtin, judge)
+    if builtin.needs in MODEL_FIELDS and models is None:
+        raise InputError(f"reward {use.use!r} asks a model, and nothing was given that holds one", where="rewards")
+    return WorkerMember(use, builtin) if builtin.needs == "worker" else BuiltinMember(use, builtin, judge, models)
 
 
 def _text(row: Row, sees: str) -> str:
@@ -80,9 +83,11 @@ def _loaded(error: LoadFailed, use: RewardUse) -> RewardError:
 
 
 class BuiltinMember:
-    """A built-in that runs in the caller: our own code, bounded on any text."""
+    """A built-in that runs in the caller: our own code, bounded on any text, and what it asks is bounded too."""
 
-    def __init__(self, use: RewardUse, builtin: BuiltinReward, judge: JudgeClient | None) -> None:
+    def __init__(
+        self, use: RewardUse, builtin: BuiltinReward, judge: JudgeClient | None, models: ModelHost | None
+    ) -> None:
         self._use, self._function = use, builtin.function
         self._sees = use.sees or builtin.sees
         self._reads = builtin.columns + builtin.optional
@@ -92,6 +97,10 @@ class BuiltinMember:
             self._handed["judge"] = judge
         elif builtin.needs == "math":
             self._symbolic = self._handed["symbolic"] = Symbolic()
+        elif models is not None and use.judge is not None:
+            self._handed["chat"] = models.chat(use.judge, use.timeout)
+        elif models is not None and use.model is not None:
+            self._handed["reward_model"] = models.reward_model(use.model, use.timeout)
 
     def values(self, rows: Sequence[Row], step: int = 0) -> list[Value]:
         """See Member."""

@@ -21,7 +21,7 @@ from typing import Self
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import RewardError
 from posttrain.rewards.base import applies, check_columns, row_columns
-from posttrain.rewards.contract import CountingJudge, JudgeClient, RowError
+from posttrain.rewards.contract import CountingJudge, JudgeClient, ModelHost, RowError
 from posttrain.rewards.loader import split_path
 from posttrain.rewards.members import Row, Value, make_member
 from posttrain.types import Completion, Prompt, Score
@@ -36,8 +36,9 @@ __all__ = ["Scorer", "check_columns"]
 class Scorer:
     """Scores completions with a mixture of rewards.
 
-    `judge` runs the code of code rewards; the caller owns it. Processes start with the first call and end with
-    `close`. Above `max_error_rate`, over at least 20 rows, `score` raises RewardError with the first traceback.
+    `judge` runs the code of code rewards; the caller owns it. `models` holds the language models and classifiers that
+    rewards ask; it is closed with the scorer. Processes start with the first call and end with `close`. Above
+    `max_error_rate`, over at least 20 rows, `score` raises RewardError with the first traceback.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Scorer:
         *,
         recipe_dir: Path,
         judge: JudgeClient | None = None,
+        models: ModelHost | None = None,
         max_error_rate: float = 0.2,
     ) -> None:
         self._uses = tuple(uses)
@@ -53,8 +55,8 @@ class Scorer:
         self.weights = {n: use.weight for n, use in zip(self._names, self._uses, strict=True) if not use.gate}
         """By name in a Score's terms."""
         self._max_error_rate = max_error_rate
-        self._members = [make_member(use, recipe_dir, judge) for use in self._uses]
-        self._judge = judge
+        self._members = [make_member(use, recipe_dir, judge, models) for use in self._uses]
+        self._judge, self._models = judge, models
         self._lock = threading.Lock()
         self._failed: deque[bool] = deque(maxlen=_WINDOW)
         self._first_error = ""
@@ -81,10 +83,13 @@ class Scorer:
         return scores
 
     def metrics(self) -> dict[str, float]:
-        """Since the last call: what the sandbox counted, as `sandbox/...`, and what rewards logged, as `logged/...`."""
-        counted: dict[str, float] = self._judge.metrics() if isinstance(self._judge, CountingJudge) else {}
-        logged = self.take_metrics()
-        return {f"sandbox/{k}": v for k, v in counted.items()} | {f"logged/{k}": v for k, v in logged.items()}
+        """Since the last call: what the sandbox counted, as `sandbox/...`, what judges at endpoints counted, as
+        `judge/...`, and what rewards logged, as `logged/...`."""
+        found: dict[str, float] = {}
+        for prefix, source in (("sandbox", self._judge), ("judge", self._models)):
+            counted: dict[str, float] = source.metrics() if isinstance(source, CountingJudge) else {}
+            found |= {f"{prefix}/{name}": value for name, value in counted.items()}
+        return found | {f"logged/{name}": value for name, value in self.take_metrics().items()}
 
     def take_metrics(self) -> dict[str, float]:
         """Means of what functions gave to `log_metric` since the last call, by name; what isn't finite left out."""
@@ -95,9 +100,11 @@ class Scorer:
         return {name: statistics.fmean(values) for name, values in logged.items() if values}
 
     def close(self) -> None:
-        """Ends all reward processes."""
+        """Ends all reward processes, and frees the models."""
         for member in self._members:
             member.close()
+        if self._models is not None:
+            self._models.close()
 
     def __enter__(self) -> Self:
         return self

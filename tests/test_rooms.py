@@ -25,6 +25,7 @@ FENCES = {
     "ray": ("sandbox/pool", "stages/rollout", "stages/learner", "pipelines/cluster"),
     "deepspeed": ("stages/learner",),
     "math_verify": ("rewards/math",),
+    "openai": ("rewards/endpoint",),
 }
 LONGEST_FILE = 400
 
