@@ -22,6 +22,7 @@ from posttrain.sandbox.counters import Counters
 from posttrain.sandbox.jobs import Job, Verdict
 from posttrain.sandbox.languages import COMPILE_S
 from posttrain.sandbox.languages import check as check_languages
+from posttrain.sandbox.repeats import Repeats
 from posttrain.sandbox.rounds import STARVATION_FACTOR
 from posttrain.sandbox.supervisor import ATTEMPTS, PATIENT_REPLY_TIMEOUT_S, Judge
 from posttrain.sandbox.tiers import TierReport, require
@@ -143,6 +144,7 @@ class SandboxPool:
         import ray
 
         self.counters = Counters()
+        self._repeats = Repeats()
         self._ray = ray
         self._settings = min_tier, tuple(preload), tuple(languages)
         self._actor_class = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=_OVERLAP)(_Worker)
@@ -162,13 +164,18 @@ class SandboxPool:
     def judge(self, jobs: Sequence[Job]) -> list[Verdict]:
         """One verdict a job, in order. Waits no longer than all jobs' own wall clocks allow.
 
-        Jobs that differ in nothing but their id are run once: groups often hold the same answer several times.
+        Jobs that differ in nothing but their id are run once: groups often hold the same answer several times. And a
+        program that ran into its time limit twice isn't run again (see `repeats`).
         """
         numbers = same_jobs(jobs)
-        found = self._judge([jobs[i] for i in dict.fromkeys(numbers)])
-        of_first = dict(zip(dict.fromkeys(numbers), found, strict=True))
+        known = {n: verdict for n in set(numbers) if (verdict := self._repeats.known(jobs[n])) is not None}
+        new = [n for n in dict.fromkeys(numbers) if n not in known]
+        found = dict(zip(new, self._judge([jobs[n] for n in new]), strict=True))
+        for n, verdict in found.items():
+            self._repeats.note(jobs[n], verdict)
+        of_first = known | found
         verdicts = [replace(of_first[n], id=job.id) for n, job in zip(numbers, jobs, strict=True)]
-        self.counters.add(verdicts)
+        self.counters.add(verdicts, remembered=sum(n in known for n in numbers))
         return verdicts
 
     def _judge(self, jobs: Sequence[Job]) -> list[Verdict]:
