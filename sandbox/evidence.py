@@ -28,6 +28,7 @@ import functools
 from collections.abc import Iterable, Iterator
 
 from posttrain.sandbox import arrays
+from posttrain.sandbox.feedback import feeds_back
 
 _PLAIN = (
     str, bytes, bytearray, bool, int, float, complex, list, tuple, dict, set, frozenset, range, collections.Counter,
@@ -47,6 +48,8 @@ class Evidence:
 
     def __init__(self, statements: list[ast.stmt] = [], objects: Iterable[str] = ()) -> None:  # noqa: B006
         self._nodes = [node for statement in statements for node in ast.walk(statement)]
+        self.has_text = bool(statements)
+        """Whether the tests are text, and no list of arguments and results."""
         self._objects = set(objects)
         attributes = {node.attr for node in self._nodes if isinstance(node, ast.Attribute)}
         if attributes:  # without any, nothing is used as an object: most tests need no more than this
@@ -67,7 +70,7 @@ class Evidence:
     @functools.cached_property
     def feeds_back(self) -> bool:
         """Whether something of the solution's goes into an argument: it may then decide how large that is."""
-        return any(self._feeds_back(node) for node in self._nodes)
+        return self.captures or feeds_back(self._nodes, self._bound)
 
     @functools.cached_property
     def may_suppress(self) -> bool:
@@ -188,12 +191,6 @@ class Evidence:
         return used
 
     # ------------------------------------------------------------ what else the text decides
-
-    def _feeds_back(self, node: ast.AST) -> bool:
-        if not isinstance(node, ast.Call) or not self._of(node.func):
-            return False
-        return any(not name.startswith("=") for v in (*node.args, *(k.value for k in node.keywords))
-                   for name in self._all(ast.walk(v)))  # fmt: skip
 
     def _checks(self, node: ast.AST) -> bool:
         if not isinstance(node, ast.With | ast.AsyncWith):
