@@ -1,4 +1,4 @@
-"""Whether something of the solution's may go into an argument that the tests give it: then it decides how large that is.
+"""Whether something of the solution's may go into an argument of the tests: then it decides how large that is.
 
 An argument that is too large to be handed over is the tests' fault, an infra_error that nobody is scored for; but not
 where the solution itself can make it so, and with it escape its score. Again the tests' text decides. This is coarse on
