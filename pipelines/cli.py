@@ -35,6 +35,10 @@ RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A path, o
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value ...]", help="Like stages.rl.steps=50.", show_default=False)
 ]
+Preload = Annotated[list[str] | None, typer.Option(help="numpy: a library that code can import.")]
+Languages = Annotated[
+    list[str] | None, typer.Option("--language", "--languages", help="bash, node or cpp: may be run too, in tier A.")
+]
 RunDir = Annotated[Path | None, typer.Option(help="Where the run lives; runs/NAME if not given.")]
 RunDirArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
@@ -248,18 +252,23 @@ def rewards_list() -> None:
 def rewards_score(
     name: Annotated[str, typer.Argument(help="A built-in, package.module:attr, or file.py:attr.")],
     params: Annotated[str, typer.Option(metavar="JSON", help="""Its parameters, like '{"pattern": "^4"}'.""")] = "{}",
+    preload: Preload = None,
+    language: Languages = None,
 ) -> None:
     """Score completions: JSON lines in, JSON lines out."""
     from posttrain.rewards.cli import parse_params, score_lines
 
-    raise typer.Exit(score_lines(name, sys.stdin, sys.stdout, params=parse_params(params)))
+    given = parse_params(params)
+    raise typer.Exit(
+        score_lines(name, sys.stdin, sys.stdout, params=given, preload=preload or (), languages=language or ())
+    )
 
 
 @sandbox_app.command("judge")
 def sandbox_judge(
     min_tier: Annotated[str, typer.Option(help="A, B or C: the least confinement to accept.")] = "B",
-    preload: Annotated[list[str] | None, typer.Option(help="numpy: a library that code can import.")] = None,
-    language: Annotated[list[str] | None, typer.Option(help="bash, node or cpp: may be run too, in tier A.")] = None,
+    preload: Preload = None,
+    language: Languages = None,
 ) -> None:
     """Judge code: JSON lines in, JSON lines out."""
     from posttrain.sandbox.cli import judge_lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,19 +37,27 @@ def parse_params(text: str) -> dict[str, Any]:
 
 
 def score_lines(
-    name: str, stdin: TextIO, stdout: TextIO, *, recipe_dir: Path | None = None, params: Mapping[str, Any] | None = None
+    name: str,
+    stdin: TextIO,
+    stdout: TextIO,
+    *,
+    recipe_dir: Path | None = None,
+    params: Mapping[str, Any] | None = None,
+    languages: Sequence[str] = (),
+    preload: Sequence[str] = (),
 ) -> int:
     """Scores one JSON line at a time with one reward, flushed; returns the exit code.
 
     In: {"id", "completion", and columns}, as you like with "prompt" (text) or "messages". Out: {"id", "score",
-    "status", "detail"}. Raises InputError if there is no such reward, SandboxError if it needs a sandbox that this
+    "status", "detail"}. `languages` and `preload` are what the sandbox has besides Python and its standard library.
+    Raises InputError if there is no such reward, language or library, SandboxError if it needs a sandbox that this
     host can't put up.
     """
     use = RewardUse(use=name, params=dict(params or {}))
     folder = recipe_dir or Path.cwd()
     check_use(use, folder)
     needed = needed_columns(use, folder)
-    judge = _judge(use)
+    judge = _judge(use, languages, preload)
     try:
         with Scorer([use], recipe_dir=folder, judge=judge, max_error_rate=1.0) as scorer:
             for line in stdin:
@@ -62,12 +70,17 @@ def score_lines(
     return 0
 
 
-def _judge(use: RewardUse) -> Any:
+def _judge(use: RewardUse, languages: Sequence[str], preload: Sequence[str]) -> Any:
     if split_path(use.use) or use.use not in BUILTINS or BUILTINS[use.use].needs != "judge":
+        if languages or preload:
+            what = "it runs no code in the sandbox"
+            raise InputError(f"{use.use}: {what}", where="--language, --preload", fix="leave these options out")
         return None
+    from posttrain.sandbox.cli import check_names
     from posttrain.sandbox.pool import LocalJudgePool
 
-    return LocalJudgePool()
+    check_names(preload, languages)
+    return LocalJudgePool(preload=preload, languages=languages)
 
 
 def _answer(scorer: Scorer, line: str, needed: tuple[str, ...]) -> dict[str, Any]:

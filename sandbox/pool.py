@@ -20,7 +20,7 @@ from typing import Any, Self
 from posttrain.errors import SandboxError
 from posttrain.sandbox.counters import Counters
 from posttrain.sandbox.jobs import Job, Verdict
-from posttrain.sandbox.languages import COMPILE_S
+from posttrain.sandbox.languages import COMPILE_S, LanguageError
 from posttrain.sandbox.languages import check as check_languages
 from posttrain.sandbox.repeats import Repeats
 from posttrain.sandbox.rounds import STARVATION_FACTOR
@@ -56,13 +56,17 @@ class _Call:
 class LocalJudgePool:
     """Judges on this machine, one a thread. For the command line, tests, and runs without Ray.
 
-    Raises SandboxError if the host allows less than `min_tier`.
+    Raises SandboxError if the host allows less than `min_tier`, or one of `preload` or `languages` isn't here.
     """
 
     def __init__(
         self, workers: int = 1, min_tier: str = "B", *, preload: Sequence[str] = (), languages: Sequence[str] = ()
     ) -> None:
         self.report = require(min_tier)
+        try:
+            check_languages(languages, self.report.tier)
+        except LanguageError as error:
+            raise SandboxError(str(error), where="sandbox", fix="leave it out, or install it") from error
         self.counters = Counters()
         self._judges: queue.SimpleQueue[Judge] = queue.SimpleQueue()
         self._all = [Judge(self.report.tier, preload=preload, languages=languages) for _ in range(workers)]
