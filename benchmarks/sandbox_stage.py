@@ -1,11 +1,16 @@
 """A small GRPO stage whose policy emits hostile programs, against the same stage with honest ones: seconds a step.
 
-    python benchmarks/sandbox_stage.py [--cases FILE.py] [--steps 6] [--timeout-s 1] [--tokens 128]
+    python benchmarks/sandbox_stage.py [--cases FILE.py] [--steps N] [--timeout-s 1] [--prompts 8] [--group 8]
 
 The model, its sampling and its training are real; only the text of what it sampled is replaced before it is scored:
-every other completion of a group by the group's hostile program, the others by an honest one. FILE.py defines CASES, a
-list of mappings with name, code, tests, entry and expect; without it, a few programs of our own. After the hostile run
-no reward may have gone to a program that was expected to fail, and no process may be left.
+every other completion of a group by the group's hostile program, the others by an honest one. In the honest run another
+honest program stands where the hostile one would: both runs have as many completions, of as many tokens, and as many
+different programs to judge. FILE.py defines CASES, a list of mappings with name, code, tests, entry and expect; without
+it, a few programs of our own. All of them are emitted once if --steps isn't given. After the hostile run no reward may
+have gone to a program that was expected to fail, and no process may be left.
+
+What an attack costs at least is its own time limit: a step with an endless loop in it waits for --timeout-s seconds of
+processor time. So the ratio depends on how long an honest step is: --prompts and --group make it longer.
 """
 
 from __future__ import annotations
@@ -26,6 +31,8 @@ import psutil
 
 TESTS = "assert add(1, 2) == 3\nassert add(-4, 9) == 5\nassert add(10**12, 1) == 10**12 + 1\n"
 HONEST = "def add(a, b):\n    return a + b\n"
+HARMLESS = "def add(a, b):\n    return b + a\n"
+"""What the honest run has in the place of a hostile program."""
 OWN = {
     "equal": "class E:\n    def __eq__(s, o): return True\ndef add(a, b): return E()",
     "exit": "import os\ndef add(a, b): os._exit(0)",
@@ -54,16 +61,16 @@ stages:
     model: base
     prompts: prompts.jsonl
     rewards: [{{use: code, params: {{timeout_s: {timeout_s}}}}}]
-    prompts_per_step: 8
-    group_size: 8
+    prompts_per_step: {prompts}
+    group_size: {group}
     steps: {steps}
     optimizer: {{lr: 1.0e-4}}
-    sampling: {{max_tokens: {tokens}}}
+    sampling: {{max_tokens: 128}}
 """
 
 
 def run_stage(
-    cases: Sequence[Mapping[str, Any]], *, hostile: bool, steps: int, timeout_s: float, tokens: int, folder: Path
+    cases: Sequence[Mapping[str, Any]], options: argparse.Namespace, *, hostile: bool, steps: int, folder: Path
 ) -> Path:
     """Runs the stage in `folder`; its run folder. Raises RuntimeError if it fails."""
     from rich.console import Console
@@ -76,13 +83,14 @@ def run_stage(
     rows = [{"id": c["name"], "prompt": c["name"], "tests": c["tests"], "entry": c["entry"]} for c in cases]
     folder.mkdir()
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (folder / "recipe.yaml").write_text(RECIPE.format(steps=steps, timeout_s=timeout_s, tokens=tokens))
+    sizes = {"prompts": options.prompts, "steps": steps, "timeout_s": options.timeout_s, "group": options.group}
+    (folder / "recipe.yaml").write_text(RECIPE.format(**sizes))
     generate = RolloutPool.generate
 
     def emit(self: RolloutPool, *args: Any, **options: Any) -> Iterator[Any]:
         for group in generate(self, *args, **options):
-            theirs = programs[group.prompt.id.partition("+")[0]]
-            texts = [theirs if hostile and c.index % 2 else HONEST for c in group.completions]
+            theirs = programs[group.prompt.id.partition("+")[0]] if hostile else HARMLESS
+            texts = [theirs if c.index % 2 else HONEST for c in group.completions]
             changed = [replace(c, text=fenced(t)) for c, t in zip(group.completions, texts, strict=True)]
             yield replace(group, completions=tuple(changed))
 
@@ -99,11 +107,13 @@ def fenced(code: str) -> str:
     return f"~~~~~~~~python\n{code}\n~~~~~~~~\n"
 
 
-def step_seconds(stage: Path) -> list[float]:
-    """Seconds that each step took, the first one (which starts workers) left out."""
+def step_seconds(stage: Path) -> list[tuple[float, float]]:
+    """Seconds that each step took, and those of sampling and scoring among them; the first step (which starts workers)
+    left out.
+    """
     lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
     names = ("seconds_generate", "seconds_train", "seconds_sync")
-    return [sum(line[name] for name in names) for line in lines][1:]
+    return [(sum(line[name] for name in names), line["seconds_generate"]) for line in lines][1:]
 
 
 def rewarded(stage: Path, cases: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -127,26 +137,30 @@ def main() -> int:
     """Runs both stages and compares; 1 if a hostile program was rewarded or outlived the run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--cases", type=Path, help="a Python file that defines CASES")
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, help="one more than all cases need, if not given")
     parser.add_argument("--timeout-s", type=float, default=1.0, help="processor time of a program")
-    parser.add_argument("--tokens", type=int, default=128, help="longest completion: how long an honest step takes")
+    parser.add_argument("--prompts", type=int, default=8, help="a step")
+    parser.add_argument("--group", type=int, default=8, help="completions of a prompt")
     options = parser.parse_args()
     own = [{"name": n, "code": c, "tests": TESTS, "entry": "add", "expect": "fail"} for n, c in OWN.items()]
     cases = runpy.run_path(str(options.cases))["CASES"] if options.cases else own
+    steps = options.steps or 1 + -(-len(cases) // options.prompts)
     before = survivors()
     with tempfile.TemporaryDirectory() as root:
         stages = {
-            kind: run_stage(cases, hostile=kind == "hostile", steps=options.steps, timeout_s=options.timeout_s,
-                            tokens=options.tokens, folder=Path(root, kind))
+            kind: run_stage(cases, options, hostile=kind == "hostile", steps=steps, folder=Path(root, kind))
             for kind in ("honest", "hostile")
-        }  # fmt: skip
-        seconds = {kind: statistics.mean(step_seconds(stage)) for kind, stage in stages.items()}
+        }
+        seconds = {kind: step_seconds(stage) for kind, stage in stages.items()}
         cheated = rewarded(stages["hostile"], cases)
         last = json.loads((stages["hostile"] / "metrics.jsonl").read_text().splitlines()[-1])
     left = [line for line in survivors() if line not in before]
-    for kind, mean in seconds.items():
-        print(f"{kind:8} {mean:6.2f} s a step")
-    print(f"ratio    {seconds['hostile'] / seconds['honest']:6.2f}")
+    means = {kind: statistics.mean(whole for whole, _ in found) for kind, found in seconds.items()}
+    for kind, found in seconds.items():
+        scored = statistics.mean(part for _, part in found)
+        longest = max(whole for whole, _ in found)
+        print(f"{kind:8} {means[kind]:6.2f} s a step, {scored:.2f} of it sampling and scoring; longest {longest:.2f} s")
+    print(f"ratio    {means['hostile'] / means['honest']:6.2f}  ({steps - 1} steps, limit {options.timeout_s:g} s)")
     print("last step:", {k: round(v, 3) for k, v in last.items() if k.startswith("sandbox/") and v})
     print(f"hostile programs rewarded: {cheated or 'none'}; left behind: {left or 'none'}")
     return int(bool(cheated or left))

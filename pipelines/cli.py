@@ -35,6 +35,10 @@ RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A path, o
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value ...]", help="Like stages.rl.steps=50.", show_default=False)
 ]
+Preload = Annotated[list[str] | None, typer.Option(help="numpy: a library that code can import.")]
+Languages = Annotated[
+    list[str] | None, typer.Option("--language", "--languages", help="bash, node or cpp: may be run too, in tier A.")
+]
 RunDir = Annotated[Path | None, typer.Option(help="Where the run lives; runs/NAME if not given.")]
 RunDirArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
@@ -252,6 +256,8 @@ def rewards_score(
         str | None, typer.Option(metavar="JSON", help="""The model it asks: '{"endpoint": URL, "model": NAME}'.""")
     ] = None,
     model: Annotated[str | None, typer.Option(help="The sequence classifier that reward_model asks.")] = None,
+    preload: Preload = None,
+    language: Languages = None,
 ) -> None:
     """Score completions: JSON lines in, JSON lines out."""
     from posttrain.rewards.cli import parse_judge, parse_params, score_lines
@@ -261,16 +267,16 @@ def rewards_score(
         from posttrain.stages.rollout.in_process import ProcessHost
 
         host = ProcessHost(Path.cwd())
-    raise typer.Exit(
-        score_lines(name, sys.stdin, sys.stdout, params=parse_params(params), judge=asked, model=model, models=host)
-    )
+    asks: dict[str, Any] = {"judge": asked, "model": model, "models": host}
+    rooms: dict[str, Any] = {"preload": preload or (), "languages": language or ()}
+    raise typer.Exit(score_lines(name, sys.stdin, sys.stdout, params=parse_params(params), **asks, **rooms))
 
 
 @sandbox_app.command("judge")
 def sandbox_judge(
     min_tier: Annotated[str, typer.Option(help="A, B or C: the least confinement to accept.")] = "B",
-    preload: Annotated[list[str] | None, typer.Option(help="numpy: a library that code can import.")] = None,
-    language: Annotated[list[str] | None, typer.Option(help="bash, node or cpp: may be run too, in tier A.")] = None,
+    preload: Preload = None,
+    language: Languages = None,
 ) -> None:
     """Judge code: JSON lines in, JSON lines out."""
     from posttrain.sandbox.cli import judge_lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -73,19 +73,23 @@ def score_lines(
     judge: JudgeModel | None = None,
     model: str | None = None,
     models: ModelHost | None = None,
+    languages: Sequence[str] = (),
+    preload: Sequence[str] = (),
 ) -> int:
     """Scores one JSON line at a time with one reward, flushed; returns the exit code.
 
     In: {"id", "completion", and columns}, as you like with "prompt" (text) or "messages". Out: {"id", "score",
-    "status", "detail"}. `judge` or `model` is what the reward asks; `models` holds it.
+    "status", "detail"}. `judge` or `model` is what the reward asks; `models` holds it. `languages` and `preload` are
+    what the sandbox has besides Python and its standard library.
 
-    Raises InputError if there is no such reward, SandboxError if it needs a sandbox that this host can't put up.
+    Raises InputError if there is no such reward, language or library, SandboxError if it needs a sandbox that this
+    host can't put up.
     """
     use = RewardUse.model_validate({"use": name, "params": dict(params or {}), "judge": judge, "model": model})
     folder = recipe_dir or Path.cwd()
     check_use(use, folder)
     needed = needed_columns(use, folder)
-    sandbox = _sandbox(use)
+    sandbox = _sandbox(use, languages, preload)
     try:
         host = models or EndpointHost()
         with Scorer([use], recipe_dir=folder, judge=sandbox, models=host, max_error_rate=1.0) as scorer:
@@ -99,12 +103,17 @@ def score_lines(
     return 0
 
 
-def _sandbox(use: RewardUse) -> Any:
+def _sandbox(use: RewardUse, languages: Sequence[str], preload: Sequence[str]) -> Any:
     if split_path(use.use) or use.use not in BUILTINS or BUILTINS[use.use].needs != "judge":
+        if languages or preload:
+            what = "it runs no code in the sandbox"
+            raise InputError(f"{use.use}: {what}", where="--language, --preload", fix="leave these options out")
         return None
+    from posttrain.sandbox.cli import check_names
     from posttrain.sandbox.pool import LocalJudgePool
 
-    return LocalJudgePool()
+    check_names(preload, languages)
+    return LocalJudgePool(preload=preload, languages=languages)
 
 
 def _answer(scorer: Scorer, line: str, needed: tuple[str, ...]) -> dict[str, Any]:

@@ -8,12 +8,21 @@ import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
-from posttrain.errors import SandboxError
+from posttrain.errors import InputError, SandboxError
+from posttrain.sandbox import preloads
 from posttrain.sandbox.jobs import MESSAGE_CHARS, JobError, Verdict, job_from_json
-from posttrain.sandbox.languages import LanguageError
+from posttrain.sandbox.languages import LANGUAGES, LanguageError
 from posttrain.sandbox.languages import check as check_languages
 from posttrain.sandbox.supervisor import Judge
 from posttrain.sandbox.tiers import require
+
+
+def check_names(preload: Sequence[str], languages: Sequence[str]) -> None:
+    """Raises InputError for what no host has; whether this one has it turns out later, as a SandboxError."""
+    for option, names, known in (("--preload", preload, preloads.ALLOWED), ("--language", languages, LANGUAGES)):
+        for name in names:
+            if name not in known:
+                raise InputError(f"{name!r} is none of those known", where=option, fix=f"use {', '.join(known)}")
 
 
 def judge_lines(
@@ -27,9 +36,10 @@ def judge_lines(
     """Judges one job a line of `stdin` and writes one verdict a line, in order and flushed; returns the exit code.
 
     A line that is no job gets an infra_error of its own. A job with `"results": true` also gets `results`: of each
-    test, pass, failed or not_run. Raises SandboxError if the host allows less than
-    `min_tier`, or one of `preload` or `languages` isn't here.
+    test, pass, failed or not_run. Raises InputError for names that nobody knows, SandboxError if the host allows less
+    than `min_tier`, or one of `preload` or `languages` isn't here.
     """
+    check_names(preload, languages)
     report = require(min_tier)
     try:
         check_languages(languages, report.tier)

@@ -24,26 +24,31 @@ class Counters:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._verdicts: list[tuple[str, float, bool, bool]] = []
+        self._remembered = 0
 
-    def add(self, verdicts: Sequence[Verdict]) -> None:
-        """Takes note of these verdicts."""
+    def add(self, verdicts: Sequence[Verdict], *, remembered: int = 0) -> None:
+        """Takes note of these verdicts, of which so many are of earlier runs."""
         with self._lock:
+            self._remembered += remembered
             self._verdicts += [(v.outcome, v.seconds, v.denied > 0, v.forged) for v in verdicts]
 
     def drain(self) -> dict[str, float]:
         """Since the last call: `jobs`; `seconds`, the mean wall clock of one; the share of each outcome; `denied`
-        and `forged`, the shares that tried what is never allowed, and that spoke out of turn. Empty without jobs.
+        and `forged`, the shares that tried what is never allowed, and that spoke out of turn; `remembered`, the share
+        whose verdict is that of earlier runs (see `repeats`). Empty without jobs.
 
         Warns where more than ALARM were infra errors.
         """
         with self._lock:
             found, self._verdicts = self._verdicts, []
+            remembered, self._remembered = self._remembered, 0
         if not found:
             return {}
         jobs = len(found)
         metrics = {"jobs": float(jobs), "seconds": sum(v[1] for v in found) / jobs}
         metrics |= {outcome: sum(v[0] == outcome for v in found) / jobs for outcome in OUTCOMES}
         metrics |= {"denied": sum(v[2] for v in found) / jobs, "forged": sum(v[3] for v in found) / jobs}
+        metrics["remembered"] = remembered / jobs
         if metrics["infra_error"] > ALARM:
             warnings.warn(
                 f"the sandbox failed on {metrics['infra_error']:.1%} of {jobs} jobs (see `posttrain doctor`)",

@@ -12,6 +12,9 @@ which of the two it is; the text of the tests decides, by who produced a value:
 A producer is the name last called (`f`), or the name that was read (`=f`). What is known of a variable, a parameter, a
 loop's target or an attribute of `self` is the union of what it may come from. Where nothing is known, it is no object.
 
+An object that a function gave doesn't say itself what plain data it equals: `find("b") == None` is decided here, though
+`find("a").group(0)` makes an object of what `find` gives.
+
 What remains: a class under test may lie in its own methods, since its word is what is tested; results of two methods
 of one name aren't told apart; a lower-case factory whose objects are only used as a plain type could be isn't trusted.
 """
@@ -28,6 +31,7 @@ import functools
 from collections.abc import Iterable, Iterator
 
 from posttrain.sandbox import arrays
+from posttrain.sandbox.feedback import feeds_back
 
 _PLAIN = (
     str, bytes, bytearray, bool, int, float, complex, list, tuple, dict, set, frozenset, range, collections.Counter,
@@ -47,6 +51,9 @@ class Evidence:
 
     def __init__(self, statements: list[ast.stmt] = [], objects: Iterable[str] = ()) -> None:  # noqa: B006
         self._nodes = [node for statement in statements for node in ast.walk(statement)]
+        self.has_text = bool(statements)
+        """Whether the tests are text, and no list of arguments and results."""
+        self._classes = frozenset(objects)
         self._objects = set(objects)
         attributes = {node.attr for node in self._nodes if isinstance(node, ast.Attribute)}
         if attributes:  # without any, nothing is used as an object: most tests need no more than this
@@ -67,7 +74,7 @@ class Evidence:
     @functools.cached_property
     def feeds_back(self) -> bool:
         """Whether something of the solution's goes into an argument: it may then decide how large that is."""
-        return any(self._feeds_back(node) for node in self._nodes)
+        return self.captures or feeds_back(self._nodes, self._bound)
 
     @functools.cached_property
     def may_suppress(self) -> bool:
@@ -100,7 +107,13 @@ class Evidence:
 
     def is_object(self, producer: str) -> bool:
         """Whether what comes from there is used as an object of a class of the solution's own."""
-        if producer in self._objects:
+        return producer in self._objects or self.is_class(producer)
+
+    def is_class(self, producer: str) -> bool:
+        """Whether it is a class by its name, or by what the job says: what such an object equals is what is tested. But
+        `f(x).group(0)` doesn't make a result of `f` equal to whatever it says.
+        """
+        if producer in self._classes:
             return True
         name = producer.lstrip("=_")
         if producer.startswith("="):  # a class, and not a constant
@@ -188,12 +201,6 @@ class Evidence:
         return used
 
     # ------------------------------------------------------------ what else the text decides
-
-    def _feeds_back(self, node: ast.AST) -> bool:
-        if not isinstance(node, ast.Call) or not self._of(node.func):
-            return False
-        return any(not name.startswith("=") for v in (*node.args, *(k.value for k in node.keywords))
-                   for name in self._all(ast.walk(v)))  # fmt: skip
 
     def _checks(self, node: ast.AST) -> bool:
         if not isinstance(node, ast.With | ast.AsyncWith):

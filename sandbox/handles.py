@@ -42,6 +42,8 @@ class Solution:
         self.evidence = evidence or Evidence()
         self._rpc = rpc
         self._lost: SolutionGone | None = None
+        self._reached_in = False
+        """Whether it has changed the tests' own values, or called their functions."""
         self._functions: list[Callable[..., Any]] = []
         self._handles: dict[tuple[int, bool], Handle] = {}
         self._local: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
@@ -100,7 +102,7 @@ class Solution:
         while True:
             frame = self._receive()
             if frame[0] == "callback" and len(frame) == 4:
-                self._send(self._call_back(*frame[1:], producer=producer))
+                self._answer(self._call_back(*frame[1:], producer=producer))
             elif frame[0] == "ok" and len(frame) == 4:
                 self._print(frame[3])
                 return self.decode(frame[1], producer), frame[2]
@@ -111,6 +113,12 @@ class Solution:
                 raise codec.TooLarge("the solution's value is too large")
             else:
                 raise self._lose(ForgedFrame("malformed answer"))
+
+    def _answer(self, data: list[Any]) -> None:
+        try:
+            self._send(data)
+        except codec.TooLarge as error:  # it waits for an answer
+            self._send(["raised", *self.told(error)])
 
     def _print(self, text: Any) -> None:
         if text and isinstance(text, str):
@@ -129,6 +137,7 @@ class Solution:
             raise self._lose(ForgedFrame("malformed callback"))
         given = [self.decode(a, producer) for a in args]
         named = {k: self.decode(a, producer) for k, a in kwargs.items()}
+        self._reached_in = True
         try:
             return ["ok", self.encode(self._functions[number](*given, **named))]
         except Exception as error:  # noqa: BLE001  the test's own function, called with the solution's values
@@ -146,6 +155,7 @@ class Solution:
         encoded, named = [self.encode(a) for a in args], {k: self.encode(v) for k, v in kwargs.items()}
         value, changed = self._ask("call", number, encoded, named, producer=producer)
         if changed is not None:
+            self._reached_in = self.evidence.has_text  # else each test's arguments are its own
             try:
                 after, named_after = changed
                 for argument, data in [
@@ -182,7 +192,7 @@ class Solution:
         return self._lose(Unjudgeable(reason))
 
     def _too_large(self, error: codec.CodecError) -> BaseException:
-        if self.evidence.feeds_back:
+        if self._reached_in or self.evidence.feeds_back:
             return error
         return self.unjudgeable(f"an argument in the tests is too large for the sandbox: {error}")
 

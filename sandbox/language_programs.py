@@ -15,7 +15,7 @@ from posttrain.sandbox import codec, programs, zygote
 from posttrain.sandbox.jobs import Job, Outcome, Verdict
 from posttrain.sandbox.language_room import FAILED, SIGNALLED
 from posttrain.sandbox.languages import COMPILE_MB, COMPILE_S, LANGUAGES, MAX_BINARY, Language, LanguageError, locate
-from posttrain.sandbox.rounds import STARVATION_FACTOR, Round
+from posttrain.sandbox.rounds import MAX_THREADS, STARVATION_FACTOR, Round, threads
 from posttrain.sandbox.solution_room import MAX_CODE
 
 MAX_PROCESSES = 64
@@ -142,6 +142,8 @@ def _over(pid: int, job: Job) -> tuple[Outcome, str] | None:
     processes = list(_family(pid))
     if len(processes) > MAX_PROCESSES:
         return "crash", f"more than {MAX_PROCESSES} processes"
+    if sum(map(threads, processes)) > MAX_THREADS:
+        return "crash", f"more than {MAX_THREADS} threads"
     resident = cpu = 0.0
     for process in processes[1:]:
         try:

@@ -14,8 +14,8 @@ _PATH = "/usr/local/bin:/usr/bin:/bin"
 """Where interpreters are looked for: in folders that the rooms can see."""
 COMPILE_S, COMPILE_MB = 20.0, 2048
 """Limits of a compiler, whatever the program's are."""
-MAX_BINARY = 12 << 20
-"""Bytes of a compiled program."""
+MAX_BINARY = 8 << 20
+"""Bytes of a compiled program: with the longest input, it must fit into a room's frame."""
 
 
 class LanguageError(Exception):

@@ -144,7 +144,7 @@ class Handle:
         if type(other) is Handle:
             if other._kind != self._kind and not (self._is_object and other._is_object):
                 return NotImplemented
-        elif not self._is_object:
+        elif not self._is_object or not self._solution.evidence.is_class(self._producer):
             return NotImplemented
         try:
             data = self._solution.plain(other)

@@ -20,16 +20,18 @@ from typing import Any, Self
 from posttrain.errors import SandboxError
 from posttrain.sandbox.counters import Counters
 from posttrain.sandbox.jobs import Job, Verdict
-from posttrain.sandbox.languages import COMPILE_S
+from posttrain.sandbox.languages import COMPILE_S, LanguageError
 from posttrain.sandbox.languages import check as check_languages
+from posttrain.sandbox.places import AT_WORK, MOST, Places
+from posttrain.sandbox.repeats import Repeats
 from posttrain.sandbox.rounds import STARVATION_FACTOR
 from posttrain.sandbox.supervisor import ATTEMPTS, PATIENT_REPLY_TIMEOUT_S, Judge
 from posttrain.sandbox.tiers import TierReport, require
 
 _BATCH = 4
 """Jobs a call at most: a Ray call costs about a millisecond, a job about ten."""
-_OVERLAP = 4
-"""Calls that an actor takes at once. More of them would need more memory for no more processors."""
+_OVERLAP = MOST
+"""Calls that an actor takes at once; it begins them as `places` allows."""
 _START_TIMEOUT_S = 120.0
 _POLL_S = 0.05
 
@@ -55,13 +57,17 @@ class _Call:
 class LocalJudgePool:
     """Judges on this machine, one a thread. For the command line, tests, and runs without Ray.
 
-    Raises SandboxError if the host allows less than `min_tier`.
+    Raises SandboxError if the host allows less than `min_tier`, or one of `preload` or `languages` isn't here.
     """
 
     def __init__(
         self, workers: int = 1, min_tier: str = "B", *, preload: Sequence[str] = (), languages: Sequence[str] = ()
     ) -> None:
         self.report = require(min_tier)
+        try:
+            check_languages(languages, self.report.tier)
+        except LanguageError as error:
+            raise SandboxError(str(error), where="sandbox", fix="leave it out, or install it") from error
         self.counters = Counters()
         self._judges: queue.SimpleQueue[Judge] = queue.SimpleQueue()
         self._all = [Judge(self.report.tier, preload=preload, languages=languages) for _ in range(workers)]
@@ -108,20 +114,26 @@ class _Worker:
         self._preload, self._languages = tuple(preload), tuple(languages)
         check_languages(self._languages, self._report.tier)
         self._idle: queue.SimpleQueue[Judge] = queue.SimpleQueue()
+        self._places = Places()
 
     def report(self) -> TierReport:
         return self._report
 
     def run(self, jobs: list[Job]) -> list[Verdict]:
         _yield_to_others()
-        try:
-            judge = self._idle.get_nowait()
-        except queue.Empty:  # at most as many as calls that overlap
-            judge = Judge(self._report.tier, patient=True, preload=self._preload, languages=self._languages)
-        try:
-            return [judge.run(job) for job in jobs]
-        finally:
-            self._idle.put(judge)
+        with self._places.take(max(job.memory_mb for job in jobs)) as began:
+            try:
+                judge = self._idle.get_nowait()
+            except queue.Empty:  # at most as many as calls that overlap
+                judge = Judge(self._report.tier, patient=True, preload=self._preload, languages=self._languages)
+            verdicts = []
+            try:
+                for job in jobs:
+                    began()
+                    verdicts.append(judge.run(job))
+            finally:
+                self._idle.put(judge)
+            return verdicts
 
 
 def _yield_to_others() -> None:
@@ -143,6 +155,7 @@ class SandboxPool:
         import ray
 
         self.counters = Counters()
+        self._repeats = Repeats()
         self._ray = ray
         self._settings = min_tier, tuple(preload), tuple(languages)
         self._actor_class = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=_OVERLAP)(_Worker)
@@ -162,18 +175,23 @@ class SandboxPool:
     def judge(self, jobs: Sequence[Job]) -> list[Verdict]:
         """One verdict a job, in order. Waits no longer than all jobs' own wall clocks allow.
 
-        Jobs that differ in nothing but their id are run once: groups often hold the same answer several times.
+        Jobs that differ in nothing but their id are run once: groups often hold the same answer several times. And a
+        program that ran into its time limit twice isn't run again (see `repeats`).
         """
         numbers = same_jobs(jobs)
-        found = self._judge([jobs[i] for i in dict.fromkeys(numbers)])
-        of_first = dict(zip(dict.fromkeys(numbers), found, strict=True))
+        known = {n: verdict for n in set(numbers) if (verdict := self._repeats.known(jobs[n])) is not None}
+        new = [n for n in dict.fromkeys(numbers) if n not in known]
+        found = dict(zip(new, self._judge([jobs[n] for n in new]), strict=True))
+        for n, verdict in found.items():
+            self._repeats.note(jobs[n], verdict)
+        of_first = known | found
         verdicts = [replace(of_first[n], id=job.id) for n, job in zip(numbers, jobs, strict=True)]
-        self.counters.add(verdicts)
+        self.counters.add(verdicts, remembered=sum(n in known for n in numbers))
         return verdicts
 
     def _judge(self, jobs: Sequence[Job]) -> list[Verdict]:
         verdicts = [Verdict(id=j.id, outcome="infra_error", message="no worker answered") for j in jobs]
-        size = max(1, min(_BATCH, len(jobs) // (2 * _OVERLAP * max(1, len(self._actors)))))
+        size = max(1, min(_BATCH, len(jobs) // (2 * AT_WORK * max(1, len(self._actors)))))
         used = self._pass(
             jobs, verdicts, [_Batch(range(i, min(i + size, len(jobs)))) for i in range(0, len(jobs), size)]
         )
@@ -226,15 +244,16 @@ class SandboxPool:
         return used
 
     def _take(self, avoid: int | None, *, wait: bool) -> int | None:
-        """An actor with room, another than `avoid` if there is one; None if all are busy, and `wait` is false."""
+        """The actor with most room, another than `avoid` if there is one; None if all are busy, and `wait` is false."""
         with self._changed:
             while True:
                 if not self._actors:
                     raise SandboxError("the sandbox pool is closed")
                 fitting = [i for i in self._free if i != avoid or len(self._actors) == 1]
                 if fitting:
-                    self._free.remove(fitting[0])
-                    return fitting[0]
+                    index = max(fitting, key=self._free.count)
+                    self._free.remove(index)
+                    return index
                 if not wait:
                     return None
                 self._changed.wait(_POLL_S)  # who holds a place gives it back within its own deadline
@@ -284,7 +303,9 @@ def same_jobs(jobs: Sequence[Job]) -> list[int]:
 
 
 def _longest_s(job: Job) -> float:
-    """Seconds after which a judge has given its verdict for certain, all its attempts counted."""
+    """Seconds after which a judge has given its verdict for certain, all its attempts counted. More than one attempt is
+    rare, and a wait for a place within the actor takes no longer than one.
+    """
     runs = len(job.tests) if job.kind == "stdio" else 1
     walls = runs * (3 * job.timeout_s + 1) + (3 * COMPILE_S + 1 if job.language is not None else 0)
     return ATTEMPTS * (walls * (1 + STARVATION_FACTOR) + 2 * PATIENT_REPLY_TIMEOUT_S)

@@ -74,6 +74,8 @@ def _judge_pair(control: socket.socket, job: Job, stdin: str, expected: str, pat
         round_.close()
     if not ends.locked:
         return "infra_error", "the room couldn't be locked in", 0
+    if round_.crowded:
+        return "crash", round_.limit, ends.denied
     if ends.solution.cpu_s >= job.timeout_s:
         return "timeout", f"more than {job.timeout_s:g} s of processor time", ends.denied
     if round_.timed_out:

@@ -30,6 +30,13 @@ class Report:
     cpu_s: float
     peak_mb: float
 
+    def out_of_time(self, limit_s: float) -> bool:
+        """Whether it was killed, by the kernel's own limit as it seems.
+
+        That one counts in ticks: on a loaded host it may strike well before the clock, which is exact, is full.
+        """
+        return self.status == signal.SIGKILL and self.cpu_s >= limit_s / 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ends:
@@ -43,6 +50,11 @@ class Ends:
     """How often S tried what is never allowed, by its own count."""
 
 
+LOOK_S = 0.02
+"""Between two looks at how many threads a room has."""
+MAX_THREADS = 512
+"""Of a room, give or take what it can start between two looks. Threads with small stacks cost it little of its address
+space, and the host's process numbers and kernel memory a lot; no limit of the kernel's counts them for root."""
 IDLE_LOOK_S = 0.1
 """Between two looks at rooms that have been silent for long: do they work, or wait for something?"""
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -74,6 +86,8 @@ class Round:
         self.idle_s = job.timeout_s
         self.timed_out = False
         self.idled = False
+        self.crowded = False
+        self._next_look = 0.0
         self._pidfds: list[int] = []
         try:
             pairs = [socket.socketpair() for _ in range(3 if rooms == zygote.BOTH else 2)]
@@ -120,25 +134,41 @@ class Round:
 
     def read(self, end: socket.socket, size: int) -> bytes:
         """Up to `size` bytes; b"" at the end, once the wall clock has run out, or once the rooms have slept for as long
-        as they may compute (then `timed_out`): so much rest is no load of the host's, and holds up what waits.
+        as they may compute (then `timed_out`): so much rest is no load of the host's, and holds up what waits. b"" too
+        once there are too many threads (then `crowded`).
         """
         poll = select.poll()
         poll.register(end, select.POLLIN)
         while True:
             left = self._started + self.wall_s + self._starved_s() - time.monotonic()
-            rest = self._started + self.idle_s - time.monotonic()
-            self.idled = rest <= 0 and self._active_s() <= -rest
-            if left <= 0 or self.idled:
+            if left <= 0 or self._idles():
                 self.timed_out = True
                 return b""
-            if poll.poll(1000 * min(left, rest if rest > 0 else IDLE_LOOK_S)):
+            if poll.poll(1000 * min(left, LOOK_S)):
                 with contextlib.suppress(ConnectionError):
                     return end.recv(size)
                 return b""
+            if self.overcrowded():
+                return b""
+
+    def _idles(self) -> bool:
+        now = time.monotonic()
+        over = now - self._started - self.idle_s
+        if over >= 0 and now >= self._next_look:
+            self._next_look = now + IDLE_LOOK_S
+            self.idled = self._active_s() <= over
+        return self.idled
+
+    def overcrowded(self) -> bool:
+        """Whether a room has more than MAX_THREADS threads, now or at an earlier look."""
+        self.crowded = self.crowded or any(threads(pid) > MAX_THREADS for pid in self.pids)
+        return self.crowded
 
     @property
     def limit(self) -> str:
-        """Which clock ran out, in words."""
+        """What ended the rooms, in words."""
+        if self.crowded:
+            return f"more than {MAX_THREADS} threads"
         return f"{self.idle_s:g} s of sleep" if self.idled else f"{self.wall_s:g} s"
 
     def _active_s(self) -> float:
@@ -168,6 +198,14 @@ class Round:
         with contextlib.suppress(ConnectionError):
             return end.recv(size)
         return b""
+
+    def spent_s(self) -> float:
+        """Seconds of processor time that the first room has used, dead or alive, until it is reaped; 0 after that."""
+        try:
+            fields = Path(f"/proc/{self.pids[0]}/stat").read_text().rpartition(")")[2].split()
+            return sum(map(int, fields[11:13])) / _TICKS
+        except (OSError, IndexError, ValueError):
+            return 0.0
 
     def _starved_s(self) -> float:
         """Seconds the rooms stood ready but got no processor: a loaded host must not fail right answers."""
@@ -218,6 +256,14 @@ class Round:
                 with contextlib.suppress(OSError):
                     signal.pidfd_send_signal(fd, signal.SIGKILL)
             os.close(fd)
+
+
+def threads(pid: int) -> int:
+    """How many threads a process has; 0 if it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[17])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def _send_some(end: socket.socket, frame: bytes) -> bytes:

@@ -25,7 +25,7 @@ from posttrain.errors import SandboxError
 from posttrain.sandbox import codec, zygote
 from posttrain.sandbox.cells import MAX_REPLY, MAX_TEXT
 from posttrain.sandbox.jobs import Job
-from posttrain.sandbox.rounds import HostBusy, ZygoteGone
+from posttrain.sandbox.rounds import LOOK_S, HostBusy, ZygoteGone
 from posttrain.sandbox.solution_room import MAX_CODE, READY
 from posttrain.sandbox.supervisor import Judge
 
@@ -128,7 +128,11 @@ class Session:
             if len(buffer) >= 4 and len(buffer) == 4 + size:
                 return bytes(buffer[4:])
             left = deadline - time.monotonic()
-            chunk = self._round.read_until(self._round.second, 65536, left)
+            chunk = self._round.read_until(self._round.second, 65536, min(left, LOOK_S))
+            if chunk is None and self._round.overcrowded():
+                return self._end(self._round.limit)
+            if chunk is None and left > LOOK_S:
+                continue
             if chunk is None:
                 return self._end(f"no answer within {self._wall_s:g} s", outcome="timeout")
             if not chunk:
@@ -138,9 +142,11 @@ class Session:
     def _end(self, reason: str, outcome: Literal["ended", "timeout"] = "ended") -> Cell:
         if not self._over:
             self._over = reason
+            spent, killed = self._round.spent_s(), False  # known whether or not the zygote answers in time
             with contextlib.suppress(ZygoteGone):
-                spent = self._round.finish().solution.cpu_s
-                if spent >= 0.95 * self._job.timeout_s:
-                    outcome, self._over = "timeout", f"more than {math.ceil(self._job.timeout_s)} s of processor time"
+                report = self._round.finish().solution
+                spent, killed = max(spent, report.cpu_s), report.out_of_time(self._job.timeout_s)
+            if spent >= 0.95 * self._job.timeout_s or (killed and outcome == "ended"):
+                outcome, self._over = "timeout", f"more than {math.ceil(self._job.timeout_s)} s of processor time"
             self._round.close()
         return Cell(outcome=outcome, error=self._over)

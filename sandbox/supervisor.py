@@ -253,11 +253,11 @@ def _settle(job: Job, verdict: Verdict | None, ends: Ends, round_: Round) -> Ver
     base = verdict or Verdict(id=job.id, outcome="crash", total=0, message="the tests gave no verdict")
     if base.outcome == "infra_error":
         return base
+    if round_.crowded:
+        return replace(base, outcome="crash", message=round_.limit)
     if round_.timed_out:
         return replace(base, outcome="timeout", message=f"no verdict within {round_.limit}")
     spent = max(ends.solution.cpu_s, ends.tester.cpu_s if verdict is None else 0.0)
-    # The kernel's own limit counts in ticks and may strike a little before the clock is full.
-    limit = job.timeout_s * (0.95 if base.outcome == "crash" else 1)
-    if spent >= limit:
+    if spent >= job.timeout_s or (base.outcome == "crash" and ends.solution.out_of_time(job.timeout_s)):
         return replace(base, outcome="timeout", message=f"more than {job.timeout_s:g} s of processor time")
     return base

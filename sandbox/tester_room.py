@@ -89,7 +89,13 @@ class Tally:
 
 
 def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:200] if str(error) else type(error).__name__
+    try:
+        text = str(error)
+    except SolutionGone:
+        raise
+    except BaseException:  # noqa: BLE001  the text of the solution's own exception is what it says
+        text = ""
+    return f"{type(error).__name__}: {text}"[:200] if text else type(error).__name__
 
 
 def run(channel: int, rpc: int, confine: Callable[[], None]) -> None:

@@ -98,6 +98,7 @@ class _Zygote:
         _share_page_tables()
         self._control = control
         self._isolated = tier == "A"
+        _first_to_go()
         confinement.set_dumpable(False)
         if self._isolated:
             confinement.enter_namespaces()
@@ -175,6 +176,12 @@ class _Zygote:
 
     def _confine(self, limits: confinement.Limits) -> Callable[[], None]:
         return lambda: confinement.confine(limits, self._ruleset, self._program)
+
+
+def _first_to_go() -> None:
+    """Where the host runs out of memory, the kernel ends a room, and not whoever has most: the trainer."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
 
 
 def _share_page_tables() -> None:

@@ -22,6 +22,10 @@ from posttrain.types import Completion, Group, Prompt, SamplingParams, Score, So
 if TYPE_CHECKING:
     from posttrain.rewards.mix import Scorer
 
+SCORERS = 16
+"""Groups that are scored at a time: more than processors, since most of them wait: a program that sleeps, or a judge of
+another host, mustn't hold up those behind it."""
+
 
 def load_policy(context: StageContext, model: ModelSource) -> tuple[RolloutPool, ChatFormat]:
     """Put a recipe's model into the rollout workers, its hand-over checked.
@@ -71,7 +75,7 @@ def collect(
     `environments` gives the processes of those that prompts name; `step` is what rewards see as
     `trainer_state.global_step`.
     """
-    with ThreadPoolExecutor(max_workers=2) as threads:
+    with ThreadPoolExecutor(max_workers=SCORERS) as threads:
         pending = {}
         for group in rollouts(pool, prompts, n, params, seed=seed, environments=environments):
             items = [(group.prompt, c) for c in group.completions]

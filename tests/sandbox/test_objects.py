@@ -86,9 +86,17 @@ def test_an_exception_is_no_text_either(judge_b: Judge) -> None:
 
 def test_a_number_known_as_an_object_is_none_elsewhere(judge_b: Judge) -> None:
     code = "class Stack:\n    def push(s, x): pass\n    def __eq__(s, o): return True\n    __hash__ = None\n"
-    code += "it = Stack()\ndef f(x): return it\ndef make(): return it"
-    verdict = judge_b.run(Job(id="x", code=code, tests=("s = make()\ns.push(1)\nassert f(3) == 4\nassert s == 4",)))
+    code += "it = Stack()\ndef f(x): return it\ndef Make(): return it"
+    verdict = judge_b.run(Job(id="x", code=code, tests=("s = Make()\ns.push(1)\nassert f(3) == 4\nassert s == 4",)))
     assert verdict.results == ("failed", "pass")
+
+
+def test_an_object_that_a_function_gives_does_not_say_itself_what_it_equals(judge_b: Judge) -> None:
+    code = "class E:\n    def group(s, n): return '1'\n    def __eq__(s, o): return True\n    __lt__ = __eq__\n"
+    code += "def find(text): return E()"
+    tests = "assert find('a1').group(0) == '1'\nassert find('b') == None\nassert find('b') < 3\nassert find('c') == 'c'"
+    verdict = judge_b.run(Job(id="x", code=code, tests=(tests,)))
+    assert verdict.results == ("pass", "failed", "failed", "failed")
 
 
 VECTOR = """

@@ -2,10 +2,12 @@ import io
 import json
 import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from posttrain.errors import SandboxError
+from posttrain.errors import InputError, SandboxError
+from posttrain.rewards.cli import score_lines
 from posttrain.sandbox import tiers
 from posttrain.sandbox.cli import judge_lines
 from posttrain.sandbox.codec import CodecError, decode, encode
@@ -61,6 +63,34 @@ def test_a_weaker_host_is_refused() -> None:
     with pytest.raises(SandboxError) as error:
         judge_lines(io.StringIO(""), io.StringIO(), "A")
     assert all(text in str(error.value) for text in ("tier B", "no namespaces", "fix:"))
+
+
+@pytest.mark.parametrize(("option", "name"), [("preload", "os"), ("languages", "cobol")])
+def test_a_name_that_nobody_knows_is_wrong_input_and_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch, option: str, name: str
+) -> None:
+    monkeypatch.setattr(tiers, "probe", lambda: pytest.fail("started"))
+    options: dict[str, Any] = {option: [name]}
+    for judge in (judge_lines, lambda *files, **opted: score_lines("code", *files, **opted)):
+        with pytest.raises(InputError, match=name) as error:
+            judge(io.StringIO(), io.StringIO(), **options)  # type: ignore[operator]
+        assert error.value.exit_code == 2
+
+
+def test_a_reward_that_runs_no_code_takes_no_libraries() -> None:
+    with pytest.raises(InputError, match="runs no code"):
+        score_lines("exact", io.StringIO(), io.StringIO(), preload=["numpy"])
+
+
+@pytest.mark.usefixtures("known_tier")
+def test_a_code_reward_may_opt_for_a_library() -> None:
+    pytest.importorskip("numpy")
+    row = {"id": 1, "completion": "```python\nimport numpy\ndef f(): return int(numpy.sum([1]))\n```",
+           "tests": "assert f() == 1"}  # fmt: skip
+    for preload, score in ((["numpy"], 1.0), ([], 0.0)):
+        out = io.StringIO()
+        assert score_lines("code", io.StringIO(json.dumps(row)), out, preload=preload) == 0
+        assert json.loads(out.getvalue())["score"] == score
 
 
 def test_the_self_test_passes(judge: Judge) -> None:

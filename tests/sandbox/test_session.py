@@ -1,12 +1,14 @@
 """An interpreter that keeps its state from cell to cell, under the limits of a job."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psutil
 import pytest
 
 from posttrain.errors import SandboxError
 from posttrain.sandbox.cells import MAX_TEXT
+from posttrain.sandbox.rounds import Ends, Round, ZygoteGone
 from posttrain.sandbox.session import Session
 
 
@@ -73,6 +75,30 @@ def test_processor_time_is_bounded() -> None:
     with open_session("B", timeout_s=1, cell_timeout_s=10) as session:
         cell = session.run("while True: pass")
     assert (cell.outcome, "processor time" in cell.error) == ("timeout", True)
+
+
+@pytest.mark.parametrize("fault", ["no answer", "ticks"])
+def test_a_loaded_host_does_not_hide_that_the_time_is_over(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    finish = Round.finish
+
+    def late(self: Round) -> Ends:
+        ends = finish(self)
+        if fault == "no answer":
+            raise ZygoteGone("the zygote doesn't answer: timed out")
+        return replace(ends, solution=replace(ends.solution, cpu_s=0.8))
+
+    monkeypatch.setattr(Round, "finish", late)
+    if fault == "ticks":
+        monkeypatch.setattr(Round, "spent_s", lambda self: 0.8)
+    with open_session("B", timeout_s=1, cell_timeout_s=10) as session:
+        cell = session.run("while True: pass")
+    assert (cell.outcome, "processor time" in cell.error) == ("timeout", True)
+
+
+def test_too_many_threads_end_a_session(session: Session) -> None:
+    code = "import threading, time\nthreading.stack_size(32768)\nwhile True:\n"
+    cell = session.run(code + "    threading.Thread(target=time.sleep, args=(99,), daemon=True).start()")
+    assert (cell.outcome, "threads" in cell.error) == ("ended", True)
 
 
 def test_the_host_is_out_of_reach(session: Session) -> None:
