@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -10,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from posttrain.configs.agents import EnvironmentUse
+from posttrain.configs.schema import Grpo
 from posttrain.errors import InputError, RewardError
 from posttrain.rewards.environments.client import EnvironmentPool, EpisodeFailed, cut
 from posttrain.rewards.environments.registry import ENVIRONMENTS, check_environment
+from posttrain.stages.data.task_agents import CALCULATOR, GENERATORS
 
 Pool = Callable[..., EnvironmentPool]
 
@@ -328,3 +333,42 @@ def test_a_long_answer_is_cut_in_the_middle(pool: Pool) -> None:
     assert answer.endswith("z'")
     assert " more] " in answer
     assert cut("abc", 3) == "abc"
+
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "environments.md"
+
+
+def test_the_document_shows_a_recipe_that_is_read_and_a_class_that_works(pool: Pool, mine: Path) -> None:
+    text = DOCUMENT.read_text("utf-8")
+    recipe, code = (re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)[0] for kind in ("yaml", "python"))
+    stage = Grpo.model_validate(yaml.safe_load(recipe)["agent"])
+    assert [source.environment.use for source in stage.prompts if source.environment] == [
+        "calculator", "search", "shop.py:Shop",
+    ]  # fmt: skip
+    (mine / "shop.py").write_text(code)
+    shop = pool("shop.py:Shop")
+    assert shop.start("a", {"stock": 3}) == "There are 3 apples."
+    calls = [("sell", {"n": 5}), ("sell", {"n": 3})]
+    assert shop.call("a", calls) == ["error: sell: ValueError: there aren't that many", "0 left"]
+    assert shop.end("a") == {"left": 0, "environment_reward": 1.0}
+
+
+def test_the_calculators_schema_is_what_transcripts_show(pool: Pool) -> None:
+    assert pool("calculator").tools() == [CALCULATOR]
+
+
+def test_packaged_tasks_can_be_done_with_their_tools(pool: Pool) -> None:
+    rng = random.Random(3)
+    calculate, look_up = (
+        next(GENERATORS["task-calculate"](rng, "train")),
+        next(GENERATORS["task-look-up"](rng, "train")),
+    )
+    calculator, search = pool("calculator"), pool("search")
+    calculator.start("a", calculate)
+    assert calculator.call("a", [("calculator", {"expression": calculate["expression"]})]) == [calculate["answer"]]
+    search.start("a", look_up)
+    trade = look_up["prompt"].split()[3]
+    (person,) = search.call("a", [("search", {"query": trade})])
+    name = person.split(" is ")[1].split(".")[0]
+    (born,) = search.call("a", [("search", {"query": f"{name} born"})])
+    assert look_up["answer"] in born.splitlines()[0]

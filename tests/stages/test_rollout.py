@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.stages.rollout.engine import TransformersEngine
 from posttrain.stages.rollout.pool import RolloutWorker
 from posttrain.stages.rollout.sampling import draw, uniforms
-from posttrain.types import Prompt, SamplingParams, Source
+from posttrain.types import Prompt, SamplingParams, Source, Turn
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +176,33 @@ def test_a_pruned_model_samples_with_the_layers_that_it_has() -> None:
         [Prompt(id="p", messages=({"role": "user", "content": "1+1?"},))], 2, SamplingParams(max_tokens=4), 0
     )
     assert all(len(c.token_ids) for c in group.completions)
+
+
+def test_a_later_turn_continues_the_ids_as_they_are_within_its_room(engine: TransformersEngine) -> None:
+    (first,) = engine.generate(prompts(1), 1, SamplingParams(max_tokens=8, temperature=0), seed=0)
+    said = first.completions[0]
+    ids = np.concatenate([said.prompt_ids, said.token_ids, [engine.chat.end_of_turn]])
+    told = len(engine.chat.turn_ids(Turn(ids=ids, results=("42",), room=0), "default")) - len(ids)
+    later = [
+        replace(prompts(1)[0], id=f"0#0@{room}", continues=Turn(ids=ids, results=("42",), room=told + room))
+        for room in (5, 0, -3, 900)
+    ]
+    groups = {g.prompt.id: g.completions[0] for g in engine.generate(later, 1, SamplingParams(max_tokens=12), seed=0)}
+    for completion in groups.values():
+        np.testing.assert_array_equal(completion.prompt_ids[: len(ids)], ids)
+        assert "42" in engine.chat.decode(completion.prompt_ids[len(ids) :])
+    assert {name: len(c.token_ids) for name, c in groups.items() if c.finish_reason == "length"} == {
+        "0#0@5": 5, "0#0@0": 0, "0#0@-3": 0, "0#0@900": 12,
+    }  # fmt: skip
+
+
+def test_the_logprobs_of_a_later_turn_equal_a_plain_forward_pass(engine: TransformersEngine) -> None:
+    ids = np.concatenate([engine.chat.prompt_ids(prompts(1)[0]), [30, 31, engine.chat.end_of_turn]])
+    later = replace(prompts(1)[0], continues=Turn(ids=ids, results=("42", "7"), room=200))
+    (group,) = engine.generate([later], 2, SamplingParams(max_tokens=10), seed=3)
+    for c in group.completions:
+        with torch.no_grad():
+            whole = torch.from_numpy(np.concatenate([c.prompt_ids, c.token_ids]))[None]
+            logits = engine.model(input_ids=whole).logits[0, len(c.prompt_ids) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(-1, torch.from_numpy(c.token_ids)[:, None])[:, 0].numpy()
+        np.testing.assert_allclose(c.logprobs, expected, atol=2e-5)
