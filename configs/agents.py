@@ -16,5 +16,5 @@ class EnvironmentUse(Strict):
     params: dict[str, Any] = Field(default_factory=dict, description="arguments of the class")
     max_turns: int = Field(4, ge=1, description="most assistant turns, the final answer among them")
     max_characters: int = Field(2000, ge=64, description="of what a tool says; the middle of more is left out")
-    timeout: float = Field(30.0, gt=0, description="seconds for one tool call")
+    timeout: float = Field(30.0, gt=0, description="seconds for the tool calls of one turn")
     processes: int = Field(8, ge=1, description="most processes that episodes are spread over")

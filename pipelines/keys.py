@@ -177,14 +177,16 @@ def model_folder(source: str, recipe_dir: Path) -> Path | None:
 
 
 def reward_files(loaded: LoadedRecipe, node: Node) -> list[Path]:
-    """The files of rewards and environments that are named by path."""
+    """The files of rewards and environments that are named by path, and those that an environment is given."""
     uses = [use.use for use in node.rewards] + [use.use for use in node.environments]
     named = tuple(use for use in uses if ":" in use)
-    if not named:  # built-ins only: their code is ours, which VERSION covers
+    values = [value for use in node.environments for value in use.params.values() if isinstance(value, str)]
+    given = [path for value in values if (path := loaded.recipe_dir / Path(value).expanduser()).is_file()]
+    if not named and not given:  # built-ins only: their code is ours, which VERSION covers
         return []
     from posttrain.rewards.base import files_of
 
-    return files_of(named, loaded.recipe_dir)
+    return [*files_of(named, loaded.recipe_dir), *given]
 
 
 def _label(loaded: LoadedRecipe, reference: Reference) -> str:

@@ -15,6 +15,7 @@ from posttrain.rewards.base import BUILTINS, check_use
 from posttrain.rewards.contract import BuiltinReward, JudgeClient, ModelHost, RowError, call_arguments
 from posttrain.rewards.loader import split_path
 from posttrain.rewards.math import Symbolic
+from posttrain.rewards.tools import OPEN
 from posttrain.rewards.workers import LoadFailed, Service, WorkerProcess, call_rows
 from posttrain.thinking import answer_of
 from posttrain.types import Completion, Prompt
@@ -64,6 +65,8 @@ def make_member(use: RewardUse, recipe_dir: Path, judge: JudgeClient | None, mod
 
 def _text(row: Row, sees: str) -> str:
     said = row.completion.last_turn
+    if sees == "answer" and row.completion.turns and OPEN in answer_of(said):
+        return ""  # it ran out of turns, or of tokens, while it still asked its tools: that is no answer yet
     return said if sees == "completion" else answer_of(said)
 
 

@@ -10,6 +10,7 @@ import time
 import numpy as np
 
 from posttrain.configs.schema import Distill
+from posttrain.errors import RewardError
 from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.load import derive_seed, load_all
 from posttrain.stages.data.models import model_path
@@ -20,6 +21,9 @@ from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.rollout.collect import completion_metrics, sampled_share, sampling_params
 from posttrain.stages.rollout.episodes import rollouts
 from posttrain.types import Group, Prompt, Sample
+
+MAX_FAILURES = 0.2
+"""Share of a step's episodes that an environment may fail."""
 
 
 def run(context: StageContext) -> StageResult:
@@ -52,6 +56,9 @@ def run(context: StageContext) -> StageResult:
         groups = sorted(found, key=lambda g: g.prompt.id)
         generated = time.monotonic()
         metrics = completion_metrics(groups)
+        if metrics.get("environment_failure_rate", 0.0) > MAX_FAILURES:
+            failure = next(c.failure for g in groups for c in g.completions if c.failure)
+            raise RewardError(f"more than {MAX_FAILURES:.0%} of a step's episodes failed; the first:\n{failure}")
         metrics |= session.learner.step(make_samples(groups), loss, step=step, micro_tokens=spec.micro_tokens)
         trained = time.monotonic()
         pool.update_weights(session.learner.weights(), step + 1)
@@ -74,4 +81,5 @@ def make_samples(groups: list[Group]) -> list[Sample]:
         )
         for group in groups
         for c in group.completions
+        if not c.failure
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, ValidationError, validate_call
@@ -24,7 +25,8 @@ class Environment:
 
     Its public methods are the tools. Each needs type hints and a docstring in Google's style, from which the model is
     told what it does. What a tool returns is told to the model as text; what it raises, as an error, except for
-    errors of `posttrain.errors`, which say that the environment itself failed: such an episode isn't scored.
+    errors of `posttrain.errors`, ImportError, ConnectionError and MemoryError, which say that the environment itself
+    failed: such an episode isn't scored.
 
     >>> class Counter(Environment):
     ...     def reset(self, **columns):
@@ -41,6 +43,8 @@ class Environment:
 
     sandbox_tier: str = "B"
     """The weakest tier of the sandbox that the recipe's cluster accepts; for tools that run code."""
+    recipe_dir: Path = Path()
+    """The recipe's folder: paths in `params` start here."""
 
     def reset(self, **columns: Any) -> str | None:
         """Starts an episode on a row's columns; a text is appended to the last user turn.
@@ -92,7 +96,8 @@ def call_tool(environment: Any, name: str, arguments: Mapping[str, Any]) -> str:
     """What the model is told: what the tool returned, or `error: ...`.
 
     Raises:
-        PosttrainError: the tool raised it: the environment itself failed, and the episode can't be scored.
+        PosttrainError, ImportError, ConnectionError, MemoryError: the tool raised it: the environment itself failed,
+            and the episode can't be scored.
     """
     tool = tools_of(environment).get(name)
     if tool is None:
@@ -103,7 +108,7 @@ def call_tool(environment: Any, name: str, arguments: Mapping[str, Any]) -> str:
         first = error.errors()[0]
         argument = ".".join(map(str, first["loc"]))
         return f"error: {name}: argument {argument}: {first['msg']}"
-    except PosttrainError:
+    except (PosttrainError, ImportError, ConnectionError, MemoryError):  # nothing that a model could do better
         raise
     except Exception as error:  # noqa: BLE001  a tool may raise anything: the model is told, and may do better
         return f"error: {name}: {type(error).__name__}: {error}"

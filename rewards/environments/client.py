@@ -10,6 +10,7 @@ from typing import Any
 
 from posttrain.configs.agents import EnvironmentUse
 from posttrain.errors import RewardError
+from posttrain.rewards.fence import neutral
 from posttrain.rewards.workers import CallFailed, LoadFailed, Service, WorkerProcess
 
 GRACE_S = 5.0
@@ -54,13 +55,16 @@ class EnvironmentPool:
         with self._lock:
             self._homes[episode] = home = self._workers[next(self._turn)]
         request = {"do": "start", "episode": episode, "columns": dict(columns)}
-        return self._ask(home, request, self.use.timeout) or ""
+        return neutral(self._ask(home, request, self.use.timeout) or "")
 
     def call(self, episode: str, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-        """What the tools say, one text a call, cut to `max_characters`. Raises EpisodeFailed."""
+        """What the tools say, one text a call, cut to `max_characters`. Raises EpisodeFailed.
+
+        Marks of chat templates in it are broken up: a tool must not be able to end its turn and speak for others.
+        """
         request = {"do": "call", "episode": episode, "calls": [(name, dict(given)) for name, given in calls]}
-        answers = self._ask(self._homes[episode], request, self.use.timeout * len(calls))
-        return [cut(text, self.use.max_characters) for text in answers]
+        answers = self._ask(self._homes[episode], request, self.use.timeout)
+        return [cut(neutral(text), self.use.max_characters) for text in answers]
 
     def end(self, episode: str) -> dict[str, Any]:
         """Columns about how the episode ended; it is forgotten in any case. Raises EpisodeFailed."""

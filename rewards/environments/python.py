@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from posttrain.errors import SandboxError
 from posttrain.rewards.environments.base import Environment
+from posttrain.sandbox.rounds import HostBusy, ZygoteGone
 from posttrain.sandbox.session import Session
 
 
@@ -23,16 +24,25 @@ class Python(Environment):
         Args:
             code: Python code, e.g. sum(range(10))
         """
-        if self._session is None:
-            seconds, a_cell, memory = self._limits
-            self._session = Session(self.sandbox_tier, timeout_s=seconds, cell_timeout_s=a_cell, memory_mb=memory)
-        cell = self._session.run(code)
+        try:
+            cell = self._opened().run(code)
+        except (HostBusy, ZygoteGone) as error:
+            raise SandboxError(f"the interpreter's sandbox is gone: {error}") from error
+        except BaseException:  # cut off by an alarm: what the cell still says must not pass for the next one's answer
+            self.close()
+            raise
         if cell.outcome == "infra_error":
             raise SandboxError(cell.error or "the sandbox failed")
         said = "\n".join(part for part in (cell.output.rstrip("\n"), cell.value) if part)
         if cell.outcome == "ok":
             return said or "(no output)"
         return "\n".join(part for part in (said, f"error: {cell.outcome}: {cell.error.strip()}") if part)
+
+    def _opened(self) -> Session:
+        if self._session is None:
+            seconds, a_cell, memory = self._limits
+            self._session = Session(self.sandbox_tier, timeout_s=seconds, cell_timeout_s=a_cell, memory_mb=memory)
+        return self._session
 
     def close(self) -> None:
         """See Environment."""

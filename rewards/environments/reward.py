@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,11 @@ def environment(
     It comes as the column `environment_reward`, which the rollout fills.
     """
     nothing = RowError("no environment gave this row a reward: it needs an `environment:` with a `get_reward`")
-    return [nothing if v is None else float(v) for v in environment_reward or [None] * len(completions)]
+    return [nothing if v is None else _finite(v) for v in environment_reward or [None] * len(completions)]
+
+
+def _finite(value: float) -> float | RowError:
+    return float(value) if math.isfinite(value) else RowError(f"get_reward gave {value}, which is no finite number")
 
 
 REWARDS: dict[str, BuiltinReward] = {

@@ -14,8 +14,8 @@ from posttrain.rewards.environments.base import Environment
 class Search(Environment):
     """Finds documents. The corpus is the row's column `corpus`, a list of texts, or a file for all rows.
 
-    `corpus` is a .jsonl file with a `text` a line, or a text file with a document a line; its path starts where the
-    command runs. `top` is how many documents are shown.
+    `corpus` is a .jsonl file with a `text` a line, or a text file with a document a line; its path starts at the
+    recipe's folder. `top` is how many documents are shown.
     """
 
     def __init__(self, corpus: str | None = None, top: int = 2) -> None:
@@ -27,7 +27,7 @@ class Search(Environment):
         """See Environment. Raises ValueError where there is no corpus."""
         given = columns.get("corpus")
         if self._file is not None:
-            self._documents = _read(self._file)
+            self._documents = _read(str(self.recipe_dir / Path(self._file).expanduser()))
         elif isinstance(given, Sequence) and not isinstance(given, str) and len(given):
             self._documents = tuple(map(str, given))
         else:

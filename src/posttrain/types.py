@@ -107,6 +107,11 @@ class Completion:
         return int((self.sources != Source.TOOL).sum())
 
     @property
+    def said(self) -> str:
+        """All that the policy itself said."""
+        return "\n".join(str(m["content"]) for m in self.turns if m["role"] == "assistant") or self.text
+
+    @property
     def last_turn(self) -> str:
         """The text of the last assistant turn: what is judged, and read, as the answer."""
         spoken = [m["content"] for m in self.turns if m["role"] == "assistant"]

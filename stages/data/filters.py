@@ -21,7 +21,7 @@ def correct(prompt: Prompt, completion: Completion, score: Score) -> str | None:
 
 def complete(prompt: Prompt, completion: Completion, score: Score) -> str | None:
     """A response that ran into the length limit, or left its think block open."""
-    split = split_thinking(completion.text)
+    split = split_thinking(completion.last_turn)
     if completion.finish_reason != "stop":
         return "truncated"
     return "think block left open" if split.opened and not split.closed else None
@@ -29,7 +29,7 @@ def complete(prompt: Prompt, completion: Completion, score: Score) -> str | None
 
 def repetition(prompt: Prompt, completion: Completion, score: Score) -> str | None:
     """(2) Substantial repetition: too many word n-grams come back."""
-    words = completion.text.split()
+    words = completion.said.split()
     grams = Counter(tuple(words[i : i + GRAM]) for i in range(len(words) - GRAM + 1))
     repeated = sum(count - 1 for count in grams.values())
     return "repetition" if grams and repeated / sum(grams.values()) > MAX_REPEATS else None
@@ -37,14 +37,14 @@ def repetition(prompt: Prompt, completion: Completion, score: Score) -> str | No
 
 def guesswork(prompt: Prompt, completion: Completion, score: Score) -> str | None:
     """(3) A guess: it was to think, and the think block is empty."""
-    split = split_thinking(completion.text)
+    split = split_thinking(completion.last_turn)
     wanted = prompt.mode in ("default", "think")
     return "no reasoning" if wanted and split.empty else None
 
 
 def consistent(prompt: Prompt, completion: Completion, score: Score) -> str | None:
     """(4) Thinking and summary differ: the answer's last number stands nowhere in the thinking."""
-    split = split_thinking(completion.text)
+    split = split_thinking(completion.last_turn)
     numbers = re.findall(r"-?\d+(?:\.\d+)?", split.answer)
     if split.empty or not numbers:
         return None
@@ -54,7 +54,7 @@ def consistent(prompt: Prompt, completion: Completion, score: Score) -> str | No
 def language(prompt: Prompt, completion: Completion, score: Score) -> str | None:
     """(5) Language mixing: scripts in the response that the prompt doesn't use."""
     asked = {_script(c) for m in prompt.messages for c in str(m.get("content", "")) if c.isalpha()} | {"latin"}
-    used = Counter(_script(c) for c in completion.text if c.isalpha())
+    used = Counter(_script(c) for c in completion.said if c.isalpha())
     foreign = sum(n for script, n in used.items() if script not in asked)
     return "language mixing" if foreign > 0.02 * max(1, sum(used.values())) else None
 

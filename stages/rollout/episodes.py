@@ -44,6 +44,7 @@ class _Episode:
     """What the policy said, turn by turn."""
     turns: list[Message] = field(default_factory=list)
     waiting: Future[list[str]] | None = None
+    ending: Future[dict[str, Any]] | None = None
     finish: FinishReason | None = None
     outcome: dict[str, Any] = field(default_factory=dict)
     failure: str = ""
@@ -79,8 +80,11 @@ def rollouts(
         yield from pool.generate(alone, n, params, seed=seed)
     acting = [p for p in prompts if p.environment]
     if acting:
-        with ThreadPoolExecutor(max_workers=THREADS) as threads:
+        threads = ThreadPoolExecutor(max_workers=THREADS)
+        try:
             yield from _Rounds(pool, params, seed, environments, threads).run(acting, n)
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 class _Rounds:
@@ -94,12 +98,17 @@ class _Rounds:
 
     def run(self, prompts: Sequence[Prompt], n: int) -> Iterator[Group]:
         """See `rollouts`."""
-        groups = self._start(prompts, n)
+        episodes = [
+            _Episode(prompt=p, index=i, pool=self._environments(use), use=use, room=self._params.max_tokens)
+            for p in prompts
+            for use in [EnvironmentUse.model_validate_json(p.environment)]
+            for i in range(n)
+        ]
         try:
-            yield from self._play(groups, n)
+            yield from self._play(self._start(episodes), n)
         finally:  # stopped halfway: what the environments hold must not outlive the rollout
-            for episode in [e for episodes in groups.values() for e in episodes]:
-                with contextlib.suppress(EpisodeFailed):
+            for episode in episodes:
+                with contextlib.suppress(EpisodeFailed, RewardError):
                     episode.pool.end(episode.name)
 
     def _play(self, groups: dict[str, list[_Episode]], n: int) -> Iterator[Group]:
@@ -117,14 +126,8 @@ class _Rounds:
             for group in self._pool.generate(continued, 1, self._params, seed=self._seed) if continued else ():
                 self._heard(going[group.prompt.id.rpartition("@")[0]], group.completions[0])
 
-    def _start(self, prompts: Sequence[Prompt], n: int) -> dict[str, list[_Episode]]:
+    def _start(self, episodes: Sequence[_Episode]) -> dict[str, list[_Episode]]:
         """Resets an environment for every completion; what they say becomes part of the prompt."""
-        episodes = [
-            _Episode(prompt=p, index=i, pool=self._environments(use), use=use, room=self._params.max_tokens)
-            for p in prompts
-            for use in [EnvironmentUse.model_validate_json(p.environment)]
-            for i in range(n)
-        ]
         said = [self._threads.submit(e.pool.start, e.name, e.prompt.columns) for e in episodes]
         groups: dict[str, list[_Episode]] = {}
         told: dict[str, str] = {}
@@ -159,9 +162,11 @@ class _Rounds:
             return
         if completion.finish_reason != "stop" or OPEN not in answer:
             episode.finish = completion.finish_reason
+            self._over(episode)
             return
         if len(episode.parts) == episode.use.max_turns:
             episode.finish = "turns"
+            self._over(episode)
             return
         calls = read_calls(answer)
         if calls is None:
@@ -188,11 +193,17 @@ class _Rounds:
             continues=Turn(ids=ids, results=tuple(results), room=room),
         )
 
+    def _over(self, episode: _Episode) -> None:
+        """Ends it in its environment, once: what that holds isn't needed until the whole group is done."""
+        if episode.ending is None:
+            episode.ending = self._threads.submit(episode.pool.end, episode.name)
+
     def _finished(self, episodes: Sequence[_Episode]) -> Group:
-        endings = [self._threads.submit(e.pool.end, e.name) for e in episodes]
-        for episode, ending in zip(episodes, endings, strict=True):
+        for episode in episodes:
+            self._over(episode)
+            assert episode.ending is not None
             try:
-                episode.outcome = ending.result()
+                episode.outcome = episode.ending.result()
             except EpisodeFailed as error:
                 episode.fail(error)
         return Group(prompt=episodes[0].prompt, completions=tuple(map(joined, episodes)))
