@@ -17,8 +17,10 @@ import yaml
 from posttrain.configs.agents import EnvironmentUse
 from posttrain.configs.schema import Grpo
 from posttrain.errors import InputError, RewardError
+from posttrain.rewards.contract import RowError
 from posttrain.rewards.environments.client import EnvironmentPool, EpisodeFailed, cut
 from posttrain.rewards.environments.registry import ENVIRONMENTS, check_environment
+from posttrain.rewards.environments.reward import environment
 from posttrain.stages.data.task_agents import CALCULATOR, GENERATORS
 
 Pool = Callable[..., EnvironmentPool]
@@ -32,6 +34,8 @@ class Shop(Environment):
         self.greeting = greeting
 
     def reset(self, **columns):
+        if columns.get("slow"):
+            time.sleep(60)
         if columns.get("broken"):
             raise ValueError("no such shop")
         self.sold = columns.get("sold", 0)
@@ -71,7 +75,11 @@ class Shop(Environment):
         return self.sold / 10
 
     def outcome(self):
-        return {"sold": self.sold}
+        return {"sold": self.sold if self.sold < 100 else (lambda: 0)}
+
+    def offline(self) -> str:
+        """Its service is down."""
+        raise ConnectionRefusedError("the shop is down")
 
 
 class Plain:
@@ -140,7 +148,7 @@ def test_episodes_of_one_process_dont_share_state(pool: Pool) -> None:
 
 def test_the_tools_are_the_public_methods_with_their_schemas(pool: Pool) -> None:
     schemas = {tool["function"]["name"]: tool["function"] for tool in pool().tools()}
-    assert set(schemas) == {"sell", "lose", "sleep", "hang", "leave"}
+    assert set(schemas) == {"sell", "lose", "sleep", "hang", "leave", "offline"}
     assert schemas["sell"]["description"] == "Sells things."
     assert schemas["sell"]["parameters"] == {
         "type": "object",
@@ -163,7 +171,7 @@ def test_a_class_written_for_trl_works_as_it_is(pool: Pool) -> None:
         (("sell", {"n": "many"}), "error: sell: argument n: Input should be a valid integer"),
         (("sell", {}), "error: sell: argument n: Missing required argument"),
         (("sell", {"n": 1, "x": 2}), "error: sell: argument x: Unexpected keyword argument"),
-        (("buy", {"n": 1}), "error: there is no tool 'buy'; there are hang, leave, lose, sell, sleep"),
+        (("buy", {"n": 1}), "error: there is no tool 'buy'; there are hang, leave, lose, offline, sell, sleep"),
         (("reset", {}), "error: there is no tool 'reset'"),
         (("__init__", {}), "error: there is no tool '__init__'"),
         (("lose", {}), "error: lose: KeyError: 'lost'"),
@@ -372,3 +380,52 @@ def test_packaged_tasks_can_be_done_with_their_tools(pool: Pool) -> None:
     name = person.split(" is ")[1].split(".")[0]
     (born,) = search.call("a", [("search", {"query": f"{name} born"})])
     assert look_up["answer"] in born.splitlines()[0]
+
+
+def test_a_late_answer_doesnt_pass_for_the_next_calls(pool: Pool) -> None:
+    python = pool("python", timeout=1.0)
+    python.start("a", {})
+    assert python.call("a", [("python", {"code": "import time; time.sleep(2); 7"})])[0].endswith("no answer within 1 s")
+    time.sleep(1.5)
+    assert python.call("a", [("python", {"code": "1+1"})]) == ["2"]
+    assert python.call("a", [("python", {"code": "2+2"})]) == ["4"]
+
+
+def test_the_calls_of_a_turn_share_one_limit(pool: Pool) -> None:
+    shop = pool(timeout=0.4)
+    shop.start("a", {})
+    started = time.monotonic()
+    assert shop.call("a", [("sleep", {})] * 5) == ["error: sleep: no answer within 0.4 s"] * 5
+    assert time.monotonic() - started < 5
+
+
+def test_text_that_no_tokenizer_takes_is_mended(pool: Pool) -> None:
+    python = pool("python")
+    python.start("a", {})
+    assert python.call("a", [("python", {"code": "print('a' + chr(0xd800))"})]) == ["a?"]
+
+
+@pytest.mark.parametrize("columns", [{"slow": True}, {"sold": 100}])
+def test_a_slow_reset_or_an_outcome_that_is_no_data_fails_its_own_episode_only(pool: Pool, columns: Any) -> None:
+    shop = pool(timeout=0.5)
+    shop.start("b", {})
+
+    def play() -> None:
+        shop.start("a", columns)
+        shop.end("a")
+
+    with pytest.raises(EpisodeFailed, match=r"reset: no answer within|outcome must return plain data"):
+        play()
+    assert shop.call("b", [("sell", {"n": 1})]) == ['{"sold": 1}']
+
+
+def test_a_service_that_is_down_is_no_fault_of_the_model(pool: Pool) -> None:
+    shop = pool()
+    shop.start("a", {})
+    with pytest.raises(EpisodeFailed, match="the shop is down"):
+        shop.call("a", [("offline", {})])
+
+
+def test_a_reward_that_is_no_number_is_no_score() -> None:
+    values = environment([()] * 3, [""] * 3, environment_reward=[float("nan"), float("inf"), 0.5])
+    assert [isinstance(v, RowError) for v in values] == [True, True, False]
