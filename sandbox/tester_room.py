@@ -309,7 +309,7 @@ def _counted(statements: list[ast.stmt]) -> set[int]:
     asserting = {id(s) for s in plain if any(isinstance(n, ast.Assert) for n in ast.walk(s))}
     if asserting or _test_functions(statements) or unittests.test_methods(statements):
         return asserting
-    return {id(s) for s in plain if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call)}
+    return {id(s) for s in plain if isinstance(s, ast.Expr) and unittests.is_telling_call(s.value)}
 
 
 def _test_functions(statements: list[ast.stmt]) -> list[str]:

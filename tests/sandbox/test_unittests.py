@@ -61,3 +61,8 @@ def test_a_class_is_called_as_its_author_did(judge_b: Judge) -> None:
     tests = "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(f(1), 2)\n"
     job = Job(id="x", code=RIGHT, tests=(tests + "assert f(2) == 3", "unittest.main()"), entry=("f",))
     assert judge_b.run(job).results == ("pass", "pass")
+
+
+@pytest.mark.parametrize("tests", ["print(f(1))", "import doctest\ndoctest.testmod()", "import pytest\npytest.main()"])
+def test_what_ends_well_in_any_case_is_no_test(judge_b: Judge, tests: str) -> None:
+    assert judge_b.run(Job(id="x", code=RIGHT, tests=(tests,), entry=("f",))).outcome == "infra_error"
