@@ -3,11 +3,13 @@
     python benchmarks/sandbox_stage.py [--cases FILE.py] [--steps N] [--timeout-s 1] [--prompts 8] [--group 8]
 
 The model, its sampling and its training are real; only the text of what it sampled is replaced before it is scored:
-every other completion of a group by the group's hostile program, the others by an honest one. In the honest run another
-honest program stands where the hostile one would: both runs have as many completions, of as many tokens, and as many
-different programs to judge. FILE.py defines CASES, a list of mappings with name, code, tests, entry and expect; without
-it, a few programs of our own. All of them are emitted once if --steps isn't given. After the hostile run no reward may
-have gone to a program that was expected to fail, and no process may be left.
+every other completion of a group by the group's hostile program, the others by an honest one. In the honest run a plain
+program that fails stands where the hostile one would (or one that passes, where that one does): both runs have as many
+completions, of as many tokens, as many different programs to judge, and as much to learn from.
+
+FILE.py defines CASES, a list of mappings with name, code, tests, entry and expect; without it, a few programs of our
+own. All are emitted once if --steps isn't given. After the hostile run no reward may have gone to a program that was
+expected to fail, and no process may be left.
 
 What an attack costs at least is its own time limit: a step with an endless loop in it waits for --timeout-s seconds of
 processor time. So the ratio depends on how long an honest step is: --prompts and --group make it longer.
@@ -31,8 +33,9 @@ import psutil
 
 TESTS = "assert add(1, 2) == 3\nassert add(-4, 9) == 5\nassert add(10**12, 1) == 10**12 + 1\n"
 HONEST = "def add(a, b):\n    return a + b\n"
-HARMLESS = "def add(a, b):\n    return b + a\n"
-"""What the honest run has in the place of a hostile program."""
+HARMLESS = {"pass": "def add(a, b):\n    return b + a\n", "fail": "def add(a, b):\n    return a - b\n"}
+"""What the honest run has in the place of a hostile program, by what that one is expected to do: with the same rewards,
+the learner has the same to learn from."""
 OWN = {
     "equal": "class E:\n    def __eq__(s, o): return True\ndef add(a, b): return E()",
     "exit": "import os\ndef add(a, b): os._exit(0)",
@@ -79,7 +82,7 @@ def run_stage(
     from posttrain.pipelines.run import run_recipe
     from posttrain.stages.rollout.pool import RolloutPool
 
-    programs = {case["name"]: case["code"] for case in cases}
+    programs = {c["name"]: c["code"] if hostile else HARMLESS.get(c["expect"], HARMLESS["pass"]) for c in cases}
     rows = [{"id": c["name"], "prompt": c["name"], "tests": c["tests"], "entry": c["entry"]} for c in cases]
     folder.mkdir()
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -89,7 +92,7 @@ def run_stage(
 
     def emit(self: RolloutPool, *args: Any, **options: Any) -> Iterator[Any]:
         for group in generate(self, *args, **options):
-            theirs = programs[group.prompt.id.partition("+")[0]] if hostile else HARMLESS
+            theirs = programs[group.prompt.id.partition("+")[0]]
             texts = [theirs if c.index % 2 else HONEST for c in group.completions]
             changed = [replace(c, text=fenced(t)) for c, t in zip(group.completions, texts, strict=True)]
             yield replace(group, completions=tuple(changed))

@@ -12,6 +12,11 @@ import builtins
 from collections.abc import Iterable, Iterator, Sequence
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_MODULE = "solution"
+_READERS = frozenset(("eval", "exec"))
+"""Built-ins that run a text: nothing is known then."""
+_LOOK_UP = frozenset(("globals", "locals", "vars", "__import__"))
+"""Built-ins that give what is named in a text."""
 
 
 def feeds_back(nodes: Sequence[ast.AST], bound: Iterable[str]) -> bool:
@@ -30,6 +35,8 @@ class _Tests:
         self._nodes = nodes
         self._bound = frozenset(bound)
         self._own = {node.name: node for node in nodes if isinstance(node, _FUNCTIONS)}
+        imports = [node for node in nodes if isinstance(node, ast.Import)]
+        self._modules = {(a.asname or a.name).split(".")[0] for node in imports for a in node.names}
         self._theirs: set[str] = set()
         """Names and attributes that may hold something of the solution's."""
         size = -1
@@ -39,6 +46,8 @@ class _Tests:
                 self._theirs.update(self._given(node))
 
     def feeds_back(self) -> bool:
+        if any(isinstance(node, ast.Name) and node.id in _READERS for node in self._nodes):
+            return True
         calls = [node for node in self._nodes if isinstance(node, ast.Call)]
         return any(self._calls_solution(call) and self._any_theirs(_arguments(call)) for call in calls)
 
@@ -50,13 +59,20 @@ class _Tests:
         return any(map(self._is_theirs, nodes))
 
     def _is_theirs(self, node: ast.AST) -> bool:
-        free = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - self._bound
-        return any(not hasattr(builtins, name) for name in free) or not self._theirs.isdisjoint(_names(node))
+        nodes = list(ast.walk(node))
+        free = {n.id for n in nodes if isinstance(n, ast.Name)} - self._bound
+        if any(name in _LOOK_UP or not hasattr(builtins, name) for name in free):
+            return True
+        if any(isinstance(n, ast.Constant) and n.value == _MODULE for n in nodes):
+            return True
+        return not self._theirs.isdisjoint(_names(node))
 
     def _given(self, node: ast.AST) -> Iterator[str]:
         """Names to which this node gives something of the solution's."""
         if isinstance(node, ast.Lambda):  # called with whatever it is called with
             yield from (a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg))
+        elif isinstance(node, ast.ImportFrom) and node.module == _MODULE:
+            yield from (a.asname or a.name for a in node.names)
         elif isinstance(node, ast.ExceptHandler):
             yield from [node.name] if node.name else []
         elif isinstance(node, _FUNCTIONS):
@@ -73,8 +89,12 @@ class _Tests:
     def _handed(self, call: ast.Call) -> Iterator[str]:
         if not self._any_theirs(_arguments(call)):
             return
-        if isinstance(call.func, ast.Attribute):  # xs.append(f(1))
-            yield from _names(call.func.value)
+        if isinstance(
+            call.func, ast.Attribute
+        ):  # xs.append(f(1)); but self.assertEqual(f(1), 2), math.isclose(f(1), 2)
+            names = _names(call.func.value)
+            if names.isdisjoint(self._modules) and not call.func.attr.startswith("assert"):
+                yield from names
         elif isinstance(call.func, ast.Name) and call.func.id in self._own:
             yield from (a.arg for a in ast.walk(self._own[call.func.id].args) if isinstance(a, ast.arg))
 

@@ -17,9 +17,9 @@ from posttrain.sandbox import zygote
 from posttrain.sandbox.jobs import Job
 from posttrain.sandbox.solution_room import READY
 
-STARVATION_FACTOR = 5
-"""For a judge that yields to others, the wall clock stands still while rooms wait for a processor, up to this many
-times its length."""
+STARVATION_FACTOR, GRACE_S = 5, 1.0
+"""The wall clock stands still while rooms wait for a processor: up to this many times its length for a judge that
+yields to others, for so many seconds for one that doesn't."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,13 @@ LOOK_S = 0.02
 MAX_THREADS = 512
 """Of a room, give or take what it can start between two looks. Threads with small stacks cost it little of its address
 space, and the host's process numbers and kernel memory a lot; no limit of the kernel's counts them for root."""
+LEVELS = 10
+"""By so much a room's priority falls while it uses up its processor time: what has just begun goes first."""
 IDLE_LOOK_S = 0.1
 """Between two looks at rooms that have been silent for long: do they work, or wait for something?"""
 _TICKS = os.sysconf("SC_CLK_TCK")
+_THREADS = 17
+"""Index of their number in `_stat`."""
 
 
 class ZygoteGone(Exception):
@@ -88,6 +92,8 @@ class Round:
         self.idled = False
         self.crowded = False
         self._next_look = 0.0
+        self._level = 0
+        self._priority = os.getpriority(os.PRIO_PROCESS, 0)
         self._pidfds: list[int] = []
         try:
             pairs = [socket.socketpair() for _ in range(3 if rooms == zygote.BOTH else 2)]
@@ -160,8 +166,18 @@ class Round:
         return self.idled
 
     def overcrowded(self) -> bool:
-        """Whether a room has more than MAX_THREADS threads, now or at an earlier look."""
-        self.crowded = self.crowded or any(threads(pid) > MAX_THREADS for pid in self.pids)
+        """Whether the room of foreign code has more than MAX_THREADS threads, now or at an earlier look.
+
+        Also lowers its priority while it computes: many endless loops must not make a short program late.
+        """
+        fields = _stat(self.pids[0])
+        if fields:
+            self.crowded = self.crowded or int(fields[_THREADS]) > MAX_THREADS
+            level = min(LEVELS, int(LEVELS * _cpu_s(fields) / self.idle_s))
+            if level > self._level:
+                self._level = level
+                with contextlib.suppress(OSError):  # it has ended
+                    os.setpriority(os.PRIO_PROCESS, self.pids[0], self._priority + level)
         return self.crowded
 
     @property
@@ -201,21 +217,17 @@ class Round:
 
     def spent_s(self) -> float:
         """Seconds of processor time that the first room has used, dead or alive, until it is reaped; 0 after that."""
-        try:
-            fields = Path(f"/proc/{self.pids[0]}/stat").read_text().rpartition(")")[2].split()
-            return sum(map(int, fields[11:13])) / _TICKS
-        except (OSError, IndexError, ValueError):
-            return 0.0
+        return _cpu_s(_stat(self.pids[0]))
 
     def _starved_s(self) -> float:
         """Seconds the rooms stood ready but got no processor: a loaded host must not fail right answers."""
-        if not self._patient or time.monotonic() - self._started < self.wall_s:
+        if time.monotonic() - self._started < self.wall_s:
             return 0.0
         waited = 0
         for pid in self.pids:
             with contextlib.suppress(OSError, IndexError, ValueError):
                 waited += int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
-        return min(waited / 1e9, STARVATION_FACTOR * self.wall_s)
+        return min(waited / 1e9, STARVATION_FACTOR * self.wall_s if self._patient else GRACE_S)
 
     def finish(self) -> Ends:
         """Kills and reaps all rooms: how S and T ended. Raises ZygoteGone."""
@@ -260,10 +272,21 @@ class Round:
 
 def threads(pid: int) -> int:
     """How many threads a process has; 0 if it has ended."""
+    fields = _stat(pid)
+    return int(fields[_THREADS]) if fields else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """What the kernel says of a process, from its state on; empty if it is reaped."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[17])
-    except (OSError, IndexError, ValueError):
-        return 0
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _cpu_s(fields: list[str]) -> float:
+    return (int(fields[11]) + int(fields[12])) / _TICKS if fields else 0.0
 
 
 def _send_some(end: socket.socket, frame: bytes) -> bytes:

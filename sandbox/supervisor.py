@@ -200,34 +200,35 @@ def _judge_tests(control: socket.socket, job: Job, *, patient: bool) -> Verdict:
     tests = codec.frame(spec, tester_room.MAX_TESTS)
     round_ = Round(control, job, zygote.BOTH, patient=patient, work=(code, tests))
     try:
-        frame = _read_verdict(round_)
+        began, frame = _read_verdict(round_)
         ends = round_.finish()
         doubled = bool(round_.rest(round_.second, 1))
     finally:
         round_.close()
-    if frame is None and not ends.locked:
+    stopped = round_.timed_out or round_.crowded
+    if frame is None and (not ends.locked or not (began or stopped)):
         return Verdict(id=job.id, outcome="infra_error", message="a room couldn't be locked in")
     verdict = _unpack(job.id, frame) if frame is not None and not doubled else None
     return replace(_settle(job, verdict, ends, round_), denied=ends.denied)
 
 
-def _read_verdict(round_: Round) -> bytes | None:
-    """The verdict frame of T; None if there is none, or none whole."""
+def _read_verdict(round_: Round) -> tuple[bool, bytes | None]:
+    """Whether T was locked in, and its verdict frame; None if there is none, or none whole."""
     head, cap = len(READY) + 4, tester_room.VERDICT.size + MAX_RESULTS + tester_room.MAX_MESSAGE
     buffer = b""
     while len(buffer) <= head + cap:
         chunk = round_.read(round_.second, 4096)
         if not chunk:
-            return None
+            break
         buffer += chunk
         if len(buffer) < head:
             continue
         (size,) = struct.unpack("!I", buffer[len(READY) : head])
         if not tester_room.VERDICT.size <= size <= cap or not buffer.startswith(READY):
-            return None
+            break
         if len(buffer) >= head + size:
-            return buffer[head:] if len(buffer) == head + size else None
-    return None
+            return True, buffer[head:] if len(buffer) == head + size else None
+    return buffer.startswith(READY), None
 
 
 def _unpack(job_id: str, frame: bytes) -> Verdict | None:

@@ -19,7 +19,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from posttrain.sandbox import codec
+from posttrain.sandbox import codec, unittests
 from posttrain.sandbox.evidence import Evidence
 from posttrain.sandbox.handles import ForgedFrame, Solution, SolutionGone, Unjudgeable, mirror
 from posttrain.sandbox.identity import SAME, TYPE, comparing, same_object, type_of
@@ -151,7 +151,10 @@ class Tests:
         self._counted = _counted(self.statements)
         solution.evidence = Evidence(self.statements, objects=[names[0] for names, _, _ in self._methods])
         self._functions = _test_functions(self.statements)
-        self.total = len(self._calls) + len(self._methods) + len(self._counted) + len(self._functions)
+        self._cases = unittests.test_methods(self.statements)
+        if self._cases:
+            self.statements = [s for s in self.statements if not unittests.is_run(s)]
+        self.total = sum(map(len, (self._calls, self._methods, self._counted, self._functions, self._cases)))
         if solution.evidence.reaches_in:
             raise UnusableTests(f"the tests replace {solution.evidence.reaches_in}, which isn't the solution's here")
         if not self.total:
@@ -178,6 +181,8 @@ class Tests:
             yield self._statement_test(statement, namespace), id(statement) in self._counted, label
         for name in self._functions:
             yield (lambda name=name: namespace[name]() is not False), True, functools.partial(str, name)  # type: ignore[misc]
+        for kind, method in self._cases:
+            yield self._method_test(namespace, kind, method), True, f"{kind}.{method}".__str__
 
     def _call_test(self, function: Callable[[], Any], args: Any, expected: Any) -> Callable[[], bool]:
         return lambda: matches(_awaited(function()(*_listed(args))), expected, self._tolerance)
@@ -190,6 +195,15 @@ class Tests:
                 matches(_awaited(getattr(target, name)(*_listed(args))), wanted, self._tolerance)
                 for name, args, wanted in steps
             )
+
+        return test
+
+    def _method_test(self, namespace: dict[str, Any], kind: str, method: str) -> Callable[[], bool]:
+        def test() -> bool:
+            try:
+                return unittests.passes(namespace, kind, method)
+            finally:
+                self.solution.check()  # unittest catches whatever is raised
 
         return test
 
@@ -212,8 +226,10 @@ class Tests:
     def _namespace(self) -> dict[str, Any]:
         if self.solution.evidence.captures:
             self.solution.capture()
-        # `if __name__ == "__main__": assert ...` is a test too.
-        namespace: dict[str, Any] = {SAME: same_object, TYPE: type_of, "__name__": "__main__"}
+        # `if __name__ == "__main__": assert ...` is a test too, and `unittest.main` looks for its classes there.
+        sys.modules["__main__"] = main = types.ModuleType("__main__")
+        namespace: dict[str, Any] = main.__dict__
+        namespace |= {SAME: same_object, TYPE: type_of}
         modules = _module_names(self.statements)
         names = self._entry or sorted(_free_names(self.statements) - modules)
         module = _SolutionModule("solution")
@@ -288,12 +304,12 @@ def _parse(texts: list[str]) -> list[ast.stmt]:
 
 
 def _counted(statements: list[ast.stmt]) -> set[int]:
-    """Which statements are tests: those that assert; where none does, the calls (`check(f)`)."""
+    """Which statements are tests: those that assert; where no test is, the calls (`check(f)`)."""
     plain = [s for s in statements if not isinstance(s, _FUNCTIONS)]
     asserting = {id(s) for s in plain if any(isinstance(n, ast.Assert) for n in ast.walk(s))}
-    if asserting or _test_functions(statements):
+    if asserting or _test_functions(statements) or unittests.test_methods(statements):
         return asserting
-    return {id(s) for s in plain if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call)}
+    return {id(s) for s in plain if isinstance(s, ast.Expr) and unittests.is_telling_call(s.value)}
 
 
 def _test_functions(statements: list[ast.stmt]) -> list[str]:

@@ -35,6 +35,13 @@ _ESCAPES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "def f(x): return range(10**6)\ndef h(x): return 1", "xs = []\nxs.extend(f(1))\nassert h(xs) == 2", ("f", "h")),
     "range_in_a_helper": (
         "def f(x): return range(10**6)", "def twice(v): return f(list(v))\nassert twice(f(1)) == 2", ("f",)),
+    "range_by_import": (
+        "def f(x): return range(10**6)\ndef h(x): return 1",
+        "from solution import f as g, h\nxs = []\nxs.extend(g(1))\nassert h(xs) == 2", ("f", "h")),
+    "range_by_a_looked_up_module": (
+        "def f(x): return range(10**6)",
+        "import importlib\ns = importlib.import_module('solution')\nxs = [*s.f(1)]\nassert s.f(xs) == 2", ("f",)),
+    "range_by_eval": ("def f(x): return range(10**6)", "xs = [*eval('f(1)')]\nassert eval('f(xs)') == 2", ("f",)),
     "constant_sizes_an_argument": ("N = 10**6\ndef f(x): return 1", "assert f([0] * N) == 2", ("f", "N")),
     "printed_text_comes_back": (
         "def f(x): print('x' * 60000)\ndef h(x): return 1",

@@ -100,6 +100,22 @@ def test_a_zygote_that_fails_while_rooms_run_leaves_none(judge: Judge, fault: si
     assert judge.run(GOOD).outcome == "pass"
 
 
+def test_a_room_that_computes_for_long_gives_way(judge: Judge) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    loop = Job(id="loop", code="while True: pass", tests=("assert f()",), timeout_s=1)
+    thread = threading.Thread(target=judge.run, args=(loop,))
+    thread.start()
+    first = rooms_of(zygote(judge))[0]
+    assert wait_for(lambda: True if first.nice() > own else None)
+    thread.join()
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
+    assert psutil.Process(zygote(judge)).nice() == own
+
+
+def test_the_host_ends_a_room_first_where_its_memory_is_short(judge: Judge) -> None:
+    assert Path(f"/proc/{zygote(judge)}/oom_score_adj").read_text() == "1000\n"
+
+
 @pytest.mark.parametrize("tier", ["A", "B"])
 def test_rooms_end_with_their_supervisor(tier: str) -> None:
     script = f"""

@@ -87,6 +87,9 @@ OUTCOMES = {
     "cpp hoards by children": ("cpp", CPP + "int main() { for (int i = 0; i < 8; i++) if (!fork()) { "
                                "auto p = new char[100 << 20]; memset(p, 1, 100 << 20); sleep(50); } sleep(50); }",
                                "memory"),
+    "cpp threads": ("cpp", CPP + "#include <pthread.h>\nint main() { pthread_attr_t a; pthread_attr_init(&a); "
+                    "pthread_attr_setstacksize(&a, 16384); pthread_t t; for (;;) pthread_create(&t, &a, "
+                    "[](void*) -> void* { pause(); return 0; }, 0); }", "crash"),
     "cpp bomb": ("cpp", CPP + "int main() { for (;;) fork(); }", "crash|timeout"),
     "cpp crashes": ("cpp", CPP + "int main() { volatile int* p = 0; *p = 1; }", "crash"),
     "cpp aborts": ("cpp", CPP + "int main() { abort(); }", "crash"),
