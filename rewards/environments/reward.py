@@ -23,8 +23,14 @@ def environment(
     return [nothing if v is None else _finite(v) for v in environment_reward or [None] * len(completions)]
 
 
-def _finite(value: float) -> float | RowError:
-    return float(value) if math.isfinite(value) else RowError(f"get_reward gave {value}, which is no finite number")
+def _finite(value: object) -> float | RowError:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    return (
+        number if math.isfinite(number) else RowError(f"get_reward gave {str(value)[:80]}, which is no finite number")
+    )
 
 
 REWARDS: dict[str, BuiltinReward] = {

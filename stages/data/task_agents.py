@@ -16,6 +16,10 @@ from posttrain.stages.data.task_text import NAMES, in_split, thought
 Row = dict[str, Any]
 
 _BOXED = "Put the result in \\boxed{}."
+_VILLAGES = (
+    "Ard", "Bray", "Colm", "Dunmere", "Elsing", "Farrow", "Glen", "Hale", "Iver", "Kells", "Lund", "Marsh", "Nore",
+    "Ost", "Pell", "Quarr", "Rill", "Stowe", "Thorn", "Ulm", "Vane", "Wick", "Yarl", "Zell",
+)  # fmt: skip
 _TRADES = ("baker", "tailor", "miller", "painter", "carpenter", "gardener", "printer", "weaver")
 CALCULATOR = {
     "type": "function",
@@ -79,12 +83,13 @@ def look_up(rng: random.Random, split: str) -> Iterator[Row]:
     def make(rng: random.Random) -> Row:
         people, cities = rng.sample(NAMES, 5), rng.sample(CITIES, 5)
         trades = rng.sample(_TRADES, 5)
-        corpus = [f"The {trade} of the village is {name}." for trade, name in zip(trades, people, strict=True)]
+        village = rng.choice(_VILLAGES)
+        corpus = [f"The {trade} of {village} is {name}." for trade, name in zip(trades, people, strict=True)]
         corpus += [f"{name} was born in {city}." for name, city in zip(people, cities, strict=True)]
         rng.shuffle(corpus)
         which = rng.randrange(5)
         right = cities[which]
-        return {"prompt": f"Where was the {trades[which]} of the village born? Answer with the city alone.",
+        return {"prompt": f"Where was the {trades[which]} of {village} born? Answer with the city alone.",
                 "answer": right, "corpus": corpus, "gold": thought(right),
                 "adversarial": thought(" or ".join(cities))}  # fmt: skip
 

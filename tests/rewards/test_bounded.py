@@ -25,6 +25,8 @@ PIECES = ["a", "a b ", "[[", "]]", "[a", "\n", " ", "\t\n", ".", "*", "*a", "* "
           "火", "火。", "not ", "actually, ", "in fact ", "the premise ", "P.S.", "P.S.\n", "***\n",
           "- a\n", "- ", "1. ", "Mr. ", "SECTION 1\n", "\u0301", "http://",
           "was not ", "<think>", "</think>", "\0", "A ", "A.", "\ud7a3", "\u200b", "My answer is yes."]  # fmt: skip
+ELSEWHERE = ("reasoning_gym", "environment")
+"""Judged elsewhere: by a library's own verifiers, and by an environment, whatever the text."""
 RULES = [name for name, r in BUILTINS.items() if r.kind == "rule" and r.needs in ("nothing", "worker") and not r.params]
 
 
@@ -79,7 +81,7 @@ def test_a_reward_gives_every_completion_a_number_or_nothing(name: str, text: st
     assert value is None or (isinstance(value, float) and -1.0 <= value <= 1.0)
 
 
-@pytest.mark.parametrize("name", [n for n in RULES if BUILTINS[n].sees == "answer" and n != "reasoning_gym"])
+@pytest.mark.parametrize("name", [n for n in RULES if BUILTINS[n].sees == "answer" and n not in ELSEWHERE])
 def test_no_answer_is_never_paid_in_full(name: str) -> None:
     value = run(BUILTINS[name], "")
     assert value is None or value < BUILTINS[name].full

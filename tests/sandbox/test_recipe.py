@@ -89,7 +89,7 @@ def test_the_command_takes_them_too() -> None:
     assert json.loads(done.stdout)["outcome"] == "pass", done.stderr
     other = [*command[:-1], "os"]
     wrong = subprocess.run(other, input="", capture_output=True, text=True, timeout=60, check=False)
-    assert (wrong.returncode, "only numpy" in wrong.stderr) == (1, True)
+    assert (wrong.returncode, "use numpy" in wrong.stderr) == (2, True)
 
 
 def test_the_doctor_names_the_languages_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
