@@ -109,8 +109,8 @@ def test_limits_hold_and_nothing_survives(judge_a: Judge, name: str) -> None:
     started = time.monotonic()
     verdict = run(judge_a, language, code, timeout_s=0.7)
     assert verdict.outcome in outcomes.split("|"), verdict
-    # The wall clock of the program, that of a compiler that ends, and 2 s.
-    assert time.monotonic() - started < 3 * 0.7 + 1 + 2 + (8 if language == "cpp" else 0)
+    # The wall clock of the program, that of a compiler that ends, and 10 s for a loaded host.
+    assert time.monotonic() - started < 3 * 0.7 + 1 + 10 + (8 if language == "cpp" else 0)
     assert judge_a.zygote_pid is not None
     assert psutil.Process(judge_a.zygote_pid).children(recursive=True) == []
     assert run(judge_a, "bash", "echo ok").outcome == "pass"
