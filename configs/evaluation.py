@@ -1,0 +1,57 @@
+"""Evaluation: suites, where they are run, and what they must show."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from posttrain.configs.inputs import Model, PromptSource, RewardUse, Sampling, TaskUse
+from posttrain.configs.stage import StageBase
+from posttrain.configs.strict import Strict
+from posttrain.types import Mode
+
+
+class Suite(Strict):
+    """One benchmark: prompts, how they are asked, how they are judged."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    measure: Literal["reward", "mode_following", "budget"] = Field(
+        "reward",
+        description="mode_following: multi-turn dialogues with flags; budget: accuracy by thinking budget",
+    )
+    prompts: tuple[PromptSource, ...]
+    rewards: tuple[RewardUse, ...] = (RewardUse(use="math"),)
+    tasks: tuple[TaskUse, ...] = Field((), description="more prompts, held out, each with the rewards that judge it")
+    modes: tuple[Mode, ...] = ("default",)
+    k: int = Field(1, ge=1, description="samples a question: avg@k and pass@k")
+    budgets: tuple[int, ...] = Field((0, 8, 16, 32), description="thinking budgets, tokens")
+    sampling: Sampling = Sampling(temperature=0.6, top_p=0.95, top_k=20)
+
+    _sources = field_validator("prompts", mode="before")(StageBase._sources.__func__)  # type: ignore[attr-defined]
+    _rewards = field_validator("rewards", mode="before")(StageBase._rewards.__func__)  # type: ignore[attr-defined]
+
+
+class Evaluate(StageBase):
+    """A table: suite x mode, with bootstrap intervals by question."""
+
+    kind: Literal["evaluate"]
+    model: Model
+    suites: tuple[Suite, ...]
+
+
+class AutoEvaluate(Strict):
+    """Suites that are run after the named stages, as stages of their own (`eval-STAGE`)."""
+
+    suites: tuple[Suite, ...] = ()
+    after: tuple[str, ...] = Field((), description="stages, or `base`")
+    only: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="stage: the suites to run after it; all if not named"
+    )
+
+
+class Threshold(Strict):
+    """A check on evaluation results, printed in the table; a failed one makes the run exit 1."""
+
+    check: str = Field(description="arithmetic over STAGE:SUITE:MODE:METRIC, e.g. `rl:sums:think:accuracy >= 0.9`")
+    about: str = ""

@@ -1,0 +1,34 @@
+"""What all kinds of stage share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from posttrain.configs.inputs import Model, as_mapping
+from posttrain.configs.strict import Strict
+
+
+class StageBase(Strict):
+    """What all stages share."""
+
+    seed: int | None = Field(None, description="the recipe's seed if not given")
+    model: Model | None = None
+
+    @field_validator("model", "teacher", mode="before", check_fields=False)
+    @classmethod
+    def _model(cls, value: Any) -> Any:
+        return as_mapping(value, "from")
+
+    @field_validator("prompts", "data", "exclude", mode="before", check_fields=False)
+    @classmethod
+    def _sources(cls, value: Any) -> Any:
+        values = value if isinstance(value, list | tuple) else [value]
+        return [as_mapping(v, "from") for v in values]
+
+    @field_validator("rewards", mode="before", check_fields=False)
+    @classmethod
+    def _rewards(cls, value: Any) -> Any:
+        values = value if isinstance(value, list | tuple) else [value]
+        return [as_mapping(v, "use") for v in values]
