@@ -148,7 +148,7 @@ def run_posttrain(work: Work) -> Report:
 
     from posttrain.configs.schema import Grpo, Optimizer
     from posttrain.stages.data.pack import pack, plan_micro_batches, token_weights
-    from posttrain.stages.grpo import make_samples
+    from posttrain.stages.learner.experience import experience
     from posttrain.stages.learner.losses import PolicyLoss
     from posttrain.stages.learner.modelfiles import ModelSpec
     from posttrain.stages.rollout.collect import ScoredGroup
@@ -173,7 +173,7 @@ def run_posttrain(work: Work) -> Report:
             ScoredGroup(group=g, scores=tuple(Score(value=v) for v in reward([c.text for c in g.completions])))
             for g in groups
         ]
-        samples, _ = make_samples(scored, spec, step)
+        samples = experience(scored, spec, step, weights={}).samples
         scored_at = work.now()
         weights = token_weights(samples, spec.aggregate)
         (share,) = plan_micro_batches([s.tokens for s in samples], 1, spec.micro_tokens)

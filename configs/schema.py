@@ -17,6 +17,14 @@ from posttrain.configs.evaluation import AutoEvaluate as AutoEvaluate
 from posttrain.configs.evaluation import Evaluate as Evaluate
 from posttrain.configs.evaluation import Suite as Suite
 from posttrain.configs.evaluation import Threshold as Threshold
+from posttrain.configs.grpo import Asynchronous as Asynchronous
+from posttrain.configs.grpo import Covariance as Covariance
+from posttrain.configs.grpo import Difficulty as Difficulty
+from posttrain.configs.grpo import EntropyControl as EntropyControl
+from posttrain.configs.grpo import Grpo as Grpo
+from posttrain.configs.grpo import Kl as Kl
+from posttrain.configs.grpo import TeacherUse as TeacherUse
+from posttrain.configs.grpo import Watch as Watch
 from posttrain.configs.inputs import DataSource as DataSource
 from posttrain.configs.inputs import Model as Model
 from posttrain.configs.inputs import ModelSource as ModelSource
@@ -33,7 +41,6 @@ from posttrain.configs.machine import SandboxCluster as SandboxCluster
 from posttrain.configs.stage import StageBase as StageBase
 from posttrain.configs.strict import Strict as Strict
 from posttrain.configs.training import Distill as Distill
-from posttrain.configs.training import Grpo as Grpo
 from posttrain.configs.training import Lora as Lora
 from posttrain.configs.training import Optimizer as Optimizer
 from posttrain.configs.training import Sft as Sft

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.problems import closest
-from posttrain.configs.schema import Evaluate, PromptSource, RewardUse, Sample, Sft
+from posttrain.configs.schema import Evaluate, Grpo, PromptSource, RewardUse, Sample, Sft
 from posttrain.errors import DataError, InputError, RecipeError
 from posttrain.pipelines.dag import Node, sources
 from posttrain.pipelines.keys import model_folder
@@ -84,7 +84,7 @@ def check_environments(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
             if use is None:
                 continue
             where = loaded.where((*node.at, *inside, "environment"))
-            if inside[0] not in ("prompts", "suites"):
+            if inside[0] not in ("prompts", "suites", "watch"):
                 raise RecipeError(f"`{inside[0]}` are no prompts that a model answers", where=where, fix="remove it")
             try:
                 check_environment(use, loaded.recipe_dir)
@@ -188,7 +188,10 @@ def _judged(node: Node) -> Iterator[tuple[PromptSource, Sequence[RewardUse]]]:
         for suite in spec.suites:
             if suite.measure != "mode_following":
                 yield from ((source, suite.rewards) for source in suite.prompts)
-    elif not (isinstance(spec, Sample) and "correct" not in spec.filters):  # there, scores decide nothing
+        return
+    if isinstance(spec, Grpo) and spec.watch is not None:
+        yield from ((source, spec.watch.rewards or spec.rewards) for source in spec.watch.prompts)
+    if not (isinstance(spec, Sample) and "correct" not in spec.filters):  # there, scores decide nothing
         uses = getattr(spec, "rewards", ())
         yield from ((source, uses) for source in (getattr(spec, "prompts", ()) if uses else ()))
 

@@ -95,6 +95,9 @@ def sources(spec: Stage) -> Iterator[tuple[Path_, ModelSource | PromptSource]]:
     for index, suite in enumerate(getattr(spec, "suites", ())):
         for number, source in enumerate(suite.prompts):
             yield ("suites", index, "prompts", number), source
+    if (watch := getattr(spec, "watch", None)) is not None:
+        for index, source in enumerate(watch.prompts):
+            yield ("watch", "prompts", index), source
     for at, use in _reward_uses(spec):
         if use.judge is not None and use.judge.source is not None:
             yield (*at, "judge"), judge_source(use.judge)
@@ -108,6 +111,9 @@ def _reward_uses(spec: Stage) -> Iterator[tuple[Path_, RewardUse]]:
     for index, suite in enumerate(getattr(spec, "suites", ())):
         for number, use in enumerate(suite.rewards):
             yield ("suites", index, "rewards", number), use
+    if (watch := getattr(spec, "watch", None)) is not None:
+        for index, use in enumerate(watch.rewards or ()):
+            yield ("watch", "rewards", index), use
 
 
 def check_model_name(source: str, folder: Path) -> None:

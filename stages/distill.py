@@ -38,7 +38,7 @@ def run(context: StageContext) -> StageResult:
     session = TrainingSession.start(context, spec.steps)
     teacher_path, teacher = model_path(context, spec.teacher)
     session.check_partner(teacher_path, teacher.revision, f"the teacher {spec.teacher.source}")
-    session.learner.load_teacher(ModelSpec.of(teacher_path, teacher))
+    session.learner.load_frozen(ModelSpec.of(teacher_path, teacher))
     pool = context.workers.rollout()
     pool.load(ModelSpec.of(session.path, session.source), context.seed)
     pool.update_weights(session.learner.weights(), session.first)

@@ -46,6 +46,8 @@ class Prompt:
     """The environment that answers the model's tool calls, as the JSON of the recipe's node; empty: nobody does."""
     continues: Turn | None = None
     """Where set, a later turn of an episode: what stands before it is continued as it is, and not rendered again."""
+    begun: tuple[Completion, ...] = ()
+    """Where set, what an interrupted generation has of the group; those that ended with `abort` are continued."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +161,14 @@ class Sample:
     """1 where the token is a target, 0 elsewhere; shape [tokens]."""
     weight: float = 1.0
     advantage: float = 0.0
+    token_advantages: NDArray[np.float32] | None = None
+    """What a token has beside the sequence's advantage, shape [tokens]; added to it."""
+    engine_logprobs: NDArray[np.float32] | None = None
+    """log mu(ids[t]) in nats, shape [tokens]: what the rollout engine sampled with."""
     old_logprobs: NDArray[np.float32] | None = None
-    """log pi_old(ids[t]) in nats, shape [tokens]; what the rollout engine sampled with."""
+    """log pi_old(ids[t]) in nats, shape [tokens]: the learner's before the step; None where that is the present one."""
+    penalties: NDArray[np.float32] | None = None
+    """Weight of |log pi - log pi_old| in the loss, shape [tokens] (KL-Cov)."""
     reference_logprobs: NDArray[np.float32] | None = None
     group: int = 0
 

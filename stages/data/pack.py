@@ -30,8 +30,12 @@ class PackedBatch:
     weights: NDArray[np.float32]
     """Share of each target in the loss, before the global normaliser; 0 in a filler batch."""
     advantages: NDArray[np.float32]
+    engine_logprobs: NDArray[np.float32]
+    """nan where the engine isn't corrected for."""
     old_logprobs: NDArray[np.float32]
+    """nan where the policy of before the step is the present one."""
     reference_logprobs: NDArray[np.float32]
+    penalties: NDArray[np.float32]
     samples: NDArray[np.int64]
     """Which sample (index in the step's list) each target belongs to."""
 
@@ -73,15 +77,24 @@ def plan_micro_batches(lengths: Sequence[int], ranks: int, budget: int) -> list[
     return shares
 
 
-def token_weights(samples: Sequence[Sample], aggregate: str) -> list[NDArray[np.float32]]:
-    """Each token's share of the loss, summing to 1 over all samples.
+def token_weights(samples: Sequence[Sample], aggregate: str, longest: int = 0) -> list[NDArray[np.float32]]:
+    """Each token's share of the loss, summing to 1 over all samples (but for `constant`).
 
     `token`: every target counts the same (DAPO, 2503.14476, eq. 8). `sequence`: every sample counts the same,
-    its targets share it (GRPO, 2402.03300, eq. 3).
+    its targets share it (GRPO, 2402.03300, eq. 3). `prompt`: every group counts the same, its targets share it
+    (ScaleRL, 2510.13786). `constant`: 1 / (samples x `longest`) a target, so that a token's weight depends on no
+    length (Dr. GRPO, 2503.20783, 3.2).
     """
     masks = [s.loss_mask * np.float32(s.weight) for s in samples]
+    if aggregate == "constant":
+        return [(m / max(len(samples) * longest, 1)).astype(np.float32) for m in masks]
     if aggregate == "sequence":
         masks = [m / max(float(s.loss_mask.sum()), 1.0) for m, s in zip(masks, samples, strict=True)]
+    if aggregate == "prompt":
+        targets: dict[int, float] = {}
+        for s in samples:
+            targets[s.group] = targets.get(s.group, 0.0) + float(s.loss_mask.sum())
+        masks = [m / max(targets[s.group], 1.0) for m, s in zip(masks, samples, strict=True)]
     total = float(sum(m.sum() for m in masks))
     return [(m / max(total, 1e-30)).astype(np.float32) for m in masks]
 
@@ -92,7 +105,8 @@ def pack(samples: Sequence[Sample], weights: Sequence[NDArray[np.float32]], indi
         zero = np.zeros(1, np.float32)
         return PackedBatch(
             ids=np.zeros(2, np.int64), positions=np.arange(2), lengths=(2,), targets=np.array([1]), weights=zero,
-            advantages=zero, old_logprobs=zero, reference_logprobs=zero, samples=np.array([-1]),
+            advantages=zero, engine_logprobs=zero * np.nan, old_logprobs=zero * np.nan, reference_logprobs=zero,
+            penalties=zero, samples=np.array([-1]),
         )  # fmt: skip
     chosen = [samples[i] for i in indices]
     lengths = tuple(s.tokens for s in chosen)
@@ -102,8 +116,8 @@ def pack(samples: Sequence[Sample], weights: Sequence[NDArray[np.float32]], indi
         raise RunError("the first token of a sample can't be a target: nothing precedes it")
     pick = list(zip(chosen, local, strict=True))
 
-    def field(values: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32]:
-        parts = [np.zeros(len(t)) if v is None else v[t] for v, t in zip(values, local, strict=True)]
+    def field(values: Sequence[NDArray[np.float32] | None], absent: float = 0.0) -> NDArray[np.float32]:
+        parts = [np.full(len(t), absent) if v is None else v[t] for v, t in zip(values, local, strict=True)]
         return np.concatenate(parts).astype(np.float32)
 
     return PackedBatch(
@@ -112,8 +126,11 @@ def pack(samples: Sequence[Sample], weights: Sequence[NDArray[np.float32]], indi
         lengths=lengths,
         targets=np.concatenate([t + o for t, o in zip(local, offsets, strict=True)]),
         weights=field([weights[i] for i in indices]),
-        advantages=np.concatenate([np.full(len(t), s.advantage, np.float32) for s, t in pick]),
-        old_logprobs=field([s.old_logprobs for s in chosen]),
+        advantages=field([s.token_advantages for s in chosen])
+        + np.concatenate([np.full(len(t), s.advantage, np.float32) for s, t in pick]),
+        engine_logprobs=field([s.engine_logprobs for s in chosen], np.nan),
+        old_logprobs=field([s.old_logprobs for s in chosen], np.nan),
         reference_logprobs=field([s.reference_logprobs for s in chosen]),
+        penalties=field([s.penalties for s in chosen]),
         samples=np.concatenate([np.full(len(t), i) for i, t in zip(indices, local, strict=True)]),
     )

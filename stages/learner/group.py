@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,20 +72,40 @@ class Learner:
         self.optimizer, self.total_steps = optimizer, total_steps
         self.sizes = self._all("load", spec, optimizer, seed, zero, timeout=START_TIMEOUT)[0]
 
-    def load_teacher(self, spec: ModelSpec) -> None:
-        """Add a frozen teacher beside the model."""
-        self._all("load_teacher", spec, timeout=START_TIMEOUT)
+    def load_frozen(self, spec: ModelSpec, name: str = "teacher") -> None:
+        """Add a model that isn't trained beside the one that is."""
+        self._all("load_frozen", spec, name, timeout=START_TIMEOUT)
+
+    def refresh(self, name: str) -> None:
+        """Give a frozen model the weights that are being trained."""
+        self._all("refresh", name)
+
+    def save_frozen(self, name: str, path: Path) -> None:
+        """Write a frozen model's weights."""
+        self._all("save_frozen", name, str(path))
+
+    def restore_frozen(self, name: str, path: Path) -> None:
+        """Read what `save_frozen` wrote."""
+        self._all("restore_frozen", name, str(path))
 
     def step(
-        self, samples: Sequence[Sample], loss: Loss, *, step: int, micro_tokens: int, aggregate: str = "token"
+        self,
+        samples: Sequence[Sample],
+        loss: Loss,
+        *,
+        step: int,
+        micro_tokens: int,
+        aggregate: str = "token",
+        longest: int = 0,
     ) -> dict[str, float]:
         """One optimizer step over all `samples`; returns the means over targets of the loss's metrics.
 
         The loss is normalised over the whole batch: how it's cut into ranks and micro-batches changes nothing.
+        Where loss or gradient isn't finite, all ranks leave the weights alone together: `skipped_step` is 1.
         """
         if self.optimizer is None:
             raise RunError("the learner was loaded without an optimizer")
-        weights = token_weights(samples, aggregate)
+        weights = token_weights(samples, aggregate, longest)
         shares = self._pack(samples, weights, micro_tokens)
         lr = learning_rate(self.optimizer, step, self.total_steps)
         results = self._all("step", loss, lr, each=shares)
@@ -97,19 +116,20 @@ class Learner:
             if name not in ("loss", "targets", "grad_norm")
         }
         metrics |= {"loss": sum(r["loss"] for r in results), "grad_norm": results[0]["grad_norm"], "lr": lr}
+        metrics["skipped_step"] = float(not np.isfinite(metrics["grad_norm"]))
         return metrics | {"targets": targets, "tokens": float(sum(s.tokens for s in samples))}
 
-    def with_reference(self, samples: Sequence[Sample], *, micro_tokens: int, temperature: float = 1.0) -> list[Sample]:
-        """The samples with the frozen teacher's log-probabilities at `temperature` as their reference."""
-        values = self.logprobs(samples, micro_tokens=micro_tokens, temperature=temperature, teacher=True)
-        return [replace(s, reference_logprobs=v) for s, v in zip(samples, values, strict=True)]
-
     def logprobs(
-        self, samples: Sequence[Sample], *, micro_tokens: int, temperature: float = 1.0, teacher: bool = False
+        self, samples: Sequence[Sample], *, micro_tokens: int, temperature: float = 1.0, frozen: str = ""
     ) -> list[NDArray[np.float32]]:
-        """log pi of every masked token of every sample; arrays as long as the samples, 0 where not masked."""
+        """log pi of every masked token of every sample; arrays as long as the samples, 0 where not masked.
+
+        Of the model that is trained, or of the frozen one that is named.
+        """
+        if not samples:
+            return []
         shares = self._pack(samples, [s.loss_mask for s in samples], micro_tokens)
-        results = self._all("logprobs", temperature, teacher, each=shares)
+        results = self._all("logprobs", temperature, frozen, each=shares)
         out = [np.zeros(s.tokens, np.float32) for s in samples]
         for batches, values in zip(shares, results, strict=True):
             for batch, row in zip(batches, values, strict=True):

@@ -5,13 +5,17 @@ They return the loss a token, unweighted; the worker weighs, sums and normalises
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from posttrain.stages.learner.offpolicy import Importance, importance_weights, mismatch, stale_mask
+from posttrain.stages.learner.surrogates import LIMIT, SURROGATES, Sequences, ratio_of
+
 Metrics = dict[str, Tensor]
+KlEstimator = Literal["k1", "k2", "k3", "k3_plain"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +25,22 @@ class CrossEntropy:
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyLoss:
-    """Clipped policy gradient: PPO's surrogate (1707.06347, eq. 7) with DAPO's asymmetric clip (2503.14476, 3.1)."""
+    """A policy gradient: a surrogate by name, weighed for the engine's mismatch, with a KL to the reference and an
+    entropy bonus. The defaults are PPO's surrogate with DAPO's asymmetric clip (2503.14476, 3.1).
+    """
 
+    surrogate: str = "clip"
     clip_low: float = 0.2
     clip_high: float = 0.28
+    dual_clip: float | None = None
+    cap: float = 5.0
+    tau: tuple[float, float] = (1.0, 1.05)
     kl: float = 0.0
+    kl_estimator: KlEstimator = "k3"
+    entropy: float = 0.0
+    """Weight of the entropy that is added to the objective; negative takes it away."""
+    importance: Importance = field(default_factory=Importance)
+    drop_stale: float | None = None
     temperature: float = 1.0
 
 
@@ -45,31 +60,73 @@ def cross_entropy(logprobs: Tensor) -> Tensor:
     return -logprobs
 
 
-def clipped_policy(
-    logprobs: Tensor, old: Tensor, advantages: Tensor, reference: Tensor, spec: PolicyLoss
-) -> tuple[Tensor, Metrics]:
-    """GRPO's token objective (2402.03300, eq. 3), negated: -min(w A, clip(w, 1-low, 1+high) A) + kl * k3, [S].
+@dataclass(frozen=True, kw_only=True)
+class PolicyTokens:
+    """What a policy loss reads, each [S]. `old` is nan where the policy of before is the present one."""
 
-    w = pi / pi_old; k3 = w (e^d - 1 - d) with d = log reference - log pi: Schulman's estimate, weighted so that its
-    gradient is the reverse KL's (DeepSeek-V3.2, 2512.02556).
-    """
+    logprobs: Tensor
+    entropy: Tensor
+    old: Tensor
+    engine: Tensor
+    """log mu: what the rollout engine sampled with; nan where it isn't corrected for."""
+    advantages: Tensor
+    reference: Tensor
+    penalties: Tensor
+    """Weight of |log w| (KL-Cov); 0 for nearly all tokens."""
+
+
+def policy_loss(tokens: PolicyTokens, sequences: Sequences, spec: PolicyLoss) -> tuple[Tensor, Metrics]:
+    """The loss a token, [S]: rho x surrogate + kl x KL(pi || reference) + penalty x |log w| - entropy x H."""
+    logprobs = tokens.logprobs
+    old = torch.where(tokens.old.isnan(), logprobs.detach(), tokens.old)
+    engine = torch.where(tokens.engine.isnan(), old, tokens.engine)
     log_ratio = logprobs - old
-    ratio = log_ratio.clamp(-20, 20).exp()
-    clipped = ratio.clamp(1 - spec.clip_low, 1 + spec.clip_high)
-    loss = -torch.minimum(ratio * advantages, clipped * advantages)
+    rho = importance_weights(old - engine, sequences, spec.importance)
+    kept = stale_mask(logprobs - engine, tokens.advantages, sequences, spec.drop_stale)
+    found = SURROGATES[spec.surrogate](log_ratio, logprobs, tokens.advantages, sequences, spec)
+    loss = found.loss * rho * kept + tokens.penalties * log_ratio.abs()
     metrics = {
-        "ratio": ratio.detach(),
-        "clip_low": ((ratio < 1 - spec.clip_low) & (advantages < 0)).float(),
-        "clip_high": ((ratio > 1 + spec.clip_high) & (advantages > 0)).float(),
-        "approx_kl": ((-log_ratio).clamp(-20, 20).exp() - 1 + log_ratio).detach(),
-        "logprob_gap": log_ratio.detach().abs(),
+        "ratio": found.ratio.detach(),
+        "clip_low": found.low.float(),
+        "clip_high": found.high.float(),
+        "approx_kl": k3(old, logprobs).detach(),
+        **mismatch(old - engine, rho),
     }
+    if spec.drop_stale is not None:
+        metrics["dropped_stale"] = 1 - kept
     if spec.kl:
-        delta = (reference - logprobs).clamp(-20, 20)
-        k3 = ratio * (delta.exp() - 1 - delta)
-        loss = loss + spec.kl * k3
-        metrics["kl"] = k3.detach()
+        estimate = kl_estimate(logprobs, tokens.reference, log_ratio, spec.kl_estimator)
+        loss = loss + spec.kl * estimate
+        metrics["kl"] = k3(tokens.reference, logprobs).detach()
+    if spec.entropy:
+        loss = loss - spec.entropy * tokens.entropy
     return loss, metrics
+
+
+def k3(reference: Tensor, logprobs: Tensor) -> Tensor:
+    """e^d - 1 - d with d = log reference - log pi: Schulman's estimate of KL(pi || reference), never negative, [S]."""
+    delta = (reference - logprobs).clamp(-LIMIT, LIMIT)
+    return delta.exp() - 1 - delta
+
+
+def kl_estimate(logprobs: Tensor, reference: Tensor, log_ratio: Tensor, estimator: KlEstimator) -> Tensor:
+    """An estimate of KL(pi || reference) whose *gradient* is that of the KL, where there is one, [S].
+
+    k1: w (log pi - log reference), whose gradient is the KL's up to a term of mean 0: w carries it (k1 alone has mean
+    gradient 0). k2: (log pi - log reference)^2 / 2, whose gradient is the KL's at w = 1. k3: w (e^d - 1 - d)
+    (DeepSeek-V3.2, 2512.02556); k3_plain leaves w out, as GRPO did (2402.03300, eq. 4): its gradient is another
+    divergence's, KL(reference || pi).
+    """
+    ratio = ratio_of(log_ratio)
+    match estimator:
+        case "k1":
+            return ratio * (logprobs - reference)
+        case "k2":
+            return (logprobs - reference).square() / 2
+        case "k3":
+            return ratio * k3(reference, logprobs)
+        case "k3_plain":
+            return k3(reference, logprobs)
 
 
 def divergence(student: Tensor, teacher: Tensor, kind: str, beta: float = 0.5) -> Tensor:

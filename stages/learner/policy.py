@@ -54,11 +54,13 @@ class Policy(nn.Module):
         targets: Tensor,
         chunks: int,
         temperature: float = 1.0,
+        entropy_gradient: bool = False,
         teacher: Policy | None = None,
         divergence_kind: str = "",
         beta: float = 0.5,
     ) -> dict[str, Tensor]:
         """Statistics a target, [S]: `logprobs` and `entropy` at `temperature`, and `divergence` if a teacher is given.
+        The entropy has a gradient only if asked for.
 
         `chunks` is the number of head calls, the same on all ranks.
         """
@@ -70,7 +72,7 @@ class Policy(nn.Module):
             def stats(part: Tensor, label: Tensor) -> tuple[Tensor, ...]:
                 logprobs = F.log_softmax(self.logits(part) / temperature, dim=-1)
                 chosen = logprobs.gather(-1, label[:, None])[:, 0]
-                with torch.no_grad():
+                with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
                     entropy = -(logprobs.exp() * logprobs).sum(-1)
                 return chosen, entropy
 

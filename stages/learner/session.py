@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from posttrain.configs.schema import ModelSource, TrainingStage
-from posttrain.errors import Stopped
+from posttrain.errors import RunError, Stopped
 from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.chat import ChatFormat, check_handover, open_chat
 from posttrain.stages.data.models import model_path
@@ -38,6 +39,13 @@ class TrainingSession:
     source: ModelSource
     first: int = 0
     totals: dict[str, float] = field(default_factory=dict)
+    checkpoint: Path | None = None
+    """What this session goes on from."""
+    skipped: int = 0
+    """Steps in a row that changed nothing."""
+    _states: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    _files: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+    _restored: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def start(cls, context: StageContext, optimizer_steps: int) -> TrainingSession:
@@ -54,7 +62,8 @@ class TrainingSession:
         if checkpoint is not None:
             learner.restore(checkpoint)
             saved = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-            session.first, session.totals = saved["step"], saved["totals"]
+            session.first, session.totals, session.checkpoint = saved["step"], saved["totals"], checkpoint
+            session._restored = saved.get("states", {})
             context.say(f"{context.name}: resumed at step {session.first}")
         context.metrics.cut(session.first)
         return session
@@ -67,6 +76,18 @@ class TrainingSession:
         """
         check_handover(self.chat.fingerprint(), open_chat(path, revision).fingerprint(), self.context.name, name)
 
+    def keep(self, name: str, state: Callable[[], Any], restore: Callable[[Any], None]) -> None:
+        """Have checkpoints hold `state()`, plain JSON; restores it now if this session goes on from one."""
+        self._states[name] = state
+        if name in self._restored:
+            restore(self._restored[name])
+
+    def keep_file(self, name: str, write: Callable[[Path], None], read: Callable[[Path], None]) -> None:
+        """Have checkpoints hold the file that `write` writes; reads it now if this session goes on from one."""
+        self._files[name] = write
+        if self.checkpoint is not None and (self.checkpoint / name).exists():
+            read(self.checkpoint / name)
+
     def steps(self) -> Iterator[int]:
         """The steps still to do."""
         total = self.context.spec.steps
@@ -78,8 +99,10 @@ class TrainingSession:
 
         Raises:
             Stopped: a stop was requested; a checkpoint is saved.
+            RunError: `max_skipped` steps in a row had a loss or gradient that isn't finite.
         """
         context, spec = self.context, self.context.spec
+        self._count_skipped(step, metrics)
         for name in ("tokens", "generated_tokens"):
             self.totals[name] = self.totals.get(name, 0.0) + metrics.get(name, 0.0)
         context.metrics.write(step + 1, metrics)
@@ -91,13 +114,33 @@ class TrainingSession:
         if stop:
             raise Stopped(f"{context.name}: saved at step {step + 1} of {spec.steps}", fix="run the same command again")
 
+    def _count_skipped(self, step: int, metrics: Mapping[str, float]) -> None:
+        if not metrics.get("skipped_step"):
+            self.skipped = 0
+            return
+        self.skipped += 1
+        where = f"{self.context.name}: step {step + 1}"
+        if self.skipped < self.context.spec.max_skipped:
+            self.context.say(f"{where}: loss or gradient isn't finite; no weight was changed")
+            return
+        last = last_checkpoint(self.context.dir)
+        raise RunError(
+            f"{where}: loss or gradient isn't finite, {self.skipped} steps in a row",
+            where=str(last) if last else "",
+            fix="lower the learning rate and run again: "
+            + (f"it goes on from {last.name}" if last else "there is no checkpoint yet (see checkpoint_every)"),
+        )
+
     def _save(self, step: int) -> None:
         folder = self.context.dir / "checkpoints"
         temporary = folder / f"tmp-{step:06d}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         self.learner.save(temporary)
-        state = {"step": step, "totals": self.totals, "ranks": self.learner.ranks}
+        for name, write in self._files.items():
+            write(temporary / name)
+        states = {name: state() for name, state in self._states.items()}
+        state = {"step": step, "totals": self.totals, "ranks": self.learner.ranks, "states": states}
         (temporary / STATE).write_text(json.dumps(state), encoding="utf-8")
         sync_tree(temporary)
         final = folder / f"step-{step:06d}"

@@ -22,18 +22,20 @@ from posttrain.stages.learner.losses import (
     DivergenceLoss,
     Loss,
     PolicyLoss,
-    clipped_policy,
+    PolicyTokens,
     cross_entropy,
+    policy_loss,
 )
 from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model, merged_names
 from posttrain.stages.learner.policy import Policy, chunk_size
+from posttrain.stages.learner.surrogates import Sequences
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BUCKET_BYTES = 256 << 20
 
 
 class LearnerWorker:
-    """Holds at most one training engine and one teacher. Every method is called on all ranks together."""
+    """Holds at most one training engine, and frozen models by name. Every method is called on all ranks together."""
 
     def __init__(self, rank: int, ranks: int, address: str, port: int, settings: LearnerCluster, threads: int) -> None:
         self.rank, self.ranks, self.settings = rank, ranks, settings
@@ -53,7 +55,7 @@ class LearnerWorker:
         deepspeed.init_distributed("nccl" if self.cuda else "gloo", verbose=False)
         self.engine: Any = None
         self.policy: Policy | None = None
-        self.teacher: Policy | None = None
+        self.frozen: dict[str, Policy] = {}
 
     # ------------------------------------------------------------ set-up
 
@@ -95,19 +97,44 @@ class LearnerWorker:
             "steps_per_print": 10**9,
         }
         if self.settings.dtype == "bfloat16":
-            config["bf16"] = {"enabled": True}
+            config["bf16"] = {"enabled": True, "check_grad_overflow": True}
         return config
 
-    def load_teacher(self, spec: ModelSpec) -> None:
-        """A frozen model whose distribution is the target; whole on every rank."""
+    def load_frozen(self, spec: ModelSpec, name: str) -> None:
+        """A model that isn't trained (a teacher, a reference); whole on every rank."""
         model = load_model(spec, DTYPES[self.settings.dtype], NAME)
-        self.teacher = Policy(model).to(self.device).eval().requires_grad_(False)
+        self.frozen[name] = Policy(model).to(self.device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def refresh(self, name: str) -> None:
+        """Give the frozen model the weights that are being trained."""
+        own = dict(self.frozen[name].model.named_parameters())
+        for parameter, weight in self.named_weights():
+            own[parameter].copy_(weight)
+
+    def save_frozen(self, name: str, path: str) -> None:
+        """Write a frozen model's weights (rank 0), for a resume after a refresh."""
+        from safetensors.torch import save_file
+
+        if self.rank == 0:
+            # Tied weights share memory, which the format refuses: parameters name each once.
+            save_file({n: p.contiguous() for n, p in self.frozen[name].model.named_parameters()}, path)
+
+    @torch.no_grad()
+    def restore_frozen(self, name: str, path: str) -> None:
+        """Read what `save_frozen` wrote."""
+        from safetensors.torch import load_file
+
+        weights = load_file(path)
+        for parameter, value in self.frozen[name].model.named_parameters():
+            value.copy_(weights[parameter])
 
     def free(self) -> None:
-        """Drop engine, model and teacher; the process stays."""
+        """Drop engine and models; the process stays."""
         if self.engine is not None:
             self.engine.destroy()
-        self.engine = self.policy = self.teacher = None
+        self.engine = self.policy = None
+        self.frozen = {}
         gc.collect()
         if self.cuda:
             torch.cuda.empty_cache()
@@ -118,10 +145,7 @@ class LearnerWorker:
         """One optimizer step over this rank's micro-batches; all ranks have equally many.
 
         Returns this rank's sums over targets by metric, and their count as `targets`. `loss` is the global loss's
-        part of this rank; `grad_norm` is global.
-
-        Raises:
-            RunError: the loss is not finite, and no weight was changed; or the gradient isn't.
+        part of this rank; `grad_norm` is global: where it isn't finite, no rank changed a weight.
         """
         if self.engine is None:
             raise RunError("the learner has no model to train: call load first")
@@ -133,7 +157,7 @@ class LearnerWorker:
             self.engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
             value, metrics = self._loss(batch, loss)
             if not torch.isfinite(value):
-                raise RunError(f"the loss is {value.item()}", fix="lower the learning rate; see the last checkpoint")
+                value = value * float("nan")  # an infinite loss may have finite gradients: no rank shall use them
             # DeepSpeed averages gradients over ranks; the loss is normalised by global tokens already.
             self.engine.backward(value * self.ranks)
             sums["loss"] = sums.get("loss", 0.0) + value.item()
@@ -143,10 +167,11 @@ class LearnerWorker:
                 sums[name] = sums.get(name, 0.0) + column.cpu()[real].sum().item()
         norm = self._gradient_norm()
         if norm is None or np.isfinite(norm):
+            # With ZeRO, DeepSpeed itself drops, on all ranks, a step whose gradient norm isn't finite.
             self.engine.step()
             norm = float(self.engine.get_global_grad_norm()) if norm is None else norm
-        if not np.isfinite(norm):
-            raise RunError(f"the gradient norm is {norm}", fix="lower the learning rate; see the last checkpoint")
+        else:
+            self.engine.zero_grad()
         return sums | {"grad_norm": norm}
 
     def _gradient_norm(self) -> float | None:
@@ -159,14 +184,17 @@ class LearnerWorker:
     def _loss(self, batch: PackedBatch, loss: Loss) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         stats = self._statistics(self.engine, batch, loss)
         weights = self._tensor(batch.weights)
-        metrics = {"entropy": stats["entropy"]}
+        metrics = {"entropy": stats["entropy"].detach()}
         match loss:
             case CrossEntropy():
                 tokens = cross_entropy(stats["logprobs"])
             case PolicyLoss():
-                tokens, extra = clipped_policy(
-                    stats["logprobs"], self._tensor(batch.old_logprobs), self._tensor(batch.advantages),
-                    self._tensor(batch.reference_logprobs), loss,
+                tokens, extra = policy_loss(
+                    PolicyTokens(
+                        logprobs=stats["logprobs"], entropy=stats["entropy"], old=self._tensor(batch.old_logprobs),
+                        engine=self._tensor(batch.engine_logprobs), advantages=self._tensor(batch.advantages),
+                        reference=self._tensor(batch.reference_logprobs), penalties=self._tensor(batch.penalties),
+                    ), Sequences.of(self._tensor(batch.samples)), loss,
                 )  # fmt: skip
                 metrics |= extra
             case DivergenceLoss():
@@ -177,11 +205,11 @@ class LearnerWorker:
     def _statistics(self, module: Any, batch: PackedBatch, loss: Loss) -> dict[str, torch.Tensor]:
         extra: dict[str, Any] = {}
         if isinstance(loss, PolicyLoss):
-            extra = {"temperature": loss.temperature}
+            extra = {"temperature": loss.temperature, "entropy_gradient": loss.entropy != 0}
         elif isinstance(loss, DivergenceLoss):
-            if self.teacher is None:
-                raise RunError("a divergence needs a teacher: call load_teacher first")
-            extra = {"teacher": self.teacher, "divergence_kind": loss.kind, "beta": loss.beta}
+            if "teacher" not in self.frozen:
+                raise RunError("a divergence needs a teacher: call load_frozen first")
+            extra = {"teacher": self.frozen["teacher"], "divergence_kind": loss.kind, "beta": loss.beta}
         assert self.policy is not None
         return module(
             self._tensor(batch.ids), self._tensor(batch.positions), Layout.of(batch.lengths, self.device),
@@ -203,12 +231,13 @@ class LearnerWorker:
 
     @torch.no_grad()
     def logprobs(
-        self, batches: Sequence[PackedBatch], temperature: float, teacher: bool = False
+        self, batches: Sequence[PackedBatch], temperature: float, frozen: str = ""
     ) -> list[NDArray[np.float32]]:
-        """log pi(target) of each batch's targets, at `temperature`; the frozen teacher's if asked for."""
-        module = self.teacher if teacher else self.engine if self.engine is not None else self.policy
+        """log pi(target) of each batch's targets, at `temperature`; a frozen model's if one is named."""
+        own = self.engine if self.engine is not None else self.policy
+        module = self.frozen.get(frozen) if frozen else own
         if module is None:
-            raise RunError(f"the learner has no {'teacher' if teacher else 'model'} to score with")
+            raise RunError(f"the learner has no {frozen or 'model'} to score with")
         module.eval()
         stats = (self._statistics(module, b, PolicyLoss(temperature=temperature)) for b in batches)
         return [s["logprobs"].float().cpu().numpy() for s in stats]

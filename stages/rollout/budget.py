@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posttrain.stages.data.chat import ChatFormat
+from posttrain.types import Source
 
 
 @dataclass(kw_only=True)
@@ -38,6 +39,15 @@ class ThinkingBudget:
             budget=budget, open_id=chat.open_id, close_id=chat.close_id, early_stop=chat.early_stop,
             empty=chat.empty_block, opened_in_prompt=opens > closes, closed_in_prompt=closes > opens,
         )  # fmt: skip
+
+    def resume(self, ids: Sequence[int], sources: Sequence[int]) -> list[int]:
+        """Take up a sequence that was interrupted; returns what of an injection is still to come."""
+        if self.budget is None or Source.INJECTED not in sources:
+            return []
+        self.spent = True
+        text = self.empty if self.budget == 0 else self.early_stop
+        trailing = next((i for i, s in enumerate(reversed(sources)) if s != Source.INJECTED), len(sources))
+        return list(text[trailing:]) if trailing else []
 
     def inject(self, ids: Sequence[int]) -> list[int]:
         """The ids to force next, given all ids so far; empty when the model may go on by itself."""

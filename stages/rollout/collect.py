@@ -78,17 +78,32 @@ def collect(
     with ThreadPoolExecutor(max_workers=SCORERS) as threads:
         pending = {}
         for group in rollouts(pool, prompts, n, params, seed=seed, environments=environments):
-            items = [(group.prompt, c) for c in group.completions]
-            pending[group.prompt.id] = (group, threads.submit(scorer.score, items, step=step))
-        done = {
-            name: ScoredGroup(group=group, scores=tuple(future.result())) for name, (group, future) in pending.items()
-        }
+            pending[group.prompt.id] = threads.submit(scored, scorer, group, step)
+        done = {name: future.result() for name, future in pending.items()}
     return [done[p.id] for p in prompts]
+
+
+def scored(scorer: Scorer, group: Group, step: int = 0) -> ScoredGroup:
+    """The group with its scores."""
+    scores = scorer.score([(group.prompt, c) for c in group.completions], step=step)
+    return ScoredGroup(group=group, scores=tuple(scores))
 
 
 def sampled_share(completion: Completion) -> np.ndarray:
     """1.0 where the policy sampled the token itself."""
     return (completion.sources == Source.SAMPLED).astype(np.float32)
+
+
+REPEATED = 4
+"""Tokens of the runs whose repetition is measured."""
+
+
+def repetition(ids: np.ndarray) -> float:
+    """The share of a completion's 4-token runs that stood in it before; 0 for one of fewer than 4 tokens."""
+    if len(ids) < REPEATED:
+        return 0.0
+    runs = np.lib.stride_tricks.sliding_window_view(ids, REPEATED)
+    return 1 - len(np.unique(runs, axis=0)) / len(runs)
 
 
 def completion_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -100,6 +115,7 @@ def completion_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "length": float(lengths.mean()),
         "length_max": float(lengths.max()),
         "truncated": float(np.mean([c.finish_reason == "length" for c in completions])),
+        "repetition": float(np.mean([repetition(c.token_ids) for c in completions])),
         "think_format": float(np.mean([s.well_formed for s in splits])),
         "thinking": float(np.mean([s.closed and not s.empty for s in splits])),
         "generated_tokens": float(lengths.sum()),
@@ -141,8 +157,29 @@ def score_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
     return metrics
 
 
-def rollout_rows(scored: Sequence[ScoredGroup], versions: bool = True) -> list[dict[str, object]]:
-    """Rollouts as rows of a table that a person can read."""
+PASSED = 1.0
+"""A completion with this score, or more, solves its prompt."""
+BINS = 10
+
+
+def pass_rate(group: ScoredGroup) -> float | None:
+    """The share of the group's scored completions that solve the prompt; None if none has a score."""
+    known = [s.value for s in group.scores if s.value is not None]
+    return float(np.mean([v >= PASSED for v in known])) if known else None
+
+
+def pass_rate_histogram(scored: Sequence[ScoredGroup], group_size: int) -> dict[str, float]:
+    """The share of groups by how many of their completions passed: `pass_rate_hist/0_of_8`, ...; ten bins at most."""
+    rates = [r for g in scored if (r := pass_rate(g)) is not None]
+    bins = min(group_size, BINS)
+    places = np.bincount([int(r * bins + 1e-9) for r in rates], minlength=bins + 1) / max(1, len(rates))
+    return {f"pass_rate_hist/{i}_of_{bins}": float(share) for i, share in enumerate(places)}
+
+
+def rollout_rows(
+    scored: Sequence[ScoredGroup], versions: bool = True, advantages: Sequence[np.ndarray] | None = None
+) -> list[dict[str, object]]:
+    """Rollouts as rows of a table that a person can read; `advantages` by group and completion."""
     return [
         {
             "prompt_id": g.group.prompt.id,
@@ -158,7 +195,8 @@ def rollout_rows(scored: Sequence[ScoredGroup], versions: bool = True) -> list[d
             "status": s.status,
             "parts": [{"reward": k, "value": v} for k, v in s.parts.items() if v is not None],
             "extra": [{"column": k, "value": v} for k, v in s.logged.items()],
+            **({} if advantages is None else {"group": number, "advantage": float(advantages[number][place])}),
         }
-        for g in scored
-        for c, s in zip(g.group.completions, g.scores, strict=True)
+        for number, g in enumerate(scored)
+        for place, (c, s) in enumerate(zip(g.group.completions, g.scores, strict=True))
     ]

@@ -18,6 +18,7 @@ from posttrain.errors import InputError
 from posttrain.stages.data.chat import ChatFormat
 from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.stages.rollout.cache import RowCache
+from posttrain.stages.rollout.gate import Gate
 from posttrain.stages.rollout.sampling import draw, uniforms
 from posttrain.types import Completion, FinishReason, Group, Prompt, SamplingParams, Source
 
@@ -38,6 +39,7 @@ class _Row:
     ids: list[int] = field(default_factory=list)
     sources: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
     forced: list[int] = field(default_factory=list)
     finish: FinishReason | None = None
 
@@ -49,6 +51,9 @@ class TransformersEngine:
         self.model, self.tokenizer, self.batch = model, tokenizer, batch
         self.chat = ChatFormat(tokenizer)
         self.version = 0
+        self.gate = Gate()
+        self._halted = False
+        self._running: list[tuple[list[Prompt], list[_Row]]] = []
         self.device = model.device
         self.dtype = next(model.parameters()).dtype
 
@@ -61,11 +66,13 @@ class TransformersEngine:
         encoded = [self._encode(p) for p in prompts]
         fits = [i for i, p in enumerate(prompts) if _room(p, encoded[i], params) > 0]
         yield from (self._unspoken(prompts[i], encoded[i], n) for i in sorted({*range(len(prompts))} - {*fits}))
-        order = sorted(fits, key=lambda i: len(encoded[i]))  # like lengths share a batch
         per_batch = max(1, self.batch // n)
-        for start in range(0, len(order), per_batch):
-            chosen = order[start : start + per_batch]
-            yield from self._batch([prompts[i] for i in chosen], [encoded[i] for i in chosen], n, params, seed)
+        for begun in (True, False):
+            # Like lengths share a batch; what was begun has rows of different lengths, and one of its own.
+            order = sorted((i for i in fits if bool(prompts[i].begun) == begun), key=lambda i: len(encoded[i]))
+            for start in range(0, len(order), per_batch):
+                chosen = order[start : start + per_batch]
+                yield from self._batch([prompts[i] for i in chosen], [encoded[i] for i in chosen], n, params, seed)
 
     def _encode(self, prompt: Prompt) -> NDArray[np.int64]:
         turn = prompt.continues
@@ -91,7 +98,6 @@ class TransformersEngine:
             raise InputError(
                 f"prompt and completion need {capacity} tokens, the model has {limit}", fix="lower max_tokens"
             )
-        cache, logits = self._prefill(encoded, capacity, n)
         rows = [
             _Row(group=g, index=i, prompt_ids=encoded[g], most=rooms[g],
                  random=uniforms(seed, prompts[g].id, i, params.max_tokens),
@@ -99,26 +105,57 @@ class TransformersEngine:
             for g in range(len(prompts))
             for i in range(n)
         ]  # fmt: skip
-        slots, done = list(rows), [0] * len(prompts)  # slots: who has which row of the cache
-        while True:
-            alive = [i for i, row in enumerate(slots) if row.finish is None]
-            self._choose([slots[i] for i in alive], logits[torch.tensor(alive, device=self.device)], params)
+        for row in rows:
+            if prompts[row.group].begun:
+                _take_up(row, prompts[row.group].begun[row.index])
+        self._running.append((prompts, rows))
+        try:
+            yield from self._decode(prompts, encoded, rows, capacity, n, params)
+        finally:
+            self._running = [r for r in self._running if r[1] is not rows]
+
+    def _decode(
+        self, prompts: list[Prompt], encoded: list[NDArray[np.int64]], rows: list[_Row], capacity: int, n: int,
+        params: SamplingParams,
+    ) -> Iterator[Group]:  # fmt: skip
+        """One token of every row that goes on, then the next. Nothing is held at the gate while a group is given."""
+        with self.gate.token():
+            slots, cache, logits = self._open(encoded, rows, capacity, n)
+            version = self.version
+        done = [sum(r.group == g and r.finish is not None for r in rows) for g in range(len(prompts))]
+        yield from (self._group(prompts[g], rows[g * n : g * n + n]) for g in range(len(prompts)) if done[g] == n)
+        while slots and not self._halted:
+            with self.gate.token():
+                alive = [i for i, row in enumerate(slots) if row.finish is None]
+                chosen = logits[torch.tensor(alive, device=self.device)]
+                self._choose([slots[i] for i in alive], chosen, params, version)
             ended = [slots[i].group for i in alive if slots[i].finish is not None]
             for group in ended:
                 done[group] += 1
             for group in sorted(set(ended)):
                 if done[group] == n:
-                    yield self._group(prompts[group], [r for r in rows if r.group == group])
+                    yield self._group(prompts[group], rows[group * n : group * n + n])
             alive = [i for i in alive if slots[i].finish is None]
             if not alive:
                 return
-            if len(alive) <= CROWDED * len(slots):
-                cache.select(torch.tensor(alive, device=self.device))
-                slots = [slots[i] for i in alive]
-            # Rows that are done and still there repeat their last token, which nobody reads.
-            tokens = torch.tensor([[r.ids[-1]] for r in slots], device=self.device)
-            positions = torch.tensor([[len(r.prompt_ids) + len(r.ids) - 1] for r in slots], device=self.device)
-            logits = self._forward(tokens, positions, cache)[:, -1]
+            with self.gate.token():
+                if len(alive) <= CROWDED * len(slots):
+                    cache.select(torch.tensor(alive, device=self.device))
+                    slots = [slots[i] for i in alive]
+                # Rows that are done and still there repeat their last token, which nobody reads.
+                tokens = torch.tensor([[r.ids[-1]] for r in slots], device=self.device)
+                positions = torch.tensor([[len(r.prompt_ids) + len(r.ids) - 1] for r in slots], device=self.device)
+                logits, version = self._forward(tokens, positions, cache)[:, -1], self.version
+
+    def _open(
+        self, encoded: list[NDArray[np.int64]], rows: list[_Row], capacity: int, n: int
+    ) -> tuple[list[_Row], RowCache, torch.Tensor]:
+        """The rows that go on, their cache, and the logits of their next tokens."""
+        if not any(row.ids for row in rows):
+            return list(rows), *self._prefill(encoded, capacity, n)
+        slots = [row for row in rows if row.finish is None]
+        spoken = [np.concatenate([r.prompt_ids, np.array(r.ids, np.int64)]) for r in slots]
+        return slots, *self._prefill(spoken or encoded, capacity, 1)
 
     def _prefill(self, encoded: list[NDArray[np.int64]], capacity: int, n: int) -> tuple[RowCache, torch.Tensor]:
         longest = max(map(len, encoded))
@@ -145,8 +182,8 @@ class TransformersEngine:
             return self.model.lm_head(hidden[torch.arange(len(last), device=self.device), last])
         return self.model.lm_head(hidden)
 
-    def _choose(self, alive: list[_Row], logits: torch.Tensor, params: SamplingParams) -> None:
-        """Give each row its next token: drawn from its logits, or forced by its budget."""
+    def _choose(self, alive: list[_Row], logits: torch.Tensor, params: SamplingParams, version: int) -> None:
+        """Give each row its next token: drawn from its logits, which `version` made, or forced by its budget."""
         random = torch.tensor([r.random[len(r.ids)] for r in alive], device=self.device)
         tokens, logprobs = draw(logits, random, params)
         for row, token, logprob in zip(alive, tokens.tolist(), logprobs.tolist(), strict=True):
@@ -158,6 +195,7 @@ class TransformersEngine:
             row.ids.append(token)
             row.sources.append(source)
             row.logprobs.append(logprob)
+            row.versions.append(version)
             if token in self.chat.stops:
                 row.finish = "stop"
             elif len(row.ids) >= row.most:
@@ -169,22 +207,40 @@ class TransformersEngine:
                 prompt_id=prompt.id, index=row.index, prompt_ids=row.prompt_ids,
                 token_ids=np.array(row.ids, np.int64), text=self.chat.decode(row.ids),
                 sources=np.array(row.sources, np.int8), logprobs=np.array(row.logprobs, np.float32),
-                versions=np.full(len(row.ids), self.version, np.int32), finish_reason=row.finish or "abort",
+                versions=np.array(row.versions, np.int32), finish_reason=row.finish or "abort",
             )
             for row in sorted(rows, key=lambda r: r.index)
         )  # fmt: skip
         return Group(prompt=prompt, completions=completions)
 
     def update_weights(self, weights: dict[str, NDArray[Any]], version: int) -> None:
-        """Copy new weights in place; every name must fit."""
+        """Copy new weights in place, between two tokens of what is being generated; every name must fit.
+
+        Keys and values that are cached stay as the older weights made them (PipelineRL, 2509.19128): what was sampled
+        with what is recorded, token by token, as log-probability and version.
+        """
         own = dict(self.model.named_parameters())
         if set(own) - set(weights):
             missing = sorted(set(own) - set(weights))
             raise InputError(f"the new weights lack {missing[:3]} and {max(0, len(missing) - 3)} more")
-        with torch.no_grad():
+        with self.gate.alone(), torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(torch.from_numpy(np.array(weights[name])))
-        self.version = version
+            self.version = version
+
+    def partials(self) -> list[Group]:
+        """The groups that are being generated, as far as they are: unfinished completions end with `abort`."""
+        with self.gate.alone():
+            return [
+                self._group(prompt, rows[g * n : g * n + n])
+                for prompts, rows in self._running
+                for n in [len(rows) // len(prompts)]
+                for g, prompt in enumerate(prompts)
+            ]
+
+    def interrupt(self) -> None:
+        """End all that is being generated at its next token; what is unfinished isn't handed on."""
+        self._halted = True
 
     @torch.no_grad()
     def checksum(self) -> float:
@@ -196,3 +252,11 @@ def _room(prompt: Prompt, ids: NDArray[np.int64], params: SamplingParams) -> int
     """Tokens that a completion of the prompt may have."""
     turn = prompt.continues
     return params.max_tokens if turn is None else min(params.max_tokens, turn.room - (len(ids) - len(turn.ids)))
+
+
+def _take_up(row: _Row, begun: Completion) -> None:
+    """Gives a row what an interrupted generation had of it."""
+    row.ids, row.sources = begun.token_ids.tolist(), begun.sources.tolist()
+    row.logprobs, row.versions = begun.logprobs.tolist(), begun.versions.tolist()
+    row.finish = None if begun.finish_reason == "abort" else begun.finish_reason
+    row.forced = row.budget.resume(row.ids, row.sources)

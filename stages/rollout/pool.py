@@ -15,6 +15,8 @@ from posttrain.types import Group, Prompt, SamplingParams
 
 START_TIMEOUT = 300.0
 GROUP_TIMEOUT = 1800.0
+CALLS = 64
+"""Calls that a worker takes at once: new weights come while batches are generated."""
 
 
 class RolloutWorker:
@@ -53,10 +55,20 @@ class RolloutWorker:
         self.engine.update_weights(weights, version)
         return self.engine.checksum()
 
+    def partials(self) -> list[Group]:
+        """What is being generated, as far as it is."""
+        return [] if self.engine is None else self.engine.partials()
+
+    def interrupt(self) -> None:
+        """End what is being generated; the engine has to be loaded anew before it generates again."""
+        if self.engine is not None:
+            self.engine.interrupt()
+
     def free(self) -> None:
         """Drop the engine; the process stays."""
         import gc
 
+        self.interrupt()
         self.engine = None
         gc.collect()
 
@@ -69,7 +81,8 @@ class RolloutPool:
         threads = settings.threads or max(1, (os.cpu_count() or 1) // (1 if settings.gpus else settings.workers))
         actor = ray.remote(RolloutWorker)
         self.actors = [
-            actor.options(num_cpus=0, num_gpus=settings.gpus).remote(settings, threads) for _ in range(settings.workers)
+            actor.options(num_cpus=0, num_gpus=settings.gpus, max_concurrency=CALLS).remote(settings, threads)
+            for _ in range(settings.workers)
         ]
 
     def load(self, spec: ModelSpec, seed: int = 0) -> None:
@@ -109,6 +122,15 @@ class RolloutPool:
         if max(sums) - min(sums) > 1e-6 * abs(sums[0]):
             raise RunError(f"rollout workers disagree on the new weights: checksums {sums}")
         return sums
+
+    def partials(self) -> list[Group]:
+        """What all workers are generating, as far as it is."""
+        found = self._all([a.partials.remote() for a in self.actors], START_TIMEOUT, "say what they have")
+        return [group for groups in found for group in groups]
+
+    def interrupt(self) -> None:
+        """End what the workers generate; they have to be loaded anew before they generate again."""
+        self._all([a.interrupt.remote() for a in self.actors], START_TIMEOUT, "stop generating")
 
     def free(self) -> None:
         """Drop the engines; the actors stay for the next stage."""

@@ -139,7 +139,7 @@ def test_six_changes_of_model_keep_neither_memory_nor_files(worker: Any, random_
     sizes, files = [], []
     for _ in range(LOADS):
         loaded = worker.load(spec, OPTIMIZER, 0)
-        worker.load_teacher(spec)
+        worker.load_frozen(spec, "teacher")
         worker.step(packed(completions), CrossEntropy(), 1e-3)
         worker.weights()
         worker.free()

@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 from posttrain.configs.schema import Curate, DataSource, Grpo, Optimizer, PromptSource
 from posttrain.configs.schema import Sample as SampleSpec
 from posttrain.errors import DataError
-from posttrain.stages import curate, distill, evaluate, grpo, sample, sft
+from posttrain.stages import curate, distill, evaluate, sample, sft
 from posttrain.stages.data.filters import FILTERS
 from posttrain.stages.data.load import check_source, load_prompts, load_rows
 from posttrain.stages.data.schedule import BatchSchedule
 from posttrain.stages.data.store import read_rows, write_rows
+from posttrain.stages.data.supply import numbered
 from posttrain.stages.learner.advantages import EPSILON, group_advantages, multi_reward_advantages, zero_variance
+from posttrain.stages.learner.experience import _shuffled, experience
 from posttrain.stages.learner.schedule import FLOOR, learning_rate
 from posttrain.stages.rollout.collect import ScoredGroup, rollout_rows, score_metrics
 from posttrain.thinking import last_flag, split_thinking
@@ -115,12 +117,17 @@ def test_a_reward_of_small_spread_counts_like_one_of_large_spread() -> None:
     assert (np.diff(got) > 0).all()  # they pull in opposite directions, and the heavier one wins
 
 
+def make_samples(groups: Any, spec: Any, seed: int, weights: Any = None) -> tuple[list[Any], dict[str, float]]:
+    found = experience(groups, spec, seed, weights=weights or {})
+    return found.samples, found.metrics
+
+
 def test_grpo_combines_rewards_as_the_recipe_says() -> None:
     group = scored([1.0, 1.0, None])
     terms = ({"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}, {})
     group = replace(group, scores=tuple(replace(s, terms=t) for s, t in zip(group.scores, terms, strict=True)))
-    apart, _ = grpo.make_samples([group], grpo_spec(combine="normalize_then_sum"), 0, {"a": 3.0, "b": 1.0})
-    same, _ = grpo.make_samples([group], grpo_spec(), 0, {"a": 3.0, "b": 1.0})
+    apart, _ = make_samples([group], grpo_spec(combine="normalize_then_sum"), 0, {"a": 3.0, "b": 1.0})
+    same, _ = make_samples([group], grpo_spec(), 0, {"a": 3.0, "b": 1.0})
     assert [s.advantage > 0 for s in apart] == [True, False]
     assert [s.advantage for s in same] == [0.0, 0.0]
 
@@ -142,7 +149,7 @@ def test_groups_of_equal_rewards_are_counted_whatever_is_missing() -> None:
 
 
 def test_a_completion_without_a_score_leaves_its_group() -> None:
-    samples, _ = grpo.make_samples([scored([1.0, None, 0.0]), scored([None, None])], grpo_spec(), seed=0)
+    samples, _ = make_samples([scored([1.0, None, 0.0]), scored([None, None])], grpo_spec(), 0)
     (expected,) = group_advantages([[1.0, 0.0]])
     assert [s.advantage for s in samples] == pytest.approx(expected.tolist())
     assert {s.group for s in samples} == {0}
@@ -153,21 +160,21 @@ def test_a_failed_score_is_no_zero() -> None:
 
 
 def test_injected_tokens_are_context_and_no_targets() -> None:
-    samples, _ = grpo.make_samples([scored([1.0, 0.0], injected=2)], grpo_spec(), seed=0)
+    samples, _ = make_samples([scored([1.0, 0.0], injected=2)], grpo_spec(), 0)
     assert samples[0].loss_mask.tolist() == [0, 0, 0, 0, 0, 1, 1]
     (distilled, *_) = distill.make_samples([scored([1.0, 0.0], injected=2).group])
     assert distilled.loss_mask.tolist() == samples[0].loss_mask.tolist()
 
 
-def test_old_logprobs_stand_at_their_tokens() -> None:
-    samples, _ = grpo.make_samples([scored([1.0, 0.0])], grpo_spec(), seed=0)
+def test_the_engines_logprobs_stand_at_their_tokens() -> None:
+    samples, _ = make_samples([scored([1.0, 0.0])], grpo_spec(), 0)
     assert samples[0].ids.tolist() == [7, 8, 9, 20, 21, 22, 23]
-    assert samples[0].old_logprobs is not None
-    assert samples[0].old_logprobs.tolist() == [0, 0, 0, -1, -2, -3, -4]
+    assert samples[0].engine_logprobs is not None
+    assert samples[0].engine_logprobs.tolist() == [0, 0, 0, -1, -2, -3, -4]
 
 
 def test_groups_without_signal_stay_in_the_normaliser_and_are_counted() -> None:
-    samples, metrics = grpo.make_samples([scored([1.0, 1.0]), scored([1.0, 0.0])], grpo_spec(), seed=0)
+    samples, metrics = make_samples([scored([1.0, 1.0]), scored([1.0, 0.0])], grpo_spec(), 0)
     assert metrics["zero_variance_groups"] == 0.5
     assert [s.advantage for s in samples[:2]] == [0.0, 0.0]
     assert len(samples) == 4
@@ -175,24 +182,26 @@ def test_groups_without_signal_stay_in_the_normaliser_and_are_counted() -> None:
 
 def test_shuffled_rewards_are_the_same_rewards_elsewhere() -> None:
     rewards: list[list[float | None]] = [[float(4 * g + i) for i in range(4)] for g in range(6)]
-    mixed = grpo._shuffled(rewards, seed=3)
+    mixed = _shuffled(rewards, seed=3)
     assert [len(group) for group in mixed] == [4] * 6
     assert sorted(r for group in mixed for r in group if r is not None) == [float(i) for i in range(24)]
     assert mixed != rewards
-    assert mixed == grpo._shuffled(rewards, seed=3)
+    assert mixed == _shuffled(rewards, seed=3)
 
 
-def test_shuffling_changes_the_advantages_and_not_what_is_logged() -> None:
+def test_shuffling_changes_the_advantages() -> None:
     groups = [scored([1.0, 1.0, 0.0, 0.0]), scored([0.0, 0.0, 0.0, 0.0])]
-    plain, logged = grpo.make_samples(groups, grpo_spec(), seed=1)
-    mixed, also = grpo.make_samples(groups, grpo_spec(shuffle_rewards=True), seed=1)
+    plain, _ = make_samples(groups, grpo_spec(), 1)
+    mixed, _ = make_samples(groups, grpo_spec(shuffle_rewards=True), 1)
     assert [s.advantage for s in plain] != [s.advantage for s in mixed]
-    assert logged["reward"] == also["reward"]
 
 
 def test_a_prompt_that_comes_twice_in_a_step_gets_two_ids() -> None:
-    ids = [p.id for p in grpo.unique_prompts([prompt(), prompt(), prompt(id="q"), prompt()])]
-    assert ids == ["p", "p+1", "q", "p+2"]
+    twice, origin = numbered([prompt(), prompt(), prompt(id="q"), prompt()], 0)
+    assert [p.id for p in twice] == ["p", "p.1", "q", "p.2"]
+    assert origin == {"p": "p", "p.1": "p", "q": "q", "p.2": "p"}
+    again, _ = numbered([prompt(), prompt()], 3)
+    assert [p.id for p in again] == ["p+3", "p+3.1"]
 
 
 # ---------------------------------------------------------------- curate

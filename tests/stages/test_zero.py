@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def train(learner: Any, spec: ModelSpec, zero: int, loss: Loss) -> Result:
 
     learner.load(spec, OPTIMIZER, total_steps=len(STEPS), zero=zero)
     if isinstance(loss, DivergenceLoss):
-        learner.load_teacher(ModelSpec(path=spec.path, layers=(1,)))
+        learner.load_frozen(ModelSpec(path=spec.path, layers=(1,)))
     metrics = [learner.step(samples, loss, step=step, micro_tokens=MICRO_TOKENS) for step, samples in enumerate(STEPS)]
     return metrics, ray.get(learner.weights(), timeout=60)
 
@@ -187,8 +188,9 @@ def test_the_kl_to_the_own_start_is_zero_and_grows(learners: dict[int, Any], ran
     spec = ModelSpec(path=str(random_model))
     learner, loss = learners[2], PolicyLoss(kl=0.1, temperature=0.7)
     learner.load(spec, OPTIMIZER, total_steps=2, zero=3)
-    learner.load_teacher(spec)
-    samples = learner.with_reference(STEPS[0], micro_tokens=MICRO_TOKENS, temperature=0.7)
+    learner.load_frozen(spec, "reference")
+    values = learner.logprobs(STEPS[0], micro_tokens=MICRO_TOKENS, temperature=0.7, frozen="reference")
+    samples = [replace(s, reference_logprobs=v) for s, v in zip(STEPS[0], values, strict=True)]
     first, second = (learner.step(samples, loss, step=step, micro_tokens=MICRO_TOKENS) for step in (0, 1))
     assert first["kl"] == pytest.approx(0.0, abs=1e-6)
     assert second["kl"] > 1e-5

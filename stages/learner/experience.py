@@ -1,0 +1,146 @@
+"""From scored groups to training samples: what was sampled, with its advantage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posttrain.configs.schema import Grpo
+from posttrain.stages.learner.advantages import group_advantages, multi_reward_advantages, zero_variance
+from posttrain.stages.learner.group import Learner
+from posttrain.stages.rollout.collect import ScoredGroup, sampled_share
+from posttrain.types import Completion, Sample
+
+T = TypeVar("T")
+REFERENCE, TEACHER = "reference", "teacher"
+"""Names of the learner's frozen models."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experience:
+    """What a step trains on."""
+
+    samples: list[Sample]
+    advantages: list[NDArray[np.float64]]
+    """By group and completion; nan where a completion has no score."""
+    metrics: dict[str, float]
+
+
+def experience(
+    scored: Sequence[ScoredGroup],
+    spec: Grpo,
+    seed: int,
+    *,
+    weights: Mapping[str, float],
+    learner: Learner | None = None,
+) -> Experience:
+    """Training samples with their advantages, in a fixed order.
+
+    A completion without a score (not applicable, infra error) leaves its group. Groups whose rewards are all equal
+    have advantage 0: they are counted, and left out of the loss's sum but not of its normaliser. `weights` are the
+    rewards', by name: with `combine: normalize_then_sum` each reward is normalised by itself. `learner` holds the
+    frozen models that a KL or a teacher needs.
+    """
+    samples = [[sequence(c, index) for c in g.group.completions] for index, g in enumerate(scored)]
+    if learner is not None and spec.kl.weight:
+        samples = _with_reference(samples, spec, learner)
+    if learner is not None and spec.teacher is not None:
+        samples = _with_teacher(samples, spec, learner)
+    rewards, advantages = _advantages(scored, samples, spec, seed, weights)
+    share = 1.0 if spec.teacher is None else spec.teacher.reward_weight
+    flat = [
+        replace(sample, advantage=share * float(advantage))
+        for group, values, own in zip(scored, advantages, samples, strict=True)
+        for completion, advantage, sample in zip(group.group.completions, values, own, strict=True)
+        if not np.isnan(advantage) and not (spec.mask_truncated and completion.finish_reason == "length")
+    ]
+    known = np.array([s.advantage for s in flat])
+    metrics = {
+        "zero_variance_groups": zero_variance(rewards) / max(1, len(scored)),
+        "advantage_std": float(known.std()) if len(known) else 0.0,
+    }
+    if spec.teacher is not None:
+        distances = [s.token_advantages[s.loss_mask > 0] for s in flat if s.token_advantages is not None]
+        metrics["teacher_kl"] = -float(np.concatenate(distances).mean()) / (spec.teacher.weight or 1.0)
+    return Experience(samples=flat, advantages=advantages, metrics=metrics)
+
+
+def sequence(completion: Completion, group: int) -> Sample:
+    """A completion behind its prompt; the engine's log-probabilities stand at their tokens."""
+    zeros = np.zeros(len(completion.prompt_ids), np.float32)
+    return Sample(
+        ids=np.concatenate([completion.prompt_ids, completion.token_ids]),
+        loss_mask=np.concatenate([zeros, sampled_share(completion)]),
+        engine_logprobs=np.concatenate([zeros, completion.logprobs]),
+        group=group,
+    )
+
+
+def has_signal(group: ScoredGroup) -> bool:
+    """Whether the group's known rewards differ."""
+    return len({s.value for s in group.scores if s.value is not None}) > 1
+
+
+def _with_reference(samples: list[list[Sample]], spec: Grpo, learner: Learner) -> list[list[Sample]]:
+    temperature = spec.sampling.temperature
+    values = iter(
+        learner.logprobs(
+            [s for own in samples for s in own], micro_tokens=spec.micro_tokens, temperature=temperature,
+            frozen=REFERENCE,
+        )
+    )  # fmt: skip
+    return [[replace(s, reference_logprobs=next(values)) for s in own] for own in samples]
+
+
+def _with_teacher(samples: list[list[Sample]], spec: Grpo, learner: Learner) -> list[list[Sample]]:
+    """weight x (log teacher - log policy) a token, cut to +-bound: on-policy distillation as a policy gradient.
+
+    The sampled-token form of the reverse KL (Lu, "On-Policy Distillation", 2025): in expectation over the policy's
+    samples its gradient is the KL's. The teacher is scored at temperature 1, whatever the policy sampled at.
+    """
+    assert spec.teacher is not None
+    flat = [s for own in samples for s in own]
+    values = iter(learner.logprobs(flat, micro_tokens=spec.micro_tokens, frozen=TEACHER))
+
+    def guided(sample: Sample) -> Sample:
+        assert spec.teacher is not None
+        assert sample.engine_logprobs is not None
+        bound = spec.teacher.bound
+        distance = (next(values) - sample.engine_logprobs).clip(-bound, bound) * sample.loss_mask
+        return replace(sample, token_advantages=(spec.teacher.weight * distance).astype(np.float32))
+
+    return [[guided(s) for s in own] for own in samples]
+
+
+def _advantages(
+    scored: Sequence[ScoredGroup], samples: list[list[Sample]], spec: Grpo, seed: int, weights: Mapping[str, float]
+) -> tuple[list[list[float | None]], list[NDArray[np.float64]]]:
+    rewards = [[s.value for s in g.scores] for g in scored]
+    if spec.combine == "normalize_then_sum":
+        terms = [[s.terms if s.status == "ok" else None for s in g.scores] for g in scored]
+        return rewards, multi_reward_advantages(_shuffled(terms, seed) if spec.shuffle_rewards else terms, weights)
+    rewards = _shuffled(rewards, seed) if spec.shuffle_rewards else rewards
+    if spec.kl.weight and spec.kl.placed == "reward":
+        rewards = [
+            [None if r is None else r - spec.kl.weight * _distance(s) for r, s in zip(values, own, strict=True)]
+            for values, own in zip(rewards, samples, strict=True)
+        ]
+    return rewards, group_advantages(rewards, spec.scale_advantages)
+
+
+def _distance(sample: Sample) -> float:
+    """k1 summed over the completion: log policy - log reference, nats."""
+    if sample.reference_logprobs is None or sample.engine_logprobs is None:
+        return 0.0
+    return float(((sample.engine_logprobs - sample.reference_logprobs) * sample.loss_mask).sum())
+
+
+def _shuffled(rewards: list[list[T]], seed: int) -> list[list[T]]:
+    flat = [r for group in rewards for r in group]
+    order = np.random.default_rng(seed).permutation(len(flat))
+    mixed = iter([flat[i] for i in order])
+    return [[next(mixed) for _ in group] for group in rewards]
