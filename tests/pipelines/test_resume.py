@@ -31,8 +31,15 @@ stages:
     rewards: [math, format, {use: spread.py:spread}]
     prompts_per_step: 4
     group_size: 4
+    minibatches: 2
     steps: 6
     checkpoint_every: 2
+    # All that has a state of its own.
+    dynamic_sampling: {extra: 0.5}
+    difficulty: {easy: 0.5, hard: 0.2, keep: 0.5}
+    entropy: {band: [9.0, 9.1], step: 0.001}
+    kl: {weight: 0.01, refresh_every: 2}
+    watch: {prompts: {from: builtin:arithmetic, n: 3, split: heldout}, rewards: [{use: spread.py:spread}], every: 2}
     optimizer: {lr: 1.0e-3, schedule: linear}
     sampling: {max_tokens: 12}
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from posttrain.stages.data.models import builtin_path
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.stages.rollout.engine import TransformersEngine
+from posttrain.stages.rollout.gate import Gate
 from posttrain.stages.rollout.pool import RolloutWorker
 from posttrain.stages.rollout.sampling import draw, uniforms
 from posttrain.types import Prompt, SamplingParams, Source, Turn
@@ -100,6 +103,132 @@ def test_draws_follow_the_distribution() -> None:
     tokens, _ = draw(logits, random, SamplingParams(max_tokens=1))
     shares = np.bincount(tokens.numpy(), minlength=4) / 20_000
     assert shares == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.015)
+
+
+# ---------------------------------------------------------------- new weights, and what was begun
+
+
+def scaled(engine: TransformersEngine, factor: float) -> dict[str, Any]:
+    return {n: (p.detach() * factor).numpy() for n, p in engine.model.named_parameters()}
+
+
+def test_new_weights_come_between_two_tokens_and_every_token_is_labelled(random_model: Path, tokenizer: Any) -> None:
+    """The log-probability of each token is that of the version on its label, over keys of the versions before."""
+    model = AutoModelForCausalLM.from_pretrained(random_model, dtype=torch.float32, attn_implementation="sdpa")
+    engine = TransformersEngine(model.eval(), tokenizer, batch=16)
+    new, forward, calls = scaled(engine, 1.5), engine._forward, []
+
+    def counted(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 6:  # from a thread of its own, as an actor's call comes
+            thread = threading.Thread(target=engine.update_weights, args=(new, 7))
+            thread.start()
+            threads.append(thread)
+            time.sleep(0.2)  # it waits: a token is being made
+        return forward(*args)
+
+    threads: list[threading.Thread] = []
+    engine._forward = counted  # type: ignore[method-assign]
+    groups = list(engine.generate(prompts(3), 2, SamplingParams(max_tokens=16), seed=1))
+    threads[0].join(timeout=10)
+    for c in (c for g in groups for c in g.completions):
+        assert c.versions[:6].tolist() == [0] * min(6, len(c.versions))
+        assert set(c.versions[6:].tolist()) <= {7}
+    assert any(7 in c.versions for g in groups for c in g.completions)
+
+
+@pytest.mark.parametrize("budget", [None, 4])
+def test_an_interrupted_generation_goes_on_as_if_it_never_was(engine: TransformersEngine, budget: int | None) -> None:
+    """Stopped at any token, in the middle of an injection too, and taken up: the same ids and log-probabilities."""
+    params = SamplingParams(max_tokens=24, thinking_budget=budget)
+    asked = [
+        Prompt(id=str(i), messages=({"role": "user", "content": "Hi " * i + "think"},), mode="think") for i in range(3)
+    ]
+    whole = {g.prompt.id: g for g in engine.generate(asked, 2, params, seed=2)}
+    cuts = []
+    for stop in (1, 5, 9, 16):
+        forward, calls, kept = engine._forward, [], []
+
+        def counted(*args: Any, forward: Any = forward, calls: Any = calls, kept: Any = kept, stop: int = stop) -> Any:
+            calls.append(1)
+            if len(calls) == stop:
+                kept.extend(partials(engine))
+            return forward(*args)
+
+        engine._forward = counted  # type: ignore[method-assign]
+        list(engine.generate(asked, 2, params, seed=2))
+        engine._forward = forward  # type: ignore[method-assign]
+        begun = [replace(g.prompt, begun=g.completions) for g in kept]
+        cuts.append(sum(c.finish_reason == "abort" for g in kept for c in g.completions))
+        for group in engine.generate(begun, 2, params, seed=2):
+            for got, expected in zip(group.completions, whole[group.prompt.id].completions, strict=True):
+                assert got.token_ids.tolist() == expected.token_ids.tolist()
+                assert got.sources.tolist() == expected.sources.tolist()
+                np.testing.assert_allclose(got.logprobs, expected.logprobs, atol=1e-5)
+                assert got.finish_reason == expected.finish_reason
+    assert max(cuts) > 1
+
+
+def partials(engine: TransformersEngine) -> list[Any]:
+    """`engine.partials()` from inside a token, where it would wait for its own end."""
+    return [
+        engine._group(prompt, rows[2 * g : 2 * g + 2])
+        for asked, rows in engine._running
+        for g, prompt in enumerate(asked)
+    ]
+
+
+def test_partials_wait_for_the_token_and_hold_unfinished_rows(engine: TransformersEngine) -> None:
+    stream = engine.generate(prompts(16), 1, SamplingParams(max_tokens=60), seed=3)
+    first = next(stream)
+    found = {g.prompt.id: g for g in engine.partials()}
+    assert set(found) == {p.id for p in prompts(16)}
+    assert all(c.finish_reason != "abort" for c in found[first.prompt.id].completions)
+    assert any(c.finish_reason == "abort" for g in found.values() for c in g.completions)
+    list(stream)
+    assert engine.partials() == []
+
+
+def test_an_interrupt_ends_a_generation_at_its_next_token(random_model: Path, tokenizer: Any) -> None:
+    model = AutoModelForCausalLM.from_pretrained(random_model, dtype=torch.float32, attn_implementation="sdpa")
+    engine = TransformersEngine(model.eval(), tokenizer, batch=4)
+    stream = engine.generate(prompts(8), 2, SamplingParams(max_tokens=60), seed=3)
+    next(stream)
+    engine.interrupt()
+    assert len(list(stream)) < 7
+
+
+def test_a_writer_at_the_gate_goes_before_the_next_token() -> None:
+    gate, order = Gate(), []
+    inside, leave = threading.Event(), threading.Event()
+
+    def token() -> None:
+        with gate.token():
+            inside.set()
+            leave.wait(10)
+            order.append("token")
+
+    def alone() -> None:
+        with gate.alone():
+            order.append("alone")
+
+    def later() -> None:
+        with gate.token():
+            order.append("next token")
+
+    threads = [threading.Thread(target=f) for f in (token, alone, later)]
+    threads[0].start()
+    inside.wait(10)
+    threads[1].start()
+    while not gate._wanted:
+        time.sleep(0.001)
+    threads[2].start()
+    time.sleep(0.05)
+    assert order == []
+    leave.set()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert order == ["token", "alone", "next token"]
 
 
 # ---------------------------------------------------------------- budgets

@@ -13,12 +13,17 @@ import pytest
 from posttrain.configs.schema import Cluster, LearnerCluster, Lora, Optimizer
 from posttrain.stages.learner.losses import CrossEntropy, DivergenceLoss, Loss, PolicyLoss
 from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.learner.offpolicy import Importance
 from posttrain.types import Sample
 
 MICRO_TOKENS = 80  # the samples below need several micro-batches a rank
 HEAD_ROWS = 7  # and these several head calls a micro-batch
 OPTIMIZER = Optimizer(lr=1e-3, clip_norm=0.5, weight_decay=0.01)
-LOSSES: dict[str, Loss] = {"sft": CrossEntropy(), "grpo": PolicyLoss(kl=0.1, temperature=0.8)}
+LOSSES: dict[str, Loss] = {
+    "sft": CrossEntropy(),
+    "grpo": PolicyLoss(kl=0.1, temperature=0.8),
+    "gspo": PolicyLoss(surrogate="gspo", entropy=0.01, importance=Importance(mode="sequence_tis", cap=3.0)),
+}
 SETTINGS = [(ranks, zero) for ranks in (1, 2) for zero in (0, 1, 2, 3)][1:]  # all but the one they are compared with
 
 Result = tuple[list[dict[str, float]], dict[str, np.ndarray]]
@@ -62,6 +67,7 @@ def make_samples(lengths: tuple[int, ...]) -> list[Sample]:
                 loss_mask=mask,
                 advantage=float(rng.normal()),
                 old_logprobs=(-rng.random(length) * 6).astype(np.float32),
+                engine_logprobs=(-rng.random(length) * 6).astype(np.float32),
                 reference_logprobs=(-rng.random(length) * 6).astype(np.float32),
                 group=index,
             )
@@ -119,6 +125,53 @@ def test_every_cut_gives_the_same_losses_and_weights(
 ) -> None:
     got = train(learners[ranks], ModelSpec(path=str(random_model)), zero, LOSSES[name])
     assert_same(got, one_rank[name])
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_what_is_not_finite_on_one_rank_moves_no_weight_on_any(
+    learners: dict[int, Any], random_model: Path, zero: int
+) -> None:
+    import ray
+
+    learner, spec = learners[2], ModelSpec(path=str(random_model))
+    learner.load(spec, OPTIMIZER, total_steps=2, zero=zero)
+    before = ray.get(learner.weights(), timeout=60)
+    bad = [replace(STEPS[0][0], advantage=float("nan")), *STEPS[0][1:]]
+    found = learner.step(bad, PolicyLoss(), step=0, micro_tokens=MICRO_TOKENS)
+    assert found["skipped_step"] == 1.0
+    after = ray.get(learner.weights(), timeout=60)
+    assert all(np.array_equal(after[name], value) for name, value in before.items())
+    good = learner.step(STEPS[0], PolicyLoss(), step=0, micro_tokens=MICRO_TOKENS)
+    assert good["skipped_step"] == 0.0
+    got = ray.get(learner.weights(), timeout=60)
+    learner.load(spec, OPTIMIZER, total_steps=2, zero=zero)
+    learner.step(STEPS[0], PolicyLoss(), step=0, micro_tokens=MICRO_TOKENS)
+    expected = ray.get(learner.weights(), timeout=60)
+    assert all(np.array_equal(got[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+def test_a_refreshed_reference_is_the_policy_and_survives_a_checkpoint(
+    learners: dict[int, Any], random_model: Path, tmp_path: Path, zero: int
+) -> None:
+    learner, spec = learners[2], ModelSpec(path=str(random_model))
+    learner.load(spec, OPTIMIZER, total_steps=2, zero=zero)
+    learner.load_frozen(spec, "reference")
+
+    def distance() -> float:
+        own = learner.logprobs(STEPS[0], micro_tokens=MICRO_TOKENS)
+        reference = learner.logprobs(STEPS[0], micro_tokens=MICRO_TOKENS, frozen="reference")
+        return float(max(np.abs(a - b).max() for a, b in zip(own, reference, strict=True)))
+
+    learner.step(STEPS[0], CrossEntropy(), step=0, micro_tokens=MICRO_TOKENS)
+    assert distance() > 1e-3
+    learner.refresh("reference")
+    assert distance() < 1e-5
+    learner.save_frozen("reference", tmp_path / "r.safetensors")
+    learner.load_frozen(spec, "reference")
+    assert distance() > 1e-3
+    learner.restore_frozen("reference", tmp_path / "r.safetensors")
+    assert distance() < 1e-5
 
 
 def test_distillation_under_zero_3_equals_one_rank(
