@@ -52,6 +52,28 @@ def spread(prompts, completions, **columns):
     return [zlib.crc32(completion[-1]["content"].encode()) % 101 / 100 for completion in completions]
 """
 
+# Generating ahead of training: long completions, so that much is under way whenever it is stopped.
+AHEAD = """name: ahead
+seed: 5
+base: builtin:tiny
+cluster:
+  learner: {workers: 1, zero: 1, threads: 1}
+  rollout: {workers: 1, threads: 1}
+logging: {rollouts_every: 1}
+stages:
+  rl:
+    kind: grpo
+    model: base
+    prompts: {from: builtin:arithmetic, n: 24}
+    rewards: [{use: spread.py:spread}]
+    prompts_per_step: 4
+    group_size: 4
+    steps: 6
+    checkpoint_every: 2
+    asynchronous: {ahead: 2, staleness: 3}
+    sampling: {max_tokens: 96}
+"""
+
 STOPPED = 143
 
 
@@ -59,6 +81,7 @@ STOPPED = 143
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("resume")
     (made / "r.yaml").write_text(RECIPE)
+    (made / "ahead.yaml").write_text(AHEAD)
     (made / "spread.py").write_text(REWARD)
     return made
 
@@ -66,12 +89,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Command:
     """`posttrain run` as a process group of its own, and every process that it has started."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, recipe: str = "r.yaml") -> None:
         self.run_dir, self.log = folder / name, folder / f"{name}.log"
         self.mark = f"{name}-{os.getpid()}-{time.monotonic_ns()}"  # all that it starts inherits this
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "posttrain", "run", str(folder / "r.yaml"), "--run-dir", str(self.run_dir)],
+                [sys.executable, "-m", "posttrain", "run", str(folder / recipe), "--run-dir", str(self.run_dir)],
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                 env={**os.environ, "HF_HUB_OFFLINE": "1", "RESUME_TEST": self.mark},
             )  # fmt: skip
@@ -113,11 +136,11 @@ class Command:
 
 
 @pytest.fixture(scope="module")
-def start(folder: Path) -> Iterator[Callable[[str], Command]]:
+def start(folder: Path) -> Iterator[Callable[..., Command]]:
     started: list[Command] = []
 
-    def run(name: str) -> Command:
-        started.append(Command(folder, name))
+    def run(name: str, recipe: str = "r.yaml") -> Command:
+        started.append(Command(folder, name, recipe))
         return started[-1]
 
     yield run
@@ -126,7 +149,7 @@ def start(folder: Path) -> Iterator[Callable[[str], Command]]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(start: Callable[[str], Command]) -> Command:
+def uninterrupted(start: Callable[..., Command]) -> Command:
     command = start("a")
     assert command.wait() == 0, command.log.read_text()
     return command
@@ -163,7 +186,7 @@ def test_the_run_learns_at_every_step(uninterrupted: Command) -> None:
     assert all(not np.array_equal(weight, base[name]) for name, weight in weights(uninterrupted).items())
 
 
-def test_a_killed_run_goes_on_as_if_it_never_was(uninterrupted: Command, start: Callable[[str], Command]) -> None:
+def test_a_killed_run_goes_on_as_if_it_never_was(uninterrupted: Command, start: Callable[..., Command]) -> None:
     first = start("killed")
     first.wait_for_steps(3)
     os.killpg(first.process.pid, signal.SIGKILL)
@@ -176,7 +199,7 @@ def test_a_killed_run_goes_on_as_if_it_never_was(uninterrupted: Command, start: 
     assert_equal_runs(again, uninterrupted)
 
 
-def test_a_stopped_run_saves_and_goes_on(uninterrupted: Command, start: Callable[[str], Command]) -> None:
+def test_a_stopped_run_saves_and_goes_on(uninterrupted: Command, start: Callable[..., Command]) -> None:
     first = start("stopped")
     first.wait_for_steps(1)
     first.process.send_signal(signal.SIGTERM)
@@ -189,3 +212,51 @@ def test_a_stopped_run_saves_and_goes_on(uninterrupted: Command, start: Callable
     assert again.wait() == 0, again.log.read_text()
     assert f"resumed at step {saved}" in again.log.read_text()
     assert_equal_runs(again, uninterrupted)
+
+
+# ---------------------------------------------------------------- asynchronous
+
+
+def trained(command: Command) -> list[list[tuple[str, int]]]:
+    """By step: the prompt of each group that was trained on, and the oldest version that it was told of."""
+    import pyarrow.parquet as parquet
+
+    steps = []
+    for path in sorted((command.run_dir / "rl" / "rollouts").glob("step-*.parquet")):
+        rows = parquet.read_table(path).to_pylist()
+        steps.append(sorted({(row["prompt_id"], row["version"]) for row in rows if row["index"] == 0}))
+    return steps
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_an_asynchronous_run_loses_nothing_and_trains_nothing_twice(
+    start: Callable[..., Command], how: signal.Signals
+) -> None:
+    name = f"ahead-{how.name}"
+    first = start(name, "ahead.yaml")
+    first.wait_for_steps(2 if how == signal.SIGTERM else 3)
+    if how == signal.SIGTERM:
+        first.process.send_signal(how)
+        assert first.wait() == STOPPED, first.log.read_text()
+    else:
+        os.killpg(first.process.pid, how)
+        first.process.wait(timeout=30)
+    assert first.survivors(60) == []
+    newest = sorted((first.run_dir / "rl" / "checkpoints").glob("step-*"))[-1]
+    kept = [json.loads(line) for line in (newest / "underway.jsonl").read_text().splitlines()][1:]
+    tokens = {
+        line["id"]: {c["index"]: c["token_ids"] for c in line["completions"]} for line in kept if line["completions"]
+    }
+    assert any(ids for group in tokens.values() for ids in group.values()), "nothing was under way: the test is void"
+    again = start(name, "ahead.yaml")
+    assert again.wait() == 0, again.log.read_text()
+    steps = trained(again)
+    names = [prompt for step in steps for prompt, _ in step]
+    assert [len(step) for step in steps] == [4] * 6
+    assert len(set(names)) == 24
+    assert len({name.split("+")[0] for name in names}) == 24  # each of the 24 prompts, once
+    assert {line["id"] for line in kept} <= set(names)
+    lines = again.lines()
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert max(line["stale_versions_max"] for line in lines) <= 3
+    assert max(line["stale_versions"] for line in lines) > 0
