@@ -12,7 +12,7 @@ Algorithm = Literal["grpo", "dapo", "dr_grpo", "lite_ppo", "gspo", "gspo_token",
 ALGORITHMS: dict[str, dict[str, Any]] = {
     # DeepSeekMath, 2402.03300: one clip range, the mean of each completion's mean.
     "grpo": {"surrogate": "clip", "clip": [0.2, 0.2], "aggregate": "sequence", "scale_advantages": "group"},
-    # DAPO, 2503.14476: clip-higher, token mean, dynamic sampling; soft overlong punishment is the reward soft_overlong.
+    # DAPO, 2503.14476: clip-higher, token mean, dynamic sampling; soft overlong punishment is the reward overlong.
     "dapo": {
         "surrogate": "clip", "clip": [0.2, 0.28], "aggregate": "token", "scale_advantages": "group",
         "dynamic_sampling": {},

@@ -169,6 +169,11 @@ class Grpo(TrainingStage):
         node = dict(data)
         return {**ALGORITHMS[node.pop("algorithm")], **node}
 
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _teacher(cls, value: Any) -> Any:
+        return as_mapping(value, "from")
+
     @field_validator("kl", mode="before")
     @classmethod
     def _kl(cls, value: Any) -> Any:
@@ -201,6 +206,8 @@ class Grpo(TrainingStage):
             raise ValueError("covariance: kl holds back steps after the first of a batch: set minibatches over 1")
         if self.combine == "normalize_then_sum" and self.kl.weight and self.kl.placed == "reward":
             raise ValueError("combine: normalize_then_sum has no one reward to take the KL from: use kl.placed: loss")
+        if self.teacher is not None and self.dynamic_sampling is not None:
+            raise ValueError("a teacher has something to say of every group: leave dynamic_sampling out")
         return self
 
     @field_validator("sampling")
