@@ -16,6 +16,7 @@ class LearnerCluster(Strict):
     threads: int | None = Field(None, ge=1, description="CPU threads a rank; all cores shared evenly if not given")
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
+    offload_frozen: bool = Field(False, description="teachers and references wait in the host's memory between uses")
 
 
 class RolloutCluster(Strict):
@@ -24,6 +25,13 @@ class RolloutCluster(Strict):
     gpus: float = Field(0, ge=0)
     threads: int | None = Field(None, ge=1)
     batch: int = Field(256, ge=1, description="sequences decoded together")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class TeacherCluster(Strict):
+    workers: int = Field(0, ge=0, description="actors of the teachers; 0: they stand with the learner")
+    gpus: float = Field(0, ge=0)
+    threads: int | None = Field(None, ge=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -43,3 +51,4 @@ class Cluster(Strict):
     learner: LearnerCluster = LearnerCluster()
     rollout: RolloutCluster = RolloutCluster()
     sandbox: SandboxCluster = SandboxCluster()
+    teacher: TeacherCluster = TeacherCluster()

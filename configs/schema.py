@@ -38,12 +38,14 @@ from posttrain.configs.machine import Cluster as Cluster
 from posttrain.configs.machine import LearnerCluster as LearnerCluster
 from posttrain.configs.machine import RolloutCluster as RolloutCluster
 from posttrain.configs.machine import SandboxCluster as SandboxCluster
+from posttrain.configs.machine import TeacherCluster as TeacherCluster
 from posttrain.configs.stage import StageBase as StageBase
 from posttrain.configs.strict import Strict as Strict
 from posttrain.configs.training import Distill as Distill
 from posttrain.configs.training import Lora as Lora
 from posttrain.configs.training import Optimizer as Optimizer
 from posttrain.configs.training import Sft as Sft
+from posttrain.configs.training import TeacherChoice as TeacherChoice
 from posttrain.configs.training import TrainingStage as TrainingStage
 
 Stage = Annotated[Curate | Sample | Sft | Grpo | Distill | Evaluate, Field(discriminator="kind")]

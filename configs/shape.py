@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from posttrain.configs.schema import (
+    Covariance,
     DataSource,
     EnvironmentUse,
     JudgeModel,
@@ -19,6 +20,8 @@ from posttrain.configs.schema import (
     Recipe,
     RewardUse,
     TaskUse,
+    TeacherChoice,
+    TeacherUse,
     Threshold,
 )
 
@@ -31,6 +34,9 @@ SHORT_FORMS: dict[type[BaseModel], str] = {
     Threshold: "check",
     TaskUse: "use",
     EnvironmentUse: "use",
+    TeacherUse: "from",
+    TeacherChoice: "from",
+    Covariance: "kind",
 }
 """Nodes that may be one string, and the key which that string fills: `model: base` is `{from: base}`."""
 

@@ -16,7 +16,7 @@ class StageBase(Strict):
     seed: int | None = Field(None, description="the recipe's seed if not given")
     model: Model | None = None
 
-    @field_validator("model", "teacher", mode="before", check_fields=False)
+    @field_validator("model", mode="before", check_fields=False)
     @classmethod
     def _model(cls, value: Any) -> Any:
         return as_mapping(value, "from")

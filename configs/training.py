@@ -5,11 +5,11 @@ Choices that the Qwen3 report doesn't disclose (learning rates, batch sizes, cli
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from posttrain.configs.inputs import DataSource, Model, PromptSource, Sampling
+from posttrain.configs.inputs import DataSource, Model, ModelSource, PromptSource, Sampling, as_mapping
 from posttrain.configs.stage import StageBase
 from posttrain.configs.strict import Strict
 
@@ -66,14 +66,41 @@ class Sft(TrainingStage):
     text: bool = Field(False, description="plain documents (column `text`), loss on every token: pre-training")
 
 
+class TeacherChoice(ModelSource):
+    """A teacher, and the prompts it is asked about."""
+
+    when: dict[str, Any] = Field(
+        default_factory=dict, description="rows it teaches, by column, e.g. {task: math}; the first that fits does"
+    )
+
+
 class Distill(TrainingStage):
     """On-policy distillation: the student samples, the teacher's distribution is the target (report, 4.5)."""
 
     kind: Literal["distill"]
-    teacher: Model
+    teacher: tuple[TeacherChoice, ...] = Field(min_length=1)
     prompts: tuple[PromptSource, ...]
     prompts_per_step: int = Field(64, ge=1)
     group_size: int = Field(1, ge=1)
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "reverse_kl"
-    beta: float = Field(0.5, gt=0, lt=1, description="weight of the teacher in jsd")
+    divergence: Literal["forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl", "policy_gradient"] = (
+        Field("reverse_kl", description="policy_gradient: the reverse KL's, by the sampled tokens alone")
+    )
+    beta: float = Field(0.5, gt=0, lt=1, description="weight of the teacher in jsd; the mixture's share in skew_*")
+    top_k: int = Field(0, ge=0, description="compare this many ids and a bucket for the rest; 0: the whole vocabulary")
+    support: Literal["teacher", "student"] = Field("teacher", description="whose likeliest ids top_k takes")
+    alarm: float = Field(
+        0.1, gt=0, le=1, description="warn when the share of truncated answers rose by this much since the start"
+    )
     sampling: Sampling = Sampling()
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _teachers(cls, value: Any) -> Any:
+        values = value if isinstance(value, list | tuple) else [value]
+        return [as_mapping(v, "from") for v in values]
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Distill:
+        if self.top_k and self.divergence == "policy_gradient":
+            raise ValueError("divergence: policy_gradient looks at the sampled token alone: leave top_k out")
+        return self

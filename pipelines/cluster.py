@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from posttrain.rewards.mix import Scorer
     from posttrain.sandbox.pool import SandboxPool
     from posttrain.stages.learner.group import Learner
+    from posttrain.stages.learner.teachers import TeacherPool
     from posttrain.stages.rollout.held import ModelActors, RunHost
     from posttrain.stages.rollout.pool import RolloutPool
 
@@ -48,6 +49,7 @@ class ClusterWorkers:
         self._scratch: str | None = None
         self._learner: Learner | None = None
         self._rollout: RolloutPool | None = None
+        self._teachers: TeacherPool | None = None
         self._sandbox: SandboxPool | None = None
         self._models: ModelActors | None = None
         self._inputs: Mapping[str, Path] = {}
@@ -76,6 +78,15 @@ class ClusterWorkers:
 
             self._rollout = RolloutPool(self._cluster)
         return self._rollout
+
+    def teachers(self) -> TeacherPool | None:
+        """The actors that teachers stand in; None where they stand with the learner."""
+        if self._teachers is None and self._cluster.teacher.workers:
+            self._start()
+            from posttrain.stages.learner.teachers import TeacherPool
+
+            self._teachers = TeacherPool(self._cluster)
+        return self._teachers
 
     def scorer(self, uses: tuple[RewardUse, ...]) -> Scorer:
         """A scorer for these rewards; the caller closes it."""
@@ -126,10 +137,10 @@ class ClusterWorkers:
             return
         import ray
 
-        for group in (self._learner, self._rollout, self._sandbox, self._models):
+        for group in (self._learner, self._rollout, self._teachers, self._sandbox, self._models):
             if group is not None:
                 group.close()
-        self._learner = self._rollout = self._sandbox = self._models = None
+        self._learner = self._rollout = self._teachers = self._sandbox = self._models = None
         ray.shutdown()
         if self._scratch:
             shutil.rmtree(self._scratch, ignore_errors=True)
@@ -162,7 +173,7 @@ class ClusterWorkers:
         # Unix sockets below this folder have names of up to 107 bytes, so it must be short.
         self._scratch = tempfile.mkdtemp(prefix="pt-", dir="/tmp")
         cluster = self._cluster
-        actors = cluster.learner.workers + cluster.rollout.workers + cluster.sandbox.workers
+        actors = cluster.learner.workers + cluster.rollout.workers + cluster.sandbox.workers + cluster.teacher.workers
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return {
             "address": "local",  # without it, ray.init joins whatever Ray runs on this machine

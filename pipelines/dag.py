@@ -14,7 +14,17 @@ from typing import Literal
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.problems import Path_, closest, dotted
-from posttrain.configs.schema import EnvironmentUse, Evaluate, ModelSource, PromptSource, Recipe, RewardUse, Stage
+from posttrain.configs.schema import (
+    Distill,
+    EnvironmentUse,
+    Evaluate,
+    Grpo,
+    ModelSource,
+    PromptSource,
+    Recipe,
+    RewardUse,
+    Stage,
+)
 from posttrain.errors import InputError, RecipeError
 from posttrain.stages.data.models import judge_source
 
@@ -86,9 +96,14 @@ def build_dag(loaded: LoadedRecipe) -> dict[str, Node]:
 
 def sources(spec: Stage) -> Iterator[tuple[Path_, ModelSource | PromptSource]]:
     """Every node of a stage that has a `from`, with its path inside the stage."""
-    for field in ("model", "teacher"):
-        if (model := getattr(spec, field, None)) is not None:
-            yield (field,), model
+    if (model := getattr(spec, "model", None)) is not None:
+        yield ("model",), model
+    match spec:
+        case Grpo() if spec.teacher is not None:
+            yield ("teacher",), spec.teacher
+        case Distill():
+            for index, teacher in enumerate(spec.teacher):
+                yield ("teacher", index), teacher
     for field in ("prompts", "data", "exclude"):
         for index, source in enumerate(getattr(spec, field, ())):
             yield (field, index), source

@@ -136,8 +136,13 @@ def row_columns(prompt: Prompt) -> dict[str, Any]:
 
 
 def applies(use: RewardUse, columns: Mapping[str, Any]) -> bool:
+    """Whether a row meets the reward's `when`."""
+    return fits(use.when, columns)
+
+
+def fits(when: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
     """Whether a row meets `when`: every column equal; a list means any of its values."""
-    for name, wanted in use.when.items():
+    for name, wanted in when.items():
         options = wanted if isinstance(wanted, list | tuple) else [wanted]
         if columns.get(name) not in options:
             return False

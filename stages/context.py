@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from posttrain.rewards.environments.client import EnvironmentPool
     from posttrain.rewards.mix import Scorer
     from posttrain.stages.learner.group import Learner
+    from posttrain.stages.learner.teachers import TeacherPool
     from posttrain.stages.rollout.pool import RolloutPool
 
 
@@ -27,6 +28,10 @@ class Workers(Protocol):
     def learner(self) -> Learner: ...
 
     def rollout(self) -> RolloutPool: ...
+
+    def teachers(self) -> TeacherPool | None:
+        """The actors that teachers stand in; None where they stand with the learner."""
+        ...
 
     def scorer(self, uses: tuple[RewardUse, ...]) -> Scorer:
         """A scorer for these rewards; the caller closes it."""

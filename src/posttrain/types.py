@@ -170,6 +170,12 @@ class Sample:
     penalties: NDArray[np.float32] | None = None
     """Weight of |log pi - log pi_old| in the loss, shape [tokens] (KL-Cov)."""
     reference_logprobs: NDArray[np.float32] | None = None
+    teacher: int = 0
+    """Which of the stage's teachers it is compared with."""
+    teacher_ids: NDArray[np.int32] | None = None
+    """Stored targets of each token, shape [tokens, k]: ids that the teacher finds likely, or drew."""
+    teacher_values: NDArray[np.float32] | None = None
+    """Their log-probabilities (-inf where a token has fewer), or their shares of the draws (0 there)."""
     group: int = 0
 
     @property

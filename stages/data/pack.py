@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,10 @@ class PackedBatch:
     penalties: NDArray[np.float32]
     samples: NDArray[np.int64]
     """Which sample (index in the step's list) each target belongs to."""
+    teacher: int = 0
+    teacher_ids: NDArray[np.int32] | None = None
+    """[S, k], or None where no targets are stored."""
+    teacher_values: NDArray[np.float32] | None = None
 
 
 def first_fit_decreasing(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -100,13 +105,17 @@ def token_weights(samples: Sequence[Sample], aggregate: str, longest: int = 0) -
 
 
 def pack(samples: Sequence[Sample], weights: Sequence[NDArray[np.float32]], indices: Sequence[int]) -> PackedBatch:
-    """One row of the samples at `indices`; no index gives a filler of two tokens and weight 0."""
+    """One row of the samples at `indices`, all of one teacher; no index gives a filler of two tokens and weight 0."""
+    stored = [s for s in samples if s.teacher_ids is not None]
+    width = max((s.teacher_ids.shape[1] for s in stored if s.teacher_ids is not None), default=0)
     if not indices:
         zero = np.zeros(1, np.float32)
         return PackedBatch(
             ids=np.zeros(2, np.int64), positions=np.arange(2), lengths=(2,), targets=np.array([1]), weights=zero,
             advantages=zero, engine_logprobs=zero * np.nan, old_logprobs=zero * np.nan, reference_logprobs=zero,
             penalties=zero, samples=np.array([-1]),
+            teacher_ids=np.zeros((1, width), np.int32) if stored else None,
+            teacher_values=np.zeros((1, width), np.float32) if stored else None,
         )  # fmt: skip
     chosen = [samples[i] for i in indices]
     lengths = tuple(s.tokens for s in chosen)
@@ -119,6 +128,14 @@ def pack(samples: Sequence[Sample], weights: Sequence[NDArray[np.float32]], indi
     def field(values: Sequence[NDArray[np.float32] | None], absent: float = 0.0) -> NDArray[np.float32]:
         parts = [np.full(len(t), absent) if v is None else v[t] for v, t in zip(values, local, strict=True)]
         return np.concatenate(parts).astype(np.float32)
+
+    def wide(name: str, dtype: type, absent: float) -> NDArray[Any] | None:
+        if not stored:
+            return None
+        parts = [getattr(s, name)[t] for s, t in pick]
+        return np.concatenate(
+            [np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=absent) for p in parts]
+        ).astype(dtype)
 
     return PackedBatch(
         ids=np.concatenate([s.ids for s in chosen]),
@@ -133,4 +150,12 @@ def pack(samples: Sequence[Sample], weights: Sequence[NDArray[np.float32]], indi
         reference_logprobs=field([s.reference_logprobs for s in chosen]),
         penalties=field([s.penalties for s in chosen]),
         samples=np.concatenate([np.full(len(t), i) for i, t in zip(indices, local, strict=True)]),
+        teacher=chosen[0].teacher,
+        teacher_ids=wide("teacher_ids", np.int32, 0),
+        teacher_values=wide("teacher_values", np.float32, -np.inf if not _drawn(stored) else 0.0),
     )
+
+
+def _drawn(stored: Sequence[Sample]) -> bool:
+    """Whether stored values are shares of draws: log-probabilities are never over 0."""
+    return any(s.teacher_values is not None and (s.teacher_values > 0).any() for s in stored)

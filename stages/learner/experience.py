@@ -97,23 +97,30 @@ def _with_reference(samples: list[list[Sample]], spec: Grpo, learner: Learner) -
 
 
 def _with_teacher(samples: list[list[Sample]], spec: Grpo, learner: Learner) -> list[list[Sample]]:
-    """weight x (log teacher - log policy) a token, cut to +-bound: on-policy distillation as a policy gradient.
-
-    The sampled-token form of the reverse KL (Lu, "On-Policy Distillation", 2025): in expectation over the policy's
-    samples its gradient is the KL's. The teacher is scored at temperature 1, whatever the policy sampled at.
-    """
     assert spec.teacher is not None
-    flat = [s for own in samples for s in own]
-    values = iter(learner.logprobs(flat, micro_tokens=spec.micro_tokens, frozen=TEACHER))
+    flat = guided(
+        [s for own in samples for s in own], learner, TEACHER, weight=spec.teacher.weight, bound=spec.teacher.bound,
+        micro_tokens=spec.micro_tokens,
+    )  # fmt: skip
+    values = iter(flat)
+    return [[next(values) for _ in own] for own in samples]
 
-    def guided(sample: Sample) -> Sample:
-        assert spec.teacher is not None
+
+def guided(
+    samples: Sequence[Sample], learner: Learner, teacher: str, *, weight: float, bound: float, micro_tokens: int
+) -> list[Sample]:
+    """The samples with weight x (log teacher - log policy) a token, cut to +-bound, as their tokens' advantages.
+
+    On-policy distillation as a policy gradient (Lu, "On-Policy Distillation", 2025): in expectation over the policy's
+    samples its gradient is the reverse KL's. The teacher is scored at temperature 1, whatever the policy sampled at.
+    """
+    values = learner.logprobs(samples, micro_tokens=micro_tokens, frozen=teacher)
+    found = []
+    for sample, theirs in zip(samples, values, strict=True):
         assert sample.engine_logprobs is not None
-        bound = spec.teacher.bound
-        distance = (next(values) - sample.engine_logprobs).clip(-bound, bound) * sample.loss_mask
-        return replace(sample, token_advantages=(spec.teacher.weight * distance).astype(np.float32))
-
-    return [[guided(s) for s in own] for own in samples]
+        distance = (theirs - sample.engine_logprobs).clip(-bound, bound) * sample.loss_mask
+        found.append(replace(sample, token_advantages=(weight * distance).astype(np.float32)))
+    return found
 
 
 def _advantages(

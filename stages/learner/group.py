@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from posttrain.stages.data.pack import PackedBatch, pack, plan_micro_batches, to
 from posttrain.stages.learner.losses import Loss
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.schedule import learning_rate
+from posttrain.stages.learner.teachers import TeacherPool
 from posttrain.types import Sample
 
 START_TIMEOUT = 300.0
@@ -43,10 +45,20 @@ class Learner:
         self.sizes: dict[str, float] = {}
 
     def _all(
-        self, method: str, *args: Any, each: Sequence[Any] | None = None, timeout: float = CALL_TIMEOUT
+        self,
+        method: str,
+        *args: Any,
+        each: Sequence[Any] | None = None,
+        last: Sequence[Any] | None = None,
+        timeout: float = CALL_TIMEOUT,
     ) -> list[Any]:
+        """Call `method` on all ranks: with its own of `each` in front of `args`, and its own of `last` behind."""
+
+        def own(values: Sequence[Any] | None, rank: int) -> tuple[Any, ...]:
+            return () if values is None else (values[rank],)
+
         calls = [
-            getattr(actor, method).remote(*((each[rank],) if each is not None else ()), *args)
+            getattr(actor, method).remote(*own(each, rank), *args, *own(last, rank))
             for rank, actor in enumerate(self.actors)
         ]
         try:
@@ -72,9 +84,9 @@ class Learner:
         self.optimizer, self.total_steps = optimizer, total_steps
         self.sizes = self._all("load", spec, optimizer, seed, zero, timeout=START_TIMEOUT)[0]
 
-    def load_frozen(self, spec: ModelSpec, name: str = "teacher") -> None:
-        """Add a model that isn't trained beside the one that is."""
-        self._all("load_frozen", spec, name, timeout=START_TIMEOUT)
+    def load_frozen(self, spec: ModelSpec, name: str = "teacher0", head: bool = False) -> None:
+        """Add a model that isn't trained beside the one that is, or its head alone."""
+        self._all("load_frozen", spec, name, head, timeout=START_TIMEOUT)
 
     def refresh(self, name: str) -> None:
         """Give a frozen model the weights that are being trained."""
@@ -97,6 +109,7 @@ class Learner:
         micro_tokens: int,
         aggregate: str = "token",
         longest: int = 0,
+        teachers: TeacherPool | None = None,
     ) -> dict[str, float]:
         """One optimizer step over all `samples`; returns the means over targets of the loss's metrics.
 
@@ -108,7 +121,10 @@ class Learner:
         weights = token_weights(samples, aggregate, longest)
         shares = self._pack(samples, weights, micro_tokens)
         lr = learning_rate(self.optimizer, step, self.total_steps)
-        results = self._all("step", loss, lr, each=shares)
+        if teachers is None:
+            results = self._all("step", loss, lr, each=shares)
+        else:
+            results = self._all("step", loss, lr, each=shares, last=teachers.states(shares))
         targets = sum(r["targets"] for r in results) or 1.0
         metrics = {
             name: sum(r[name] for r in results) / targets
@@ -140,8 +156,15 @@ class Learner:
     def _pack(
         self, samples: Sequence[Sample], weights: Sequence[NDArray[np.float32]], micro_tokens: int
     ) -> list[list[PackedBatch]]:
-        plan = plan_micro_batches([s.tokens for s in samples], self.ranks, micro_tokens)
-        return [[pack(samples, weights, indices) for indices in share] for share in plan]
+        """Micro-batches by rank, those of one teacher after those of another: each has one teacher alone."""
+        shares: list[list[PackedBatch]] = [[] for _ in range(self.ranks)]
+        for teacher in sorted({s.teacher for s in samples}):
+            mine = [i for i, s in enumerate(samples) if s.teacher == teacher]
+            plan = plan_micro_batches([samples[i].tokens for i in mine], self.ranks, micro_tokens)
+            for share, batches in zip(shares, plan, strict=True):
+                packed = (pack(samples, weights, [mine[i] for i in indices]) for indices in batches)
+                share += [replace(batch, teacher=teacher) for batch in packed]
+        return shares
 
     def weights(self) -> Any:
         """A Ray reference to the full weights {name: array}: in shared memory on one host."""

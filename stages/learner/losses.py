@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from posttrain.stages.learner.divergences import DivergenceKind
 from posttrain.stages.learner.offpolicy import Importance, importance_weights, mismatch, stale_mask
 from posttrain.stages.learner.surrogates import LIMIT, SURROGATES, Sequences, ratio_of
 
@@ -46,10 +47,17 @@ class PolicyLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class DivergenceLoss:
-    """Distance between the student's and the teacher's next-token distributions, over the full vocabulary."""
+    """Distance between the student's and the teacher's next-token distributions.
 
-    kind: Literal["forward_kl", "reverse_kl", "jsd"] = "reverse_kl"
+    Over the whole vocabulary, or over the `top_k` likeliest ids of `support` and a bucket for the rest.
+    """
+
+    kind: DivergenceKind = "reverse_kl"
     beta: float = 0.5
+    top_k: int = 0
+    support: Literal["teacher", "student"] = "teacher"
+    drawn: bool = False
+    """Whether stored targets are ids drawn from the teacher."""
 
 
 Loss = CrossEntropy | PolicyLoss | DivergenceLoss
@@ -129,20 +137,25 @@ def kl_estimate(logprobs: Tensor, reference: Tensor, log_ratio: Tensor, estimato
             return k3(reference, logprobs)
 
 
-def divergence(student: Tensor, teacher: Tensor, kind: str, beta: float = 0.5) -> Tensor:
-    """Divergence of two log-distributions [S, V] -> [S], in nats.
+PLACES = (0, 16, 64, 256, 1024)
+"""Where in a completion a target stands: its buckets' first places."""
 
-    forward_kl: sum p (log p - log q), p the teacher (mode covering). reverse_kl: sum q (log q - log p) (mode
-    seeking). jsd: beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q (GKD, 2306.13649, eq. 1).
+
+def by_place(metrics: Metrics, samples: Tensor) -> Metrics:
+    """Divergence and agreement apart by a target's place in its completion, with how many there are, [S] each.
+
+    `x_at/16` is x for places 16 to 63 and 0 elsewhere; `targets_at/16` is 1 and 0: the ratio of their means is x there.
+    A divergence that grows with the place says that the teacher meets prefixes that it wouldn't write itself.
     """
-    if kind == "forward_kl":
-        return (teacher.exp() * (teacher - student)).sum(-1)
-    if kind == "reverse_kl":
-        return (student.exp() * (student - teacher)).sum(-1)
-    if kind != "jsd":
-        raise ValueError(f"divergence {kind!r}: use forward_kl, reverse_kl or jsd")
-    weights = torch.tensor([beta, 1 - beta], device=student.device, dtype=student.dtype).log()
-    mixture = torch.logsumexp(torch.stack([teacher + weights[0], student + weights[1]]), dim=0)
-    to_teacher = (teacher.exp() * (teacher - mixture)).sum(-1)
-    to_student = (student.exp() * (student - mixture)).sum(-1)
-    return beta * to_teacher + (1 - beta) * to_student
+    first = torch.ones_like(samples, dtype=torch.bool)
+    first[1:] = samples[1:] != samples[:-1]
+    number = torch.arange(len(samples), device=samples.device)
+    place = number - torch.cummax(torch.where(first, number, 0), dim=0).values
+    bucket = torch.bucketize(place, torch.tensor(PLACES[1:], device=samples.device), right=True)
+    found: Metrics = {}
+    for index, start in enumerate(PLACES):
+        here = (bucket == index).float()
+        found[f"targets_at/{start}"] = here
+        for name in ("divergence", "agreement"):
+            found[f"{name}_at/{start}"] = metrics[name] * here
+    return found

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from posttrain.stages.learner.attention import Layout
-from posttrain.stages.learner.losses import divergence
+from posttrain.stages.learner.guides import Guide
 
 CHUNK_ELEMENTS = 1 << 25
 """Most logits alive at once (128 MiB in float32): a chunk has CHUNK_ELEMENTS // vocabulary targets."""
@@ -55,49 +55,33 @@ class Policy(nn.Module):
         chunks: int,
         temperature: float = 1.0,
         entropy_gradient: bool = False,
-        teacher: Policy | None = None,
-        divergence_kind: str = "",
-        beta: float = 0.5,
+        guide: Guide | None = None,
     ) -> dict[str, Tensor]:
-        """Statistics a target, [S]: `logprobs` and `entropy` at `temperature`, and `divergence` if a teacher is given.
-        The entropy has a gradient only if asked for.
+        """Statistics a target, [S]: `logprobs` and `entropy` at `temperature`; with a guide, at temperature 1, and
+        `divergence` and `agreement` too. The entropy has a gradient only if asked for.
 
         `chunks` is the number of head calls, the same on all ranks.
         """
         hidden = self.hidden(ids, positions, layout, targets)
         labels = ids[targets]
 
-        if teacher is None:
+        def stats(part: Tensor, label: Tensor) -> tuple[Tensor, ...]:
+            logprobs = F.log_softmax(self.logits(part) / temperature, dim=-1)
+            with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+                entropy = -(logprobs.exp() * logprobs).sum(-1)
+            return logprobs.gather(-1, label[:, None])[:, 0], entropy
 
-            def stats(part: Tensor, label: Tensor) -> tuple[Tensor, ...]:
-                logprobs = F.log_softmax(self.logits(part) / temperature, dim=-1)
-                chosen = logprobs.gather(-1, label[:, None])[:, 0]
-                with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-                    entropy = -(logprobs.exp() * logprobs).sum(-1)
-                return chosen, entropy
-
+        if guide is None:
             chosen, entropy = run_chunks(stats, (hidden, labels), chunks)
             return {"logprobs": chosen, "entropy": entropy}
 
-        with torch.no_grad():
-            wisdom = teacher.hidden(ids, positions, layout, targets)
-
-        def compare(part: Tensor, guide: Tensor, label: Tensor) -> tuple[Tensor, ...]:
-            student = F.log_softmax(self.logits(part), dim=-1)
+        def compare(part: Tensor, label: Tensor, *theirs: Tensor) -> tuple[Tensor, ...]:
+            student, distance, agree = guide.compare(self.logits(part), *theirs)
             with torch.no_grad():
-                target = teacher.logits(guide)
-                # Padded heads: models of one family pad the vocabulary differently; the common ids count.
-                common = min(student.shape[-1], target.shape[-1])
-                target = F.log_softmax(target[:, :common], dim=-1)
-            if student.shape[-1] > common:
-                student = F.log_softmax(student[:, :common], dim=-1)
-            distance = divergence(student, target, divergence_kind, beta)
-            with torch.no_grad():
-                agree = (student.argmax(-1) == target.argmax(-1)).float()
                 entropy = -(student.exp() * student).sum(-1)
             return distance, student.gather(-1, label[:, None])[:, 0], entropy, agree
 
-        distance, chosen, entropy, agree = run_chunks(compare, (hidden, wisdom, labels), chunks)
+        distance, chosen, entropy, agree = run_chunks(compare, (hidden, labels, *guide.tensors), chunks)
         return {"divergence": distance, "logprobs": chosen, "entropy": entropy, "agreement": agree}
 
 

@@ -17,12 +17,15 @@ from posttrain.configs.schema import LearnerCluster, Optimizer
 from posttrain.errors import RunError
 from posttrain.stages.data.pack import PackedBatch
 from posttrain.stages.learner.attention import NAME, Layout
+from posttrain.stages.learner.frozen import FrozenModels
+from posttrain.stages.learner.guides import Guide, HeadGuide, StoredGuide
 from posttrain.stages.learner.losses import (
     CrossEntropy,
     DivergenceLoss,
     Loss,
     PolicyLoss,
     PolicyTokens,
+    by_place,
     cross_entropy,
     policy_loss,
 )
@@ -30,6 +33,8 @@ from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_mo
 from posttrain.stages.learner.policy import Policy, chunk_size
 from posttrain.stages.learner.surrogates import Sequences
 
+TEACHER = "teacher"
+"""With a number behind it, the name of a frozen model that is distilled from."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BUCKET_BYTES = 256 << 20
 
@@ -55,7 +60,7 @@ class LearnerWorker:
         deepspeed.init_distributed("nccl" if self.cuda else "gloo", verbose=False)
         self.engine: Any = None
         self.policy: Policy | None = None
-        self.frozen: dict[str, Policy] = {}
+        self.frozen = FrozenModels(self.device, DTYPES[settings.dtype], settings.offload_frozen)
 
     # ------------------------------------------------------------ set-up
 
@@ -100,49 +105,41 @@ class LearnerWorker:
             config["bf16"] = {"enabled": True, "check_grad_overflow": True}
         return config
 
-    def load_frozen(self, spec: ModelSpec, name: str) -> None:
-        """A model that isn't trained (a teacher, a reference); whole on every rank."""
-        model = load_model(spec, DTYPES[self.settings.dtype], NAME)
-        self.frozen[name] = Policy(model).to(self.device).eval().requires_grad_(False)
+    def load_frozen(self, spec: ModelSpec, name: str, head: bool = False) -> None:
+        """A model that isn't trained (a teacher, a reference), whole on every rank; or its head alone."""
+        (self.frozen.load_head if head else self.frozen.load)(name, spec)
 
-    @torch.no_grad()
     def refresh(self, name: str) -> None:
         """Give the frozen model the weights that are being trained."""
-        own = dict(self.frozen[name].model.named_parameters())
-        for parameter, weight in self.named_weights():
-            own[parameter].copy_(weight)
+        self.frozen.refresh(name, self.named_weights())
 
     def save_frozen(self, name: str, path: str) -> None:
         """Write a frozen model's weights (rank 0), for a resume after a refresh."""
-        from safetensors.torch import save_file
-
         if self.rank == 0:
-            # Tied weights share memory, which the format refuses: parameters name each once.
-            save_file({n: p.contiguous() for n, p in self.frozen[name].model.named_parameters()}, path)
+            self.frozen.save(name, path)
 
-    @torch.no_grad()
     def restore_frozen(self, name: str, path: str) -> None:
         """Read what `save_frozen` wrote."""
-        from safetensors.torch import load_file
-
-        weights = load_file(path)
-        for parameter, value in self.frozen[name].model.named_parameters():
-            value.copy_(weights[parameter])
+        self.frozen.restore(name, path)
 
     def free(self) -> None:
         """Drop engine and models; the process stays."""
         if self.engine is not None:
             self.engine.destroy()
         self.engine = self.policy = None
-        self.frozen = {}
+        self.frozen.clear()
         gc.collect()
         if self.cuda:
             torch.cuda.empty_cache()
 
     # ------------------------------------------------------------ train
 
-    def step(self, batches: Sequence[PackedBatch], loss: Loss, lr: float) -> dict[str, float]:
+    def step(
+        self, batches: Sequence[PackedBatch], loss: Loss, lr: float, states: Sequence[torch.Tensor] | None = None
+    ) -> dict[str, float]:
         """One optimizer step over this rank's micro-batches; all ranks have equally many.
+
+        `states`: a teacher's hidden states [S, d] at each micro-batch's targets, if it stands elsewhere.
 
         Returns this rank's sums over targets by metric, and their count as `targets`. `loss` is the global loss's
         part of this rank; `grad_norm` is global: where it isn't finite, no rank changed a weight.
@@ -155,7 +152,7 @@ class LearnerWorker:
         sums: dict[str, float] = {}
         for index, batch in enumerate(batches):
             self.engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
-            value, metrics = self._loss(batch, loss)
+            value, metrics = self._loss(batch, loss, None if states is None else states[index])
             if not torch.isfinite(value):
                 value = value * float("nan")  # an infinite loss may have finite gradients: no rank shall use them
             # DeepSpeed averages gradients over ranks; the loss is normalised by global tokens already.
@@ -172,6 +169,7 @@ class LearnerWorker:
             norm = float(self.engine.get_global_grad_norm()) if norm is None else norm
         else:
             self.engine.zero_grad()
+        self.frozen.rest()
         return sums | {"grad_norm": norm}
 
     def _gradient_norm(self) -> float | None:
@@ -181,8 +179,10 @@ class LearnerWorker:
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
-    def _loss(self, batch: PackedBatch, loss: Loss) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        stats = self._statistics(self.engine, batch, loss)
+    def _loss(
+        self, batch: PackedBatch, loss: Loss, states: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        stats = self._statistics(self.engine, batch, loss, states)
         weights = self._tensor(batch.weights)
         metrics = {"entropy": stats["entropy"].detach()}
         match loss:
@@ -200,21 +200,44 @@ class LearnerWorker:
             case DivergenceLoss():
                 tokens = stats["divergence"]
                 metrics |= {"divergence": tokens.detach(), "agreement": stats["agreement"]}
+                metrics |= by_place(metrics, self._tensor(batch.samples))
         return (tokens * weights).sum(), metrics
 
-    def _statistics(self, module: Any, batch: PackedBatch, loss: Loss) -> dict[str, torch.Tensor]:
+    def _statistics(
+        self, module: Any, batch: PackedBatch, loss: Loss, states: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         extra: dict[str, Any] = {}
         if isinstance(loss, PolicyLoss):
             extra = {"temperature": loss.temperature, "entropy_gradient": loss.entropy != 0}
         elif isinstance(loss, DivergenceLoss):
-            if "teacher" not in self.frozen:
-                raise RunError("a divergence needs a teacher: call load_frozen first")
-            extra = {"teacher": self.frozen["teacher"], "divergence_kind": loss.kind, "beta": loss.beta}
+            extra = {"guide": self._guide(batch, loss, states)}
         assert self.policy is not None
         return module(
             self._tensor(batch.ids), self._tensor(batch.positions), Layout.of(batch.lengths, self.device),
             self._tensor(batch.targets), self._chunks(len(batch.targets)), **extra,
         )  # fmt: skip
+
+    def _guide(self, batch: PackedBatch, loss: DivergenceLoss, states: torch.Tensor | None) -> Guide:
+        """What the student is compared with: stored targets, or a teacher that stands here or elsewhere."""
+        if batch.teacher_ids is not None:
+            assert batch.teacher_values is not None
+            ids, values = self._tensor(batch.teacher_ids.astype(np.int64)), self._tensor(batch.teacher_values)
+            return StoredGuide(ids=ids, values=values, kind=loss.kind, beta=loss.beta, drawn=loss.drawn)
+        name = f"{TEACHER}{batch.teacher}"
+        if states is not None:
+            head: Any = self.frozen.heads[name]
+            states = states.to(self.device)
+        else:
+            teacher = self.frozen.get(name)
+            head = teacher.logits
+            with torch.no_grad():
+                states = teacher.hidden(
+                    self._tensor(batch.ids), self._tensor(batch.positions), Layout.of(batch.lengths, self.device),
+                    self._tensor(batch.targets),
+                )  # fmt: skip
+        return HeadGuide(
+            states=states, head=head, kind=loss.kind, beta=loss.beta, top_k=loss.top_k, support=loss.support
+        )
 
     def _chunks(self, targets: int) -> int:
         """Head calls for this micro-batch: the most that any rank needs."""
@@ -237,10 +260,12 @@ class LearnerWorker:
         own = self.engine if self.engine is not None else self.policy
         module = self.frozen.get(frozen) if frozen else own
         if module is None:
-            raise RunError(f"the learner has no {frozen or 'model'} to score with")
+            raise RunError("the learner has no model to score with")
         module.eval()
         stats = (self._statistics(module, b, PolicyLoss(temperature=temperature)) for b in batches)
-        return [s["logprobs"].float().cpu().numpy() for s in stats]
+        found = [s["logprobs"].float().cpu().numpy() for s in stats]
+        self.frozen.rest()
+        return found
 
     # ------------------------------------------------------------ weights
 

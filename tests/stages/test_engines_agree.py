@@ -44,7 +44,7 @@ def sampled(engine: TransformersEngine, params: SamplingParams) -> list[Completi
 
 def packed(completions: list[Completion]) -> list[PackedBatch]:
     """The completions as the learner gets them in a step: several documents a row, several rows."""
-    samples = make_samples([Group(prompt=Prompt(id="x", messages=()), completions=tuple(completions))])
+    samples = make_samples([Group(prompt=Prompt(id="x", messages=()), completions=tuple(completions))], {"x": 0})
     (share,) = plan_micro_batches([s.tokens for s in samples], 1, 200)
     assert len(share) > 2
     return [pack(samples, [s.loss_mask for s in samples], indices) for indices in share]
@@ -139,7 +139,7 @@ def test_six_changes_of_model_keep_neither_memory_nor_files(worker: Any, random_
     sizes, files = [], []
     for _ in range(LOADS):
         loaded = worker.load(spec, OPTIMIZER, 0)
-        worker.load_frozen(spec, "teacher")
+        worker.load_frozen(spec, "teacher0")
         worker.step(packed(completions), CrossEntropy(), 1e-3)
         worker.weights()
         worker.free()

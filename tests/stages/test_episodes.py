@@ -354,7 +354,7 @@ def test_a_guess_before_a_last_call_is_no_answer(chat: ChatFormat, environments:
 def test_distillation_leaves_out_what_an_environment_failed(chat: ChatFormat, environments: Any) -> None:
     bad, good = prompt("a", "mine.py:Game", fails=True), prompt("b", "mine.py:Game")
     groups = play(chat, environments, lambda *_: "there", bad, good, n=2)
-    assert len(distill.make_samples(groups)) == 2
+    assert len(distill.make_samples(groups, {g.prompt.id: 0 for g in groups})) == 2
 
 
 def test_filters_judge_what_the_policy_said(chat: ChatFormat, environments: Any) -> None:

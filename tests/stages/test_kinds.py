@@ -162,7 +162,7 @@ def test_a_failed_score_is_no_zero() -> None:
 def test_injected_tokens_are_context_and_no_targets() -> None:
     samples, _ = make_samples([scored([1.0, 0.0], injected=2)], grpo_spec(), 0)
     assert samples[0].loss_mask.tolist() == [0, 0, 0, 0, 0, 1, 1]
-    (distilled, *_) = distill.make_samples([scored([1.0, 0.0], injected=2).group])
+    (distilled, *_) = distill.make_samples([scored([1.0, 0.0], injected=2).group], {"p": 0})
     assert distilled.loss_mask.tolist() == samples[0].loss_mask.tolist()
 
 

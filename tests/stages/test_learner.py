@@ -119,7 +119,7 @@ def test_another_document_in_the_row_moves_nothing(loaded: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
 def test_a_teacher_that_is_its_own_student_gives_no_loss(loaded: Any, random_model: Path, kind: Any) -> None:
-    loaded.load_frozen(ModelSpec(path=str(random_model)), "teacher")
+    loaded.load_frozen(ModelSpec(path=str(random_model)), "teacher0")
     value, grads = backward(loaded, batches(make_samples(), 4096), DivergenceLoss(kind=kind))
     assert value == pytest.approx(0.0, abs=1e-6)
     assert max(g.abs().max().item() for g in grads.values()) < 1e-5
@@ -127,7 +127,7 @@ def test_a_teacher_that_is_its_own_student_gives_no_loss(loaded: Any, random_mod
 
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
 def test_divergence_equals_the_written_out_sum(kind: Any) -> None:
-    from posttrain.stages.learner.losses import divergence
+    from posttrain.stages.learner.divergences import divergence
 
     generator = torch.Generator().manual_seed(0)
     student = torch.randn(5, 11, generator=generator, dtype=torch.double).log_softmax(-1)

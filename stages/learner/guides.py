@@ -1,0 +1,100 @@
+"""What a student is compared with, position by position: a teacher's states and head, or stored log-probabilities.
+
+A guide has tensors with one row a target, which are cut into chunks like the student's hidden states, and a function
+of one chunk. So no [targets, vocabulary] tensor exists, neither the student's nor the teacher's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from posttrain.stages.learner.divergences import close_tail, divergence, sparse_cross_entropy, with_tail
+
+
+class Guide(Protocol):
+    """One micro-batch's targets."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """[S, ...] each."""
+        ...
+
+    def compare(self, logits: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For a chunk of the student's float32 logits [n, V] and of `tensors`: the student's log-distribution [n, v],
+        the distance [n] with its gradient, and whether both would say the same next [n]."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadGuide:
+    """A teacher's final hidden states [S, d] and its head, which may have come from elsewhere.
+
+    `top_k` compares over the k likeliest ids of `support` and a bucket for the rest, 0 over the whole vocabulary.
+    """
+
+    states: Tensor
+    head: Callable[[Tensor], Tensor]
+    kind: str
+    beta: float
+    top_k: int = 0
+    support: str = "teacher"
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.states,)
+
+    def compare(self, logits: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Guide`. Padded heads: models of one family pad the vocabulary differently; the common ids count."""
+        with torch.no_grad():
+            theirs = self.head(parts[0]).float()
+            common = min(logits.shape[-1], theirs.shape[-1])
+            teacher = F.log_softmax(theirs[:, :common], dim=-1)
+        student = F.log_softmax(logits[:, :common], dim=-1)
+        if self.top_k:
+            chosen = (teacher if self.support == "teacher" else student.detach()).topk(self.top_k, dim=-1).indices
+            distance = divergence(with_tail(student, chosen), with_tail(teacher, chosen), self.kind, self.beta)
+        else:
+            distance = divergence(student, teacher, self.kind, self.beta)
+        agree = (student.detach().argmax(-1) == teacher.argmax(-1)).float()
+        return student, distance, agree
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredGuide:
+    """What a teacher said earlier: its likeliest ids with their log-probabilities, or ids drawn from it with shares.
+
+    `ids` [S, k]; `values` [S, k]: log-probabilities (`drawn` false; -inf where a row has fewer), or shares that sum
+    to 1 (`drawn`; 0 where a row has fewer).
+    """
+
+    ids: Tensor
+    values: Tensor
+    kind: str
+    beta: float
+    drawn: bool
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.ids, self.values)
+
+    def compare(self, logits: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Guide`. Drawn ids allow the forward KL alone, and its value lacks the teacher's entropy."""
+        ids, values = parts
+        student = F.log_softmax(logits, dim=-1)
+        if self.drawn:
+            distance = sparse_cross_entropy(student, ids, values)
+        else:
+            kept = values > -torch.inf
+            mine = torch.where(kept, student.gather(-1, ids), -torch.inf)
+            # exp(-inf) (-inf - -inf) is nan: rows that are filled up get a pair of tiny equal probabilities instead.
+            tiny = torch.full_like(values, -60.0)
+            ours, theirs = torch.where(kept, mine, tiny), torch.where(kept, values, tiny)
+            distance = divergence(close_tail(ours), close_tail(theirs), self.kind, self.beta)
+        best = ids.gather(-1, values.argmax(-1, keepdim=True))[:, 0]
+        return student, distance, (student.detach().argmax(-1) == best).float()
