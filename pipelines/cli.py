@@ -163,6 +163,30 @@ def distill(
 
 
 @app.command()
+def prune(
+    model: Annotated[str, typer.Argument(help="A folder, builtin:NAME, or a Hub id.")],
+    out: Annotated[Path, typer.Option(help="An empty folder for the smaller model.")],
+    keep: Annotated[int | None, typer.Option(min=1, help="How many layers, evenly spaced, first and last too.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Which layers, from 0: 0,2,4.")] = None,
+) -> None:
+    """Make a student from a teacher by leaving layers out."""
+    from posttrain.pipelines.dag import check_model_name
+
+    check_model_name(model, Path.cwd())
+    try:
+        chosen = tuple(int(part) for part in (layers or "").split(",") if part)
+    except ValueError:
+        raise InputError(f"--layers {layers!r} are no numbers", fix="write them as 0,2,4") from None
+    if (keep is None) == (not chosen):
+        raise InputError("say what stays: --keep N or --layers 0,2,4, one of them")
+    from posttrain.stages.data.models import builtin_path
+    from posttrain.stages.learner.prune import prune as cut
+
+    kept = cut(builtin_path(model) or model, out, layers=chosen, keep=keep)
+    typer.echo(f"{out}: layers {', '.join(map(str, kept))}")
+
+
+@app.command()
 def generate(
     model: Annotated[str, typer.Argument(help="A folder (a stage's artifact), builtin:NAME, or a Hub id.")],
     prompt: Annotated[str, typer.Option(help="What to ask.")],

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posttrain.configs.schema import Cluster, LearnerCluster, Lora, Optimizer
+from posttrain.configs.schema import Cluster, LearnerCluster, Lora, Optimizer, TeacherCluster
 from posttrain.stages.learner.losses import CrossEntropy, DivergenceLoss, Loss, PolicyLoss
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.offpolicy import Importance
@@ -180,6 +180,30 @@ def test_distillation_under_zero_3_equals_one_rank(
     got = train(learners[2], ModelSpec(path=str(random_model)), 3, DivergenceLoss(kind="reverse_kl"))
     assert got[0][0]["divergence"] > 0.01
     assert_same(got, one_rank["distill"])
+
+
+def test_a_teacher_in_an_actor_of_its_own_equals_one_beside_the_learner(
+    learners: dict[int, Any], random_model: Path, one_rank: dict[str, Result]
+) -> None:
+    """Hidden states over Ray, heads in the learner, two ranks, ZeRO-3."""
+    import ray
+
+    from posttrain.stages.learner.teachers import TeacherPool
+
+    pool = TeacherPool(Cluster(teacher=TeacherCluster(workers=1, threads=1)))
+    try:
+        learner, teacher = learners[2], ModelSpec(path=str(random_model), layers=(1,))
+        learner.load(ModelSpec(path=str(random_model)), OPTIMIZER, total_steps=len(STEPS), zero=3)
+        learner.load_frozen(teacher, "teacher0", head=True)
+        pool.load([teacher])
+        loss = DivergenceLoss(kind="reverse_kl")
+        metrics = [
+            learner.step(samples, loss, step=step, micro_tokens=MICRO_TOKENS, teachers=pool)
+            for step, samples in enumerate(STEPS)
+        ]
+        assert_same((metrics, ray.get(learner.weights(), timeout=60)), one_rank["distill"])
+    finally:
+        pool.close()
 
 
 def test_gradients_are_clipped_by_their_global_norm(one_rank: dict[str, Result]) -> None:
