@@ -56,7 +56,7 @@ def run(context: StageContext) -> StageResult:
                 scored, metrics = gather(feed, spec, step)
                 found = trainer.learn(scored, step, scorer.weights)
                 began = time.monotonic()
-                asking.pool.update_weights(session.learner.weights(), step + 1)
+                push_weights(asking.pool, session, step + 1)
                 feed.clock.add("sync", time.monotonic() - began)
                 metrics |= found.metrics | trainer.after(step, found.metrics) | scorer.metrics() | supply.metrics()
                 if watch is not None:
@@ -73,6 +73,13 @@ def start_pool(context: StageContext, session: TrainingSession) -> RolloutPool:
     pool.load(ModelSpec.of(session.path, session.source), context.seed)
     pool.update_weights(session.learner.weights(), session.first)
     return pool
+
+
+def push_weights(pool: RolloutPool, session: TrainingSession, version: int) -> None:
+    """New weights for the workers: at once, or, if they generate ahead, while the next step is trained."""
+    spec: Grpo = session.context.spec
+    give = pool.update_weights if spec.asynchronous is None else pool.push_weights
+    give(session.learner.weights(), version)
 
 
 def open_feed(asking: Asking, session: TrainingSession, rows: Sequence[Prompt]) -> Feed:

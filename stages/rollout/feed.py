@@ -194,7 +194,8 @@ class Ahead:
 
     def _begin(self, step: int, count: int) -> None:
         prompts, origin = numbered(self._asking.supply.take(count), self._serial)
-        self._stream(prompts, list(origin.values()), self._serial, step)
+        # The newest weights may be on their way: then the first tokens are of those before.
+        self._stream(prompts, list(origin.values()), self._serial, step - self._asking.pool.lagging())
         self._serial += 1
 
     def _stream(self, prompts: Sequence[Prompt], origins: Sequence[str], serial: int, step: int) -> None:

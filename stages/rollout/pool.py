@@ -84,9 +84,11 @@ class RolloutPool:
             actor.options(num_cpus=0, num_gpus=settings.gpus, max_concurrency=CALLS).remote(settings, threads)
             for _ in range(settings.workers)
         ]
+        self._pushed: list[Any] = []
 
     def load(self, spec: ModelSpec, seed: int = 0) -> None:
         """Put the model of `spec` into every worker."""
+        self._pushed = []
         self._all([a.load.remote(spec, seed) for a in self.actors], START_TIMEOUT, "load")
 
     def generate(self, prompts: Sequence[Prompt], n: int, params: SamplingParams, *, seed: int) -> Iterator[Group]:
@@ -114,14 +116,26 @@ class RolloutPool:
             except StopIteration:
                 streams.remove(stream)
 
-    def update_weights(self, weights: Any, version: int) -> list[float]:
-        """Give every worker the weights behind a Ray reference; returns their checksums, which must agree."""
-        sums = self._all(
-            [a.update_weights.remote(weights, version) for a in self.actors], START_TIMEOUT, "update weights"
-        )
-        if max(sums) - min(sums) > 1e-6 * abs(sums[0]):
+    def update_weights(self, weights: Any, version: int) -> None:
+        """Give every worker the weights behind a Ray reference. Raises RunError if their checksums differ after it."""
+        self.push_weights(weights, version)
+        self.settle()
+
+    def push_weights(self, weights: Any, version: int) -> None:
+        """The same without waiting: the weights before these must have arrived, these come between two tokens."""
+        self.settle()
+        self._pushed = [a.update_weights.remote(weights, version) for a in self.actors]
+
+    def lagging(self) -> bool:
+        """Whether some worker doesn't have the weights that were pushed last."""
+        return bool(self._pushed) and bool(ray.wait(self._pushed, num_returns=len(self._pushed), timeout=0)[1])
+
+    def settle(self) -> None:
+        """Wait until the workers have the weights that were pushed last."""
+        pushed, self._pushed = self._pushed, []
+        sums = self._all(pushed, START_TIMEOUT, "update weights")
+        if sums and max(sums) - min(sums) > 1e-6 * abs(sums[0]):
             raise RunError(f"rollout workers disagree on the new weights: checksums {sums}")
-        return sums
 
     def partials(self) -> list[Group]:
         """What all workers are generating, as far as it is."""
@@ -134,6 +148,7 @@ class RolloutPool:
 
     def free(self) -> None:
         """Drop the engines; the actors stay for the next stage."""
+        self.settle()
         self._all([a.free.remote() for a in self.actors], START_TIMEOUT, "free")
 
     def close(self) -> None:

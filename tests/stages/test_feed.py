@@ -40,6 +40,9 @@ class Pool:
     def partials(self) -> list[Group]:
         return []
 
+    def lagging(self) -> bool:
+        return False
+
     def interrupt(self) -> None:
         self.halted.set()
 
