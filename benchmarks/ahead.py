@@ -65,12 +65,17 @@ def run(options: argparse.Namespace, setting: dict[str, Any]) -> dict[str, float
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(json.dumps(recipe(options, setting)), encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-m", "posttrain", "run", str(path), "--run-dir", f"{folder}/run"],
-            capture_output=True, text=True, timeout=options.timeout, check=False,
-        )  # fmt: skip
+        log = Path(folder) / "log"
+        with log.open("w") as out:
+            command = [sys.executable, "-m", "posttrain", "run", str(path), "--run-dir", f"{folder}/run"]
+            try:
+                done = subprocess.run(
+                    command, stdout=out, stderr=subprocess.STDOUT, timeout=options.timeout, check=False
+                )
+            except subprocess.TimeoutExpired:
+                sys.exit(f"over {options.timeout} s:\n{log.read_text()[-3000:]}")
         if done.returncode:
-            sys.exit(done.stdout[-2000:] + done.stderr[-2000:])
+            sys.exit(log.read_text()[-3000:])
         lines = [json.loads(line) for line in Path(folder, "run/rl/metrics.jsonl").read_text("utf-8").splitlines()]
     kept = lines[SKIPPED:]
     found = {name: mean(line.get(f"seconds_{name}", 0.0) for line in kept) for name in PHASES}

@@ -16,7 +16,6 @@ Not covered: the backbones, which are the same for all; ZeRO (tests hold it equa
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import threading
 import time
@@ -186,25 +185,17 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--kinds", nargs="+", default=["reverse_kl", "forward_kl"])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     options = parser.parse_args()
-    rows = []
-    for tokens in options.tokens:
-        for kind in options.kinds:
-            for side in SIDES:
-                given = (tokens, options.vocabulary, options.width, options.device, kind, options.repeats)
-                rows.append({"tokens": tokens, "kind": kind, "side": side, **alone(side, given)})
-    if options.json:
-        print(json.dumps(rows))
-        return
     print(f"{options.device}, vocabulary {options.vocabulary}, student {options.width}, teacher {2 * options.width}")
     print(f"{'tokens':>7} {'kind':<11} {'side':<10} {'GiB':>7} {'seconds':>8} {'loss':>10} {'gradient':>10}")
-    for row in rows:
-        head = f"{row['tokens']:>7} {row['kind']:<11} {row['side']:<10}"
-        print(
-            f"{head} {row['error']}" if "error" in row else
-            f"{head} {row['gib']:>7.2f} {row['seconds']:>8.2f} {row['loss']:>10.5f} {row['norm']:>10.3e}"
-        )  # fmt: skip
+    for tokens in options.tokens:
+        for kind in options.kinds:
+            for side in options.sides:
+                given = (tokens, options.vocabulary, options.width, options.device, kind, options.repeats)
+                row, head = alone(side, given), f"{tokens:>7} {kind:<11} {side:<10}"
+                numbers = "" if "error" in row else f"{row['gib']:>7.2f} {row['seconds']:>8.3f} {row['loss']:>10.5f}"
+                print(head, row["error"] if "error" in row else f"{numbers} {row['norm']:>10.3e}", flush=True)
     print("bytes a token from a teacher elsewhere:", bytes_a_token(2 * options.width, options.vocabulary))
 
 
