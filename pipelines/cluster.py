@@ -178,7 +178,7 @@ class ClusterWorkers:
         return {
             "address": "local",  # without it, ray.init joins whatever Ray runs on this machine
             "num_cpus": max(os.cpu_count() or 1, actors + 2),
-            "object_store_memory": min(max(memory // 16, 256 << 20), 1 << 30),
+            "object_store_memory": min(max(memory // 16, 256 << 20), 16 << 30),  # weights cross in it
             "include_dashboard": False,
             "_node_ip_address": "127.0.0.1",
             "_temp_dir": self._scratch,
