@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from posttrain.configs.inputs import Model, PromptSource, RewardUse, Sampling
 from posttrain.configs.stage import StageBase
@@ -38,6 +38,19 @@ class Curate(StageBase):
     sampling: Sampling = Sampling()
 
 
+class Store(Strict):
+    """What of the model's distribution is kept at every token of its responses; one of the two."""
+
+    top_k: int = Field(0, ge=0, description="the likeliest ids with their log-probabilities, 7 bytes each")
+    draws: int = Field(0, ge=0, le=63, description="ids drawn from it, 3 bytes for each distinct one (2503.16870: 50)")
+
+    @model_validator(mode="after")
+    def _one(self) -> Store:
+        if bool(self.top_k) == bool(self.draws):
+            raise ValueError("store: top_k: N or draws: N, one of them")
+        return self
+
+
 class Sample(StageBase):
     """A model's responses to prompts, verified and filtered (report, 4.1 and 4.3)."""
 
@@ -50,4 +63,5 @@ class Sample(StageBase):
     filters: tuple[str, ...] = Field(("correct",), description="names of the filter registry")
     rewards: tuple[RewardUse, ...] = (RewardUse(use="math"),)
     sampling: Sampling = Sampling()
+    store: Store | None = Field(None, description="keep the model's next-token distributions, for `distill`")
     limit: int | None = Field(None, ge=1)

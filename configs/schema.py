@@ -13,6 +13,7 @@ from posttrain.configs.agents import EnvironmentUse as EnvironmentUse
 from posttrain.configs.data_stages import Curate as Curate
 from posttrain.configs.data_stages import Keep as Keep
 from posttrain.configs.data_stages import Sample as Sample
+from posttrain.configs.data_stages import Store as Store
 from posttrain.configs.evaluation import AutoEvaluate as AutoEvaluate
 from posttrain.configs.evaluation import Evaluate as Evaluate
 from posttrain.configs.evaluation import Suite as Suite

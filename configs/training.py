@@ -75,12 +75,16 @@ class TeacherChoice(ModelSource):
 
 
 class Distill(TrainingStage):
-    """On-policy distillation: the student samples, the teacher's distribution is the target (report, 4.5)."""
+    """On-policy distillation: the student samples, the teacher's distribution is the target (report, 4.5).
+
+    With `stored`, off-policy: the sequences and distributions that a `sample` stage stored are the targets.
+    """
 
     kind: Literal["distill"]
-    teacher: tuple[TeacherChoice, ...] = Field(min_length=1)
-    prompts: tuple[PromptSource, ...]
-    prompts_per_step: int = Field(64, ge=1)
+    teacher: tuple[TeacherChoice, ...] = ()
+    prompts: tuple[PromptSource, ...] = ()
+    stored: PromptSource | None = Field(None, description="a `sample` stage that has `store`; instead of the two above")
+    prompts_per_step: int = Field(64, ge=1, description="with `stored`: sequences")
     group_size: int = Field(1, ge=1)
     divergence: Literal["forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl", "policy_gradient"] = (
         Field("reverse_kl", description="policy_gradient: the reverse KL's, by the sampled tokens alone")
@@ -99,8 +103,17 @@ class Distill(TrainingStage):
         values = value if isinstance(value, list | tuple) else [value]
         return [as_mapping(v, "from") for v in values]
 
+    @field_validator("stored", mode="before")
+    @classmethod
+    def _stored(cls, value: Any) -> Any:
+        return as_mapping(value, "from")
+
     @model_validator(mode="after")
     def _one_form(self) -> Distill:
+        if (self.stored is None) == (not self.teacher) or (self.stored is None) == (not self.prompts):
+            raise ValueError("name `teacher` and `prompts`, or `stored` alone")
+        if self.stored is not None and self.divergence == "policy_gradient":
+            raise ValueError("divergence: policy_gradient needs the student's own samples: leave `stored` out")
         if self.top_k and self.divergence == "policy_gradient":
             raise ValueError("divergence: policy_gradient looks at the sampled token alone: leave top_k out")
         return self

@@ -107,6 +107,8 @@ def sources(spec: Stage) -> Iterator[tuple[Path_, ModelSource | PromptSource]]:
     for field in ("prompts", "data", "exclude"):
         for index, source in enumerate(getattr(spec, field, ())):
             yield (field, index), source
+    if (stored := getattr(spec, "stored", None)) is not None:
+        yield ("stored",), stored
     for index, suite in enumerate(getattr(spec, "suites", ())):
         for number, source in enumerate(suite.prompts):
             yield ("suites", index, "prompts", number), source

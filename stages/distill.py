@@ -12,12 +12,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from posttrain.configs.schema import Distill
+from posttrain.configs.schema import Distill, PromptSource
 from posttrain.errors import DataError, RewardError
 from posttrain.rewards.base import fits, row_columns
 from posttrain.stages.context import StageContext, StageResult
+from posttrain.stages.data.chat import check_handover
 from posttrain.stages.data.load import derive_seed, load_all
 from posttrain.stages.data.models import model_path
+from posttrain.stages.data.schedule import BatchSchedule
+from posttrain.stages.data.stored import FOLDER, read_stored
 from posttrain.stages.data.supply import PromptSupply, numbered
 from posttrain.stages.learner.experience import guided, sequence
 from posttrain.stages.learner.losses import PLACES, DivergenceLoss, PolicyLoss
@@ -37,8 +40,41 @@ BEGINNING = 5
 
 
 def run(context: StageContext) -> StageResult:
-    """Distil the stage's teachers into its model on the model's own samples."""
+    """Distil the stage's teachers into its model: on the model's own samples, or on what was stored."""
     spec: Distill = context.spec
+    return on_policy(context, spec) if spec.stored is None else off_policy(context, spec, spec.stored)
+
+
+def off_policy(context: StageContext, spec: Distill, source: PromptSource) -> StageResult:
+    """Learn the distributions that a `sample` stage stored beside its teacher's responses.
+
+    Raises:
+        DataError: there are none; or they are draws, which only forward KL can use.
+        HandoverError: their teacher has another tokenizer or template than the student.
+    """
+    folder = context.inputs[source.source] / FOLDER
+    form, fingerprint, samples = read_stored(folder)
+    if form.kind == "draws" and spec.divergence != "forward_kl":
+        raise DataError(
+            f"draws from the teacher can't give {spec.divergence}", where=str(folder),
+            fix="use divergence: forward_kl, or store: {top_k: 64}",
+        )  # fmt: skip
+    session = TrainingSession.start(context, spec.steps)
+    check_handover(session.chat.fingerprint(), fingerprint, context.name, f"the distributions of {source.source}")
+    schedule = BatchSchedule([samples], [1.0], size=spec.prompts_per_step, seed=context.seed)
+    assert spec.divergence != "policy_gradient"
+    loss = DivergenceLoss(kind=spec.divergence, beta=spec.beta, drawn=form.kind == "draws")
+    metrics: dict[str, float] = {}
+    for step in session.steps():
+        began = time.monotonic()
+        metrics = in_places(session.learner.step(schedule.batch(step), loss, step=step, micro_tokens=spec.micro_tokens))
+        metrics["seconds_train"] = time.monotonic() - began
+        session.end_step(step, metrics, f"divergence {metrics['divergence']:.4f}")
+    return session.finish({k: metrics[k] for k in ("divergence", "agreement") if k in metrics})
+
+
+def on_policy(context: StageContext, spec: Distill) -> StageResult:
+    """The student answers, the teachers say what they would have said."""
     sources = load_all(context, spec.prompts)
     which = choose_teachers(spec, [p for source in sources for p in source])
     supply = PromptSupply(sources, [s.weight for s in spec.prompts], seed=context.seed)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -13,9 +14,10 @@ from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from posttrain.errors import RunError
-from posttrain.stages.learner.attention import NAME
+from posttrain.stages.data.pack import PackedBatch
+from posttrain.stages.learner.attention import NAME, Layout
 from posttrain.stages.learner.modelfiles import ModelSpec, load_model
-from posttrain.stages.learner.policy import Policy
+from posttrain.stages.learner.policy import Policy, chunk_size
 
 _HEADS = ("lm_head.weight", "model.embed_tokens.weight")
 """Where a checkpoint keeps its head: its own, or the embedding that it shares."""
@@ -77,6 +79,28 @@ class FrozenModels:
         weights = load_file(path)
         for parameter, value in self.models[name].model.named_parameters():
             value.copy_(weights[parameter])
+
+    @torch.no_grad()
+    def targets(self, name: str, batch: PackedBatch, kind: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """The distribution at each target of a micro-batch: `count` likeliest ids and their log-probabilities, or
+        `count` ids drawn from it (with replacement; no values): [S, count] each, on the CPU.
+        """
+        model = self.get(name)
+        ids, positions, targets = (
+            torch.from_numpy(np.array(a)).to(self.device) for a in (batch.ids, batch.positions, batch.targets)
+        )
+        states = model.hidden(ids, positions, Layout.of(batch.lengths, self.device), targets)
+        dice = torch.Generator(self.device).manual_seed(seed)
+        found = []
+        for part in states.split(chunk_size(model.vocabulary)):
+            logprobs = torch.log_softmax(model.logits(part), dim=-1)
+            if kind == "top_k":
+                top = logprobs.topk(min(count, logprobs.shape[-1] - 1), dim=-1)
+                found.append((top.indices.cpu(), top.values.cpu()))
+            else:
+                drawn = torch.multinomial(logprobs.exp(), count, replacement=True, generator=dice).cpu()
+                found.append((drawn, torch.zeros(0)))
+        return torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found])
 
     def clear(self) -> None:
         """Drop them all."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from posttrain.configs.schema import Cluster, Optimizer
 from posttrain.errors import RunError
 from posttrain.stages.data.pack import PackedBatch, pack, plan_micro_batches, token_weights
+from posttrain.stages.data.stored import Form, merged_draws
 from posttrain.stages.learner.losses import Loss
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.schedule import learning_rate
@@ -153,6 +154,25 @@ class Learner:
                     out[index][np.flatnonzero(samples[index].loss_mask)] = row[batch.samples == index]
         return out
 
+    def with_targets(
+        self, samples: Sequence[Sample], form: Form, *, frozen: str, micro_tokens: int, seed: int
+    ) -> list[Sample]:
+        """The samples with a frozen model's distribution at their targets, as `form` keeps it."""
+        if not samples:
+            return []
+        shares = self._pack(samples, [s.loss_mask for s in samples], micro_tokens)
+        results = self._all("targets", frozen, form.kind, form.count, seed, each=shares)
+        found: list[Sample] = list(samples)
+        for batches, values in zip(shares, results, strict=True):
+            for batch, (ids, levels) in zip(batches, values, strict=True):
+                near, told = merged_draws(ids) if form.kind == "draws" else (ids.astype(np.int32), levels)
+                for index in np.unique(batch.samples[batch.samples >= 0]):
+                    mine = batch.samples == index
+                    found[index] = _told(
+                        samples[index], near[mine], told[mine], 0.0 if form.kind == "draws" else -np.inf
+                    )
+        return found
+
     def _pack(
         self, samples: Sequence[Sample], weights: Sequence[NDArray[np.float32]], micro_tokens: int
     ) -> list[list[PackedBatch]]:
@@ -195,6 +215,16 @@ class Learner:
         """End the actors."""
         for actor in self.actors:
             ray.kill(actor)
+
+
+def _told(sample: Sample, ids: NDArray[np.int32], values: NDArray[np.float32], form: Form) -> Sample:
+    """The sample with [targets, k] spread over its tokens."""
+    absent = 0.0 if form.kind == "draws" else -np.inf
+    all_ids = np.zeros((sample.tokens, ids.shape[1]), np.int32)
+    all_values = np.full((sample.tokens, ids.shape[1]), absent, np.float32)
+    targets = np.flatnonzero(sample.loss_mask)
+    all_ids[targets], all_values[targets] = ids, values
+    return replace(sample, teacher_ids=all_ids, teacher_values=all_values)
 
 
 def _worker_class() -> type:

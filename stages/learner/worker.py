@@ -267,6 +267,17 @@ class LearnerWorker:
         self.frozen.rest()
         return found
 
+    def targets(
+        self, batches: Sequence[PackedBatch], frozen: str, kind: str, count: int, seed: int
+    ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """A frozen model's distributions at each batch's targets (see FrozenModels.targets), as arrays."""
+        found = [
+            self.frozen.targets(frozen, batch, kind, count, seed + number * self.ranks + self.rank)
+            for number, batch in enumerate(batches)
+        ]
+        self.frozen.rest()
+        return [(ids.numpy(), values.numpy()) for ids, values in found]
+
     # ------------------------------------------------------------ weights
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
