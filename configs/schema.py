@@ -16,7 +16,9 @@ from posttrain.configs.data_stages import Sample as Sample
 from posttrain.configs.evaluation import AutoEvaluate as AutoEvaluate
 from posttrain.configs.evaluation import Evaluate as Evaluate
 from posttrain.configs.evaluation import Suite as Suite
+from posttrain.configs.evaluation import SuiteSampling as SuiteSampling
 from posttrain.configs.evaluation import Threshold as Threshold
+from posttrain.configs.gates import Gate as Gate
 from posttrain.configs.inputs import DataSource as DataSource
 from posttrain.configs.inputs import Model as Model
 from posttrain.configs.inputs import ModelSource as ModelSource

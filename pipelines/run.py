@@ -21,6 +21,7 @@ from posttrain.pipelines.card import write_card
 from posttrain.pipelines.checks import check_data, check_judges, check_sandbox
 from posttrain.pipelines.cluster import ClusterWorkers
 from posttrain.pipelines.environment import describe_environment, package_versions
+from posttrain.pipelines.gates import failure_text
 from posttrain.pipelines.ledger import Ledger, write_json, write_text
 from posttrain.pipelines.live import EventLog, MetricFile, StageView, duration, main_metrics
 from posttrain.pipelines.overlap import write_overlap
@@ -44,7 +45,7 @@ def run_recipe(
     console: Console,
     run_one: RunStage = run_stage,
 ) -> int:
-    """Run the recipe in `run_dir` and return the exit code: 0, 1 (failed, or a threshold missed) or 143.
+    """Run the recipe in `run_dir` and return the exit code: 0, 1 (failed, or a threshold or gate missed) or 143.
 
     Raises:
         InputError: the recipe or its data is wrong, or the folder is in use; nothing was started.
@@ -103,14 +104,20 @@ class _Run:
                     title = f"[{number}/{len(self.plan.due)}] {stage.name} ({stage.node.spec.kind})"
                     if stage.action == "reuse":
                         self.say(f"{title}: reused")
+                        self._gates(stage)
                         continue
                     if stop():
                         raise Stopped("stopped before the next stage")
                     self._stage(stage, title, workers, stop)
+                    self._gates(stage)
         except Stopped as error:
             self.say(f"{error}; the same command goes on from here")
             return Stopped.exit_code
         except _StageFailed as failure:
+            self.say(str(failure))
+            return 1
+        except _GateFailed as failure:
+            self._conclude()
             self.say(str(failure))
             return 1
         finally:
@@ -204,6 +211,18 @@ class _Run:
             write_card(filled, self.loaded, stage, result)
         self.ledger.finish(stage.name, filled, stage.key.key, about)
 
+    def _gates(self, stage: StagePlan) -> None:
+        """Judge the gates whose last evaluation this stage was. Raises _GateFailed."""
+        order = [due.name for due in self.plan.due]
+        ready = [gate for gate in self.plan.gates if stage.name in gate.needs and set(gate.needs) <= set(order)]
+        ready = [gate for gate in ready if max(gate.needs, key=order.index) == stage.name]
+        verdicts = [v for v in read_results(self.plan.run_dir).gates if v.gate in ready] if ready else []
+        for verdict in verdicts:
+            self.say(str(verdict))
+            self.events.write("gate", cell=verdict.cell, passed=verdict.passed, found=verdict.found)
+        if failed := [verdict for verdict in verdicts if verdict.gate.stops and not verdict.passed]:
+            raise _GateFailed(failure_text(failed))
+
     def _failed(self, stage: StagePlan, title: str, error: Exception) -> None:
         trace = "".join(traceback.format_exception(error))
         first = str(error).splitlines()[0] if isinstance(error, PosttrainError) else _in_short(error)
@@ -220,6 +239,10 @@ class _Run:
         for model in results.final_models:
             self.say(f"model: {model}")
         return 1 if results.failed else 0
+
+
+class _GateFailed(Exception):
+    """Carries what a gate found out of the loop."""
 
 
 class _StageFailed(Exception):

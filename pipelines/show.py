@@ -65,6 +65,8 @@ def print_results(results: RunResults, console: Console) -> None:
             _line(console, f"{name} = {cell(row)} (n={row.n})")
     for suite in results.overlaps:
         _line(console, str(suite))
+    for gate in results.gates:
+        _line(console, str(gate))
     for verdict in results.verdicts:
         about = f"  ({verdict.about})" if verdict.about else ""
         _line(console, f"{verdict.word}  {verdict.text}: {verdict.detail}{about}")
