@@ -8,7 +8,7 @@ from zipfile import ZipFile
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("configs", "sandbox", "rewards", "stages", "pipelines")
-DATA = ("recipes/*.yaml", "models/**/*", "project/*", "project/data/*")
+DATA = ("recipes/*.yaml", "*.yaml", "models/**/*", "project/*", "project/data/*")
 
 
 def expected() -> set[str]:
