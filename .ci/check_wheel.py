@@ -15,6 +15,7 @@ def expected() -> set[str]:
     """Names that the wheel must hold."""
     modules = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
     data = [path for pattern in DATA for path in (ROOT / "configs").glob(pattern) if path.is_file()]
+    data += list((ROOT / "pipelines/report/page").iterdir())
     ground = list((ROOT / "src" / "posttrain").glob("*.py"))
     inside = {f"posttrain/{path.relative_to(ROOT).as_posix()}" for path in (*modules, *data)}
     return inside | {f"posttrain/{path.name}" for path in ground} | {"posttrain/py.typed"}

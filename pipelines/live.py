@@ -77,6 +77,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+LIVE = "live.json"
+
+
+def read_live(folder: Path) -> dict[str, Any]:
+    """Where a running stage stands: {done, total, unit, rate, left, note, seconds}; empty if nobody says."""
+    try:
+        found = json.loads((folder / LIVE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 class EventLog:
     """events.jsonl: what happened to the run, when."""
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from posttrain.pipelines.estimate import Estimate
 from posttrain.pipelines.live import duration, main_metrics
 from posttrain.pipelines.plan import Plan
-from posttrain.pipelines.report import cell, columns
+from posttrain.pipelines.report.matrix import cell, columns
 from posttrain.pipelines.results import Row, RunResults
 
 _WIDE = 140
