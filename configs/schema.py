@@ -5,7 +5,7 @@ Fields under `cluster` and `logging` don't enter a stage's key: changing them re
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -45,7 +45,7 @@ Stage = Annotated[Curate | Sample | Sft | Grpo | Distill | Evaluate, Field(discr
 
 
 class Logging(Strict):
-    tensorboard: bool = False
+    to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field((), description="loggers besides metrics.jsonl")
     rollouts_every: int = Field(10, ge=0, description="steps between saved rollouts (Parquet); 0: none")
 
 

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 it failed while running, 2 the input is wrong and nothing 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -105,8 +106,20 @@ def status(run_dir: RunDirArgument, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def report(run_dir: RunDirArgument) -> None:
-    """Write report.html anew, and print the results."""
+def report(
+    run_dir: RunDirArgument,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve it on the loopback; it refreshes by itself.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of --serve; 0 takes a free one.")] = 8642,
+) -> None:
+    """Write report.html anew, and print the results; or serve it while the run goes on."""
+    if serve:
+        from posttrain.pipelines.serve import ReportServer
+
+        with ReportServer(run_dir, port) as server:
+            typer.echo(f"{server.url}  (Ctrl-C ends it)")
+            with contextlib.suppress(KeyboardInterrupt):
+                server.serve_forever()
+        return
     from posttrain.pipelines.report import write_report
     from posttrain.pipelines.results import read_results
     from posttrain.pipelines.show import print_results

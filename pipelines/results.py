@@ -98,20 +98,27 @@ def status_json(results: RunResults) -> dict[str, Any]:
     """What `status --json` prints."""
     return {
         "stages": {
-            name: {"state": state["state"], "key": state["key"], "metrics": state["metrics"]}
+            name: {
+                "state": state["state"],
+                "key": state["key"],
+                "metrics": state["metrics"],
+                **({"progress": state["live"]} if state.get("live") else {}),
+            }
             for name, state in results.states.items()
         }
     }
 
 
 def _state(ledger: Ledger, name: str) -> dict[str, Any]:
-    from posttrain.pipelines.live import read_metrics
+    from posttrain.pipelines.live import read_live, read_metrics
 
     state, why = ledger.state(name)
     manifest = ledger.manifest(name)
     lines = [] if manifest else read_metrics(ledger.dir(name) / "metrics.jsonl")
+    live = {"live": read_live(ledger.dir(name))} if state == "running" else {}
     return {
         "state": state,
+        **live,
         "why": why,
         "key": ledger.recorded(name).get("key"),
         "metrics": manifest.get("metrics", lines[-1] if lines else {}),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.errors import PosttrainError, Stopped
+from posttrain.pipelines.board import Board
 from posttrain.pipelines.card import write_card
 from posttrain.pipelines.checks import check_data, check_judges, check_sandbox
 from posttrain.pipelines.cluster import ClusterWorkers
@@ -24,8 +25,10 @@ from posttrain.pipelines.environment import describe_environment, package_versio
 from posttrain.pipelines.gates import failure_text
 from posttrain.pipelines.ledger import Ledger, write_json, write_text
 from posttrain.pipelines.live import EventLog, MetricFile, StageView, duration, main_metrics
+from posttrain.pipelines.loggers import SafeLoggers, check_loggers
 from posttrain.pipelines.overlap import write_overlap
 from posttrain.pipelines.plan import Plan, StagePlan, checkpoints, make_plan
+from posttrain.pipelines.refresh import Refresher
 from posttrain.pipelines.report import write_report
 from posttrain.pipelines.results import OVERLAP, read_results
 from posttrain.pipelines.show import print_results
@@ -52,6 +55,7 @@ def run_recipe(
     """
     with loaded.masking():
         plan = make_plan(loaded, run_dir, until=until, force=force)
+        check_loggers(loaded.recipe.logging.to)
         check_data(loaded, plan)
         check_sandbox(loaded, plan)
         check_judges(loaded, plan)
@@ -62,7 +66,16 @@ def run_recipe(
         events = EventLog(run_dir / "events.jsonl", loaded.mask_data)
         _write_down(loaded, plan)
         events.write("start", stages={stage.name: stage.action for stage in plan.due})
-        run = _Run(loaded=loaded, plan=plan, ledger=ledger, events=events, console=console, run_one=run_one)
+        run = _Run(
+            loaded=loaded,
+            plan=plan,
+            ledger=ledger,
+            events=events,
+            console=console,
+            run_one=run_one,
+            board=Board(console, [(stage.name, stage.node.spec.kind) for stage in plan.due]),
+            refresher=Refresher(run_dir, lambda text: console.print(f"note: {loaded.mask(text)}", markup=False)),
+        )
         try:
             code = run.all_stages()
         finally:
@@ -89,6 +102,8 @@ class _Run:
     events: EventLog
     console: Console
     run_one: RunStage
+    board: Board
+    refresher: Refresher
 
     def say(self, text: str) -> None:
         self.console.print(self.loaded.mask(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
@@ -99,11 +114,12 @@ class _Run:
         for warning in self.plan.warnings:
             self.say(f"note: {warning}")
         try:
-            with stop.listening():
+            with stop.listening(), self.board:
                 for number, stage in enumerate(self.plan.due, 1):
                     title = f"[{number}/{len(self.plan.due)}] {stage.name} ({stage.node.spec.kind})"
                     if stage.action == "reuse":
                         self.say(f"{title}: reused")
+                        self.board.state(stage.name, "reused")
                         self._gates(stage)
                         continue
                     if stop():
@@ -127,10 +143,17 @@ class _Run:
     def _stage(self, stage: StagePlan, title: str, workers: ClusterWorkers, stop: StopRequest) -> None:
         filled = self._prepare(stage)
         self.events.write("stage start", stage=stage.name, action=stage.action, why=stage.why, key=stage.key.key)
-        view = StageView(self.console, title, self.loaded.mask)
-        logging = self.loaded.recipe.logging
         folder = self.ledger.dir(stage.name)
-        metrics = MetricFile(folder / "metrics.jsonl", view.show, tensorboard=logging.tensorboard)
+        view = StageView(self.console, title, self.loaded.mask, folder=folder, board=self.board)
+        self.board.state(stage.name, "running")
+        recipe = self.loaded.recipe
+        loggers = SafeLoggers(recipe.logging.to, self.ledger.run_dir, recipe.name, stage.name, self._lost)
+
+        def show(logged: Mapping[str, float]) -> None:
+            view.show(logged)
+            self.refresher.maybe()
+
+        metrics = MetricFile(folder / "metrics.jsonl", show, loggers)
         try:
             with view:
                 result = self.run_one(self._context(stage, filled, workers, metrics, view, stop))
@@ -143,14 +166,22 @@ class _Run:
             self.ledger.mark(stage.name, "failed", "interrupted")
             raise
         except Exception as error:
+            self.board.state(stage.name, "failed")
             self._failed(stage, title, error)
             raise _StageFailed(_last_words(title, error, self.ledger.run_dir)) from error
         finally:
             metrics.close()
             shutil.rmtree(filled, ignore_errors=True)
+        self.board.state(stage.name, "done", duration(view.seconds))
+        self.refresher.now()
         line = main_metrics(result.metrics)
         self.say(f"{title}: done in {duration(view.seconds)}{'  ' + line if line else ''}")
         self.events.write("stage done", stage=stage.name, seconds=view.seconds, metrics=dict(result.metrics))
+
+    def _lost(self, logger: str, error: Exception) -> None:
+        """A logger failed: say so once; training goes on."""
+        self.say(f"note: {logger} failed and is left out from here on: {_in_short(error)}")
+        self.events.write("logger failed", logger=logger, error=_in_short(error))
 
     def _prepare(self, stage: StagePlan) -> Path:
         """Make the stage's folder as the plan wants it; returns where its artifact is filled in."""

@@ -50,6 +50,10 @@ def print_status(results: RunResults, console: Console) -> None:
         state = results.states[stage["name"]]
         took = duration(state["seconds"]) if state["seconds"] is not None else ""
         word = f"{state['state']}: {state['why']}" if state["why"] else state["state"]
+        if live := state.get("live"):
+            left = f", {duration(live['left'])} left" if live["left"] is not None else ""
+            rate = f" ({live['rate']}{left})" if live["rate"] else ""
+            word, took = f"running: {live['unit']} {live['done']}/{live['total']}{rate}", duration(live["seconds"])
         rows.append((stage["name"], stage["kind"], word, took, main_metrics(state["metrics"])))
     _print_rows(console, ("stage", "kind", "state", "time", "metrics"), rows)
 

@@ -9,6 +9,7 @@ policy, so that nothing a model wrote can run.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import time
@@ -37,13 +38,11 @@ def write_report(results: RunResults) -> Path:
 
 def render(results: RunResults) -> str:
     """The page for a run."""
-    import jinja2
     from markupsafe import Markup
 
     scripts = [_read("uPlot.iife.min.js"), _read("app.js")]
     costs = stage_costs(results)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_read("page.html")).render(
+    return _template().render(
         results=results,
         written=time.strftime("%Y-%m-%d %H:%M:%S"),
         running=[(name, read_live(results.run_dir / name)) for name in _running(results)],
@@ -105,6 +104,15 @@ def _about(results: RunResults) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_read("page.html"))
+
+
+@functools.cache
 def _read(name: str) -> str:
     return (PAGE / name).read_text("utf-8")
 
