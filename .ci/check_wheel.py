@@ -8,13 +8,14 @@ from zipfile import ZipFile
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("configs", "sandbox", "rewards", "stages", "pipelines")
-DATA = ("recipes/*.yaml", "models/**/*", "project/*", "project/data/*")
+DATA = ("recipes/*.yaml", "*.yaml", "models/**/*", "project/*", "project/data/*")
 
 
 def expected() -> set[str]:
     """Names that the wheel must hold."""
     modules = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
     data = [path for pattern in DATA for path in (ROOT / "configs").glob(pattern) if path.is_file()]
+    data += list((ROOT / "pipelines/report/page").iterdir())
     ground = list((ROOT / "src" / "posttrain").glob("*.py"))
     inside = {f"posttrain/{path.relative_to(ROOT).as_posix()}" for path in (*modules, *data)}
     return inside | {f"posttrain/{path.name}" for path in ground} | {"posttrain/py.typed"}

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from posttrain.configs.inputs import Model, PromptSource, RewardUse, Sampling, TaskUse
+from posttrain.configs.inputs import Model, PromptSource, RewardUse, TaskUse
 from posttrain.configs.stage import StageBase
 from posttrain.configs.strict import Strict
 from posttrain.types import Mode
+
+
+class SuiteSampling(Strict):
+    """How a suite asks. Without `temperature`, the report's settings of each mode (4.6) stand in."""
+
+    max_tokens: int = Field(64, ge=1, description="most tokens a completion may have, thinking included")
+    temperature: float | None = Field(None, ge=0, description="0 is greedy; the mode's setting if not given")
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, description="0 cuts nothing")
+    thinking_budget: int | None = Field(None, ge=0, description="most tokens inside the think block")
 
 
 class Suite(Strict):
@@ -24,12 +34,20 @@ class Suite(Strict):
     rewards: tuple[RewardUse, ...] = (RewardUse(use="math"),)
     tasks: tuple[TaskUse, ...] = Field((), description="more prompts, held out, each with the rewards that judge it")
     modes: tuple[Mode, ...] = ("default",)
-    k: int = Field(1, ge=1, description="samples a question: avg@k and pass@k")
+    k: int = Field(1, ge=1, description="samples a question; accuracy is their mean, avg@k")
+    pass_at: tuple[int, ...] = Field((), description="pass@k for each of these, up to `k`; [k] if not given and k > 1")
     budgets: tuple[int, ...] = Field((0, 8, 16, 32), description="thinking budgets, tokens")
-    sampling: Sampling = Sampling(temperature=0.6, top_p=0.95, top_k=20)
+    sampling: SuiteSampling = SuiteSampling()
 
     _sources = field_validator("prompts", mode="before")(StageBase._sources.__func__)  # type: ignore[attr-defined]
     _rewards = field_validator("rewards", mode="before")(StageBase._rewards.__func__)  # type: ignore[attr-defined]
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> Self:
+        wrong = [k for k in self.pass_at if not 1 <= k <= self.k]
+        if wrong:
+            raise ValueError(f"pass@{wrong[0]} needs as many samples a question: set `k` to {max(wrong)} or more")
+        return self
 
 
 class Evaluate(StageBase):

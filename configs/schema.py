@@ -5,7 +5,7 @@ Fields under `cluster` and `logging` don't enter a stage's key: changing them re
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,7 +17,9 @@ from posttrain.configs.data_stages import Store as Store
 from posttrain.configs.evaluation import AutoEvaluate as AutoEvaluate
 from posttrain.configs.evaluation import Evaluate as Evaluate
 from posttrain.configs.evaluation import Suite as Suite
+from posttrain.configs.evaluation import SuiteSampling as SuiteSampling
 from posttrain.configs.evaluation import Threshold as Threshold
+from posttrain.configs.gates import Gate as Gate
 from posttrain.configs.grpo import Asynchronous as Asynchronous
 from posttrain.configs.grpo import Covariance as Covariance
 from posttrain.configs.grpo import Difficulty as Difficulty
@@ -53,7 +55,7 @@ Stage = Annotated[Curate | Sample | Sft | Grpo | Distill | Evaluate, Field(discr
 
 
 class Logging(Strict):
-    tensorboard: bool = False
+    to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field((), description="loggers besides metrics.jsonl")
     rollouts_every: int = Field(10, ge=0, description="steps between saved rollouts (Parquet); 0: none")
 
 

@@ -14,6 +14,7 @@ from posttrain.configs.schema import (
     Covariance,
     DataSource,
     EnvironmentUse,
+    Gate,
     JudgeModel,
     ModelSource,
     PromptSource,
@@ -117,7 +118,7 @@ def expand(data: Any, annotation: Any = Recipe) -> Any:
             return {SHORT_FORMS[option]: data}
         if get_origin(option) is tuple and not isinstance(data, list) and data is not None:
             item = get_args(option)[0]
-            if item in SHORT_FORMS:
+            if item in SHORT_FORMS or (item is Gate and isinstance(data, dict)):  # one stands for a list of one
                 data = [data]
     if isinstance(data, dict):
         return {k: expand(v, t) if (t := below(annotation, k, data)) is not None else v for k, v in data.items()}

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from posttrain.configs.gates import Gate
 from posttrain.configs.inputs import Model, as_mapping
 from posttrain.configs.strict import Strict
 
@@ -15,6 +16,12 @@ class StageBase(Strict):
 
     seed: int | None = Field(None, description="the recipe's seed if not given")
     model: Model | None = None
+    gate: tuple[Gate, ...] = Field((), description="what its evaluation must show; one, or a list")
+
+    @field_validator("gate", mode="before")
+    @classmethod
+    def _gate(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
 
     @field_validator("model", mode="before", check_fields=False)
     @classmethod

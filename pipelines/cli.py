@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 it failed while running, 2 the input is wrong and nothing 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -105,8 +106,20 @@ def status(run_dir: RunDirArgument, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def report(run_dir: RunDirArgument) -> None:
-    """Write report.html anew, and print the results."""
+def report(
+    run_dir: RunDirArgument,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve it on the loopback; it refreshes by itself.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of --serve; 0 takes a free one.")] = 8642,
+) -> None:
+    """Write report.html anew, and print the results; or serve it while the run goes on."""
+    if serve:
+        from posttrain.pipelines.serve import ReportServer
+
+        with ReportServer(run_dir, port) as server:
+            typer.echo(f"{server.url}  (Ctrl-C ends it)")
+            with contextlib.suppress(KeyboardInterrupt):
+                server.serve_forever()
+        return
     from posttrain.pipelines.report import write_report
     from posttrain.pipelines.results import read_results
     from posttrain.pipelines.show import print_results
@@ -119,21 +132,36 @@ def report(run_dir: RunDirArgument) -> None:
 @app.command(name="eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="builtin:tiny, a folder, or a Hub id.")],
-    prompts: Annotated[str, typer.Option(help="A .jsonl or .parquet file, builtin:NAME, or hf:OWNER/NAME.")],
-    reward: Annotated[list[str] | None, typer.Option(help="How answers are judged; math if not given.")] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="sums, instructions, tools, ...; recipe.yaml:NAME; a .jsonl file; or lm-eval:TASK."),
+    ] = None,
+    prompts: Annotated[list[str] | None, typer.Option(help="Like --suite: builtin:NAME, hf:OWNER/NAME.")] = None,
+    reward: Annotated[list[str] | None, typer.Option(help="How answers are judged; the suite's if not given.")] = None,
     mode: Annotated[list[str] | None, typer.Option(help="default, think, no_think or closed.")] = None,
-    k: Annotated[int, typer.Option(min=1, help="Samples a question.")] = 1,
-    n: Annotated[int | None, typer.Option(min=1, help="Questions; all if not given.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    k: Annotated[int | None, typer.Option(min=1, help="Samples a question: avg@k and pass@1, 4, ... k.")] = None,
+    n: Annotated[int | None, typer.Option(min=1, help="Questions of each source.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     run_dir: RunDir = None,
+    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option(help="A file for the JSON of --json.")] = None,
 ) -> None:
-    """Evaluate one model on one set of prompts."""
-    from posttrain.pipelines.compose import evaluation
+    """Evaluate one model on suites."""
+    from posttrain.pipelines.eval_model import Changes, eval_model, packaged_suites
 
-    loaded = evaluation(
-        model, prompts, rewards=reward or ["math"], modes=mode or ["default"], k=k, n=n, max_tokens=max_tokens
-    )
-    _run(loaded, run_dir)
+    names = [*(suite or ()), *(prompts or ())]
+    if not names:
+        raise InputError("name a --suite", fix=f"{', '.join(packaged_suites())}; recipe.yaml:NAME; a .jsonl file")
+    changes = Changes(k=k, n=n, modes=tuple(mode or ()), rewards=tuple(reward or ()), max_tokens=max_tokens)
+    code, found = eval_model(model, names, changes, run_dir=run_dir, console=_console(stderr=as_json))
+    if out is not None:
+        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        _print_json(found)
+    elif any(row["suite"].startswith("lm-eval:") for row in found["rows"]):
+        for row in found["rows"]:
+            typer.echo(f"{row['suite']}:{row['metric']} = {row['value']:.3f} (n={row['n']})")
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -334,10 +362,10 @@ def _run_dir(loaded: LoadedRecipe, run_dir: Path | None) -> Path:
     return run_dir or Path("runs") / loaded.recipe.name
 
 
-def _console() -> Console:
+def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(emoji=False)  # else a suite called flags prints a flag
+    return Console(emoji=False, stderr=stderr)  # else a suite called flags prints a flag
 
 
 def _print_json(data: Any) -> None:

@@ -24,7 +24,7 @@ from posttrain.stages.data import smollm2
 VERSION = 1
 """Raised when the meaning of a recipe changes, so that old results don't pass for new ones."""
 
-NOT_SEMANTIC = frozenset({"keep_checkpoints", "checkpoint_every", "micro_tokens", "control"})
+NOT_SEMANTIC = frozenset({"keep_checkpoints", "checkpoint_every", "micro_tokens", "control", "gate"})
 
 _CREDENTIAL = re.compile(r"\$\{\w*(TOKEN|KEY|SECRET|PASSWORD)\w*(:-[^}]*)?\}", re.IGNORECASE)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from posttrain.errors import InputError
+from posttrain.pipelines.board import Board
 from posttrain.pipelines.ledger import write_text
+from posttrain.pipelines.loggers import SafeLoggers
 
 MAIN_METRICS = (
     "loss",
@@ -37,9 +39,10 @@ _LINES_A_STAGE = 10
 class MetricFile:
     """metrics.jsonl: one line a step, flushed as it is written, so that a crash loses none."""
 
-    def __init__(self, path: Path, show: Callable[[Mapping[str, float]], None], *, tensorboard: bool = False) -> None:
-        self.path, self._show = path, show
-        self._board = _summary_writer(path.parent / "tensorboard") if tensorboard else None
+    def __init__(
+        self, path: Path, show: Callable[[Mapping[str, float]], None], loggers: SafeLoggers | None = None
+    ) -> None:
+        self.path, self._show, self._loggers = path, show, loggers
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line. A value that isn't finite becomes null, which every JSON reader takes."""
@@ -47,9 +50,8 @@ class MetricFile:
         line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in plain.items()}}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        if self._board is not None:
-            for name, value in plain.items():
-                self._board.add_scalar(name, value, step)
+        if self._loggers is not None:
+            self._loggers.log(step, plain)
         self._show(plain)
 
     def cut(self, step: int) -> None:
@@ -58,8 +60,8 @@ class MetricFile:
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
+        if self._loggers is not None:
+            self._loggers.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -77,6 +79,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+LIVE = "live.json"
+
+
+def read_live(folder: Path) -> dict[str, Any]:
+    """Where a running stage stands: {done, total, unit, rate, left, note, seconds}; empty if nobody says."""
+    try:
+        found = json.loads((folder / LIVE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 class EventLog:
     """events.jsonl: what happened to the run, when."""
 
@@ -92,11 +106,20 @@ class EventLog:
 class StageView:
     """The progress of one stage: the `Progress` that a stage is given, fed by its metrics too."""
 
-    def __init__(self, console: Console, title: str, mask: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        mask: Callable[[str], str],
+        *,
+        folder: Path | None = None,
+        board: Board | None = None,
+    ) -> None:
         self._console, self._title, self._mask = console, title, mask
+        self._folder, self._board = folder, board if board is not None and board.active else None
         self._total, self._done, self._unit, self._note = 0, 0, "step", ""
-        self._began = time.monotonic()
-        self._shown, self._first = 0, 0
+        self._began = self._began_bar = time.monotonic()
+        self._shown, self._first, self._written = 0, 0, 0.0
         self._bar: Progress | None = None
         self._task: Any = None
 
@@ -108,6 +131,8 @@ class StageView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end_bar()
+        if self._folder is not None:
+            (self._folder / LIVE).unlink(missing_ok=True)
 
     @property
     def seconds(self) -> float:
@@ -123,7 +148,8 @@ class StageView:
         self._total, self._done, self._unit, self._first = total, done, unit, done
         self._shown = done * _LINES_A_STAGE // total if total else 0
         self._began_bar = time.monotonic()
-        if self._console.is_terminal:
+        self._tell(now=True)
+        if self._console.is_terminal and self._board is None:
             self._bar = Progress(
                 TextColumn("  {task.fields[unit]}"),
                 BarColumn(bar_width=30),
@@ -142,6 +168,9 @@ class StageView:
         self._done += n
         self._note = note or self._note
         rate = self._rate()
+        self._tell(now=self._done >= self._total)
+        if self._board is not None:
+            return
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, rate=rate, note=self._note)
             return
@@ -154,7 +183,9 @@ class StageView:
 
     def show(self, metrics: Mapping[str, float]) -> None:
         """Take the latest metrics as the note of the next line."""
-        self._note = main_metrics(metrics)
+        speed = tokens_per_second(metrics)
+        self._note = main_metrics(metrics) + (f"  {speed:.0f} tokens/s" if speed is not None else "")
+        self._tell()
         if self._bar is not None:
             self._bar.update(self._task, note=self._note)
 
@@ -166,8 +197,29 @@ class StageView:
         return f"{rate:.0f} {self._unit}/s" if rate >= 100 else f"{rate:.3g} {self._unit}/s"
 
     def _left(self) -> str:
-        made = max(self._done - self._first, 1)
-        return duration((self._total - self._done) * (time.monotonic() - self._began_bar) / made)
+        return duration(self._seconds_left() or 0.0)
+
+    def _seconds_left(self) -> float | None:
+        """None before the first unit is done."""
+        made = self._done - self._first
+        return (self._total - self._done) * (time.monotonic() - self._began_bar) / made if made else None
+
+    def _tell(self, *, now: bool = False) -> None:
+        """Tell the board, and at most once a second live.json, which another shell reads."""
+        left = self._seconds_left()
+        rate = self._rate() if self._done > self._first else ""
+        if self._board is not None:
+            parts = [f"{self._unit} {self._done}/{self._total}", rate, f"{duration(left)} left" if left else ""]
+            share = self._done / self._total if self._total else 0.0
+            self._board.progress("  ".join(part for part in parts if part), share, self._mask(self._note))
+        if self._folder is None or not (now or time.monotonic() - self._written > 1):
+            return
+        self._written = time.monotonic()
+        told = {"done": self._done, "total": self._total, "unit": self._unit, "rate": rate, "left": left}
+        text = json.dumps({**told, "seconds": self.seconds, "note": self._mask(self._note)})
+        temporary = self._folder / f".{LIVE}"
+        temporary.write_text(text, "utf-8")
+        os.replace(temporary, self._folder / LIVE)
 
     def _end_bar(self) -> None:
         if self._bar is not None:
@@ -182,6 +234,15 @@ def main_metrics(metrics: Mapping[str, Any]) -> str:
     return "  ".join(f"{name} {numbers[name]:.4g}" for name in names[:4])
 
 
+def tokens_per_second(metrics: Mapping[str, Any]) -> float | None:
+    """Tokens that were generated, or else trained on, a second of the step's phases; None if it isn't known."""
+    if metrics.get("tokens_per_second"):
+        return None  # it stands among the metrics
+    seconds = sum(value for name, value in metrics.items() if name.startswith("seconds_") and value is not None)
+    tokens = metrics.get("generated_tokens") or metrics.get("tokens")
+    return tokens / seconds if tokens and seconds > 0 else None
+
+
 def duration(seconds: float) -> str:
     """Seconds for people: `48 s`, `3 min 12 s`, `2 h 05 min`."""
     whole = round(seconds)
@@ -190,12 +251,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def _summary_writer(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        what = "logging.tensorboard needs the package tensorboard"
-        raise InputError(what, fix="pip install tensorboard, or leave logging.tensorboard out") from None
-    return SummaryWriter(str(folder))

@@ -14,6 +14,7 @@ from posttrain.pipelines.checks import check_environments, check_filters, check_
 from posttrain.pipelines.dag import GIVES, Node, build_dag
 from posttrain.pipelines.environment import package_versions
 from posttrain.pipelines.estimate import Estimate, estimate
+from posttrain.pipelines.gates import SettledGate, settle_gates
 from posttrain.pipelines.keys import Hashes, StageKey, stage_keys
 from posttrain.pipelines.ledger import Ledger, read_json
 from posttrain.pipelines.thresholds import Check, check_cells, parse_check
@@ -48,6 +49,7 @@ class Plan:
     run_dir: Path
     stages: tuple[StagePlan, ...]
     checks: tuple[Check, ...]
+    gates: tuple[SettledGate, ...] = ()
     until: str | None = None
     warnings: tuple[str, ...] = ()
     hashes: Hashes = field(default_factory=Hashes, repr=False)
@@ -86,6 +88,7 @@ class Plan:
                 for stage in self.stages
             ],
             "thresholds": [{"check": check.text, "about": check.about} for check in self.checks],
+            "gates": [gate.to_json() for gate in self.gates],
             "warnings": list(self.warnings),
         }
 
@@ -107,7 +110,7 @@ def make_plan(
     """Plan the recipe in `run_dir`: up to `until`, with the stages `force` and those that need them run anew.
 
     Raises:
-        RecipeError: the stages don't fit together, or a threshold can't be checked.
+        RecipeError: the stages don't fit together, or a threshold or gate can't be checked.
         InputError: a reward that nothing answers to.
         InputError: a file or folder isn't there, or an interrupted stage can't go on under this cluster.
     """
@@ -116,6 +119,7 @@ def make_plan(
         if name not in dag:
             raise InputError(f"there is no stage {name!r}", fix=f"stages: {', '.join(dag)}")
     checks = _checks(loaded, dag)
+    gates = settle_gates(loaded, dag)
     check_rewards(loaded, dag.values())
     check_environments(loaded, dag.values())
     check_filters(loaded, dag.values())
@@ -136,6 +140,7 @@ def make_plan(
         run_dir=run_dir,
         stages=tuple(stages),
         checks=checks,
+        gates=gates,
         until=until,
         warnings=tuple(_warnings(ledger, stages)),
         hashes=hashes,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import InputError
+from posttrain.pipelines.gates import GateVerdict, SettledGate, judge_gate
 from posttrain.pipelines.ledger import Ledger, read_json
 from posttrain.pipelines.thresholds import Cell, Verdict, judge, parse_check
 from posttrain.stages.data.overlap import SuiteOverlap
@@ -46,6 +47,7 @@ class RunResults:
     """By stage: state, why, key, metrics, seconds."""
     rows: tuple[Row, ...]
     verdicts: tuple[Verdict, ...]
+    gates: tuple[GateVerdict, ...] = ()
     overlaps: tuple[SuiteOverlap, ...] = ()
     """Held-out questions that stand in training data too, by suite; empty if they weren't compared."""
 
@@ -87,6 +89,7 @@ def read_results(run_dir: Path) -> RunResults:
         states=states,
         rows=rows,
         verdicts=verdicts,
+        gates=tuple(judge_gate(SettledGate.from_json(item), rows) for item in plan.get("gates", ())),
         overlaps=_overlaps(run_dir),
     )
 
@@ -95,20 +98,27 @@ def status_json(results: RunResults) -> dict[str, Any]:
     """What `status --json` prints."""
     return {
         "stages": {
-            name: {"state": state["state"], "key": state["key"], "metrics": state["metrics"]}
+            name: {
+                "state": state["state"],
+                "key": state["key"],
+                "metrics": state["metrics"],
+                **({"progress": state["live"]} if state.get("live") else {}),
+            }
             for name, state in results.states.items()
         }
     }
 
 
 def _state(ledger: Ledger, name: str) -> dict[str, Any]:
-    from posttrain.pipelines.live import read_metrics
+    from posttrain.pipelines.live import read_live, read_metrics
 
     state, why = ledger.state(name)
     manifest = ledger.manifest(name)
     lines = [] if manifest else read_metrics(ledger.dir(name) / "metrics.jsonl")
+    live = {"live": read_live(ledger.dir(name))} if state == "running" else {}
     return {
         "state": state,
+        **live,
         "why": why,
         "key": ledger.recorded(name).get("key"),
         "metrics": manifest.get("metrics", lines[-1] if lines else {}),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +17,18 @@ from rich.console import Console
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.errors import PosttrainError, Stopped
+from posttrain.pipelines.board import Board
 from posttrain.pipelines.card import write_card
 from posttrain.pipelines.checks import check_data, check_judges, check_sandbox
 from posttrain.pipelines.cluster import ClusterWorkers
 from posttrain.pipelines.environment import describe_environment, package_versions
+from posttrain.pipelines.gates import failure_text
 from posttrain.pipelines.ledger import Ledger, write_json, write_text
 from posttrain.pipelines.live import EventLog, MetricFile, StageView, duration, main_metrics
+from posttrain.pipelines.loggers import SafeLoggers, check_loggers
 from posttrain.pipelines.overlap import write_overlap
 from posttrain.pipelines.plan import Plan, StagePlan, checkpoints, make_plan
+from posttrain.pipelines.refresh import Refresher
 from posttrain.pipelines.report import write_report
 from posttrain.pipelines.results import OVERLAP, read_results
 from posttrain.pipelines.show import print_results
@@ -44,13 +48,14 @@ def run_recipe(
     console: Console,
     run_one: RunStage = run_stage,
 ) -> int:
-    """Run the recipe in `run_dir` and return the exit code: 0, 1 (failed, or a threshold missed) or 143.
+    """Run the recipe in `run_dir` and return the exit code: 0, 1 (failed, or a threshold or gate missed) or 143.
 
     Raises:
         InputError: the recipe or its data is wrong, or the folder is in use; nothing was started.
     """
     with loaded.masking():
         plan = make_plan(loaded, run_dir, until=until, force=force)
+        check_loggers(loaded.recipe.logging.to)
         check_data(loaded, plan)
         check_sandbox(loaded, plan)
         check_judges(loaded, plan)
@@ -61,7 +66,16 @@ def run_recipe(
         events = EventLog(run_dir / "events.jsonl", loaded.mask_data)
         _write_down(loaded, plan)
         events.write("start", stages={stage.name: stage.action for stage in plan.due})
-        run = _Run(loaded=loaded, plan=plan, ledger=ledger, events=events, console=console, run_one=run_one)
+        run = _Run(
+            loaded=loaded,
+            plan=plan,
+            ledger=ledger,
+            events=events,
+            console=console,
+            run_one=run_one,
+            board=Board(console, [(stage.name, stage.node.spec.kind) for stage in plan.due]),
+            refresher=Refresher(run_dir, lambda text: console.print(f"note: {loaded.mask(text)}", markup=False)),
+        )
         try:
             code = run.all_stages()
         finally:
@@ -88,6 +102,8 @@ class _Run:
     events: EventLog
     console: Console
     run_one: RunStage
+    board: Board
+    refresher: Refresher
 
     def say(self, text: str) -> None:
         self.console.print(self.loaded.mask(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
@@ -98,19 +114,26 @@ class _Run:
         for warning in self.plan.warnings:
             self.say(f"note: {warning}")
         try:
-            with stop.listening():
+            with stop.listening(), self.board:
                 for number, stage in enumerate(self.plan.due, 1):
                     title = f"[{number}/{len(self.plan.due)}] {stage.name} ({stage.node.spec.kind})"
                     if stage.action == "reuse":
                         self.say(f"{title}: reused")
+                        self.board.state(stage.name, "reused")
+                        self._gates(stage)
                         continue
                     if stop():
                         raise Stopped("stopped before the next stage")
                     self._stage(stage, title, workers, stop)
+                    self._gates(stage)
         except Stopped as error:
             self.say(f"{error}; the same command goes on from here")
             return Stopped.exit_code
         except _StageFailed as failure:
+            self.say(str(failure))
+            return 1
+        except _GateFailed as failure:
+            self._conclude()
             self.say(str(failure))
             return 1
         finally:
@@ -120,10 +143,17 @@ class _Run:
     def _stage(self, stage: StagePlan, title: str, workers: ClusterWorkers, stop: StopRequest) -> None:
         filled = self._prepare(stage)
         self.events.write("stage start", stage=stage.name, action=stage.action, why=stage.why, key=stage.key.key)
-        view = StageView(self.console, title, self.loaded.mask)
-        logging = self.loaded.recipe.logging
         folder = self.ledger.dir(stage.name)
-        metrics = MetricFile(folder / "metrics.jsonl", view.show, tensorboard=logging.tensorboard)
+        view = StageView(self.console, title, self.loaded.mask, folder=folder, board=self.board)
+        self.board.state(stage.name, "running")
+        recipe = self.loaded.recipe
+        loggers = SafeLoggers(recipe.logging.to, self.ledger.run_dir, recipe.name, stage.name, self._lost)
+
+        def show(logged: Mapping[str, float]) -> None:
+            view.show(logged)
+            self.refresher.maybe()
+
+        metrics = MetricFile(folder / "metrics.jsonl", show, loggers)
         try:
             with view:
                 result = self.run_one(self._context(stage, filled, workers, metrics, view, stop))
@@ -136,14 +166,22 @@ class _Run:
             self.ledger.mark(stage.name, "failed", "interrupted")
             raise
         except Exception as error:
+            self.board.state(stage.name, "failed")
             self._failed(stage, title, error)
             raise _StageFailed(_last_words(title, error, self.ledger.run_dir)) from error
         finally:
             metrics.close()
             shutil.rmtree(filled, ignore_errors=True)
+        self.board.state(stage.name, "done", duration(view.seconds))
+        self.refresher.now()
         line = main_metrics(result.metrics)
         self.say(f"{title}: done in {duration(view.seconds)}{'  ' + line if line else ''}")
         self.events.write("stage done", stage=stage.name, seconds=view.seconds, metrics=dict(result.metrics))
+
+    def _lost(self, logger: str, error: Exception) -> None:
+        """A logger failed: say so once; training goes on."""
+        self.say(f"note: {logger} failed and is left out from here on: {_in_short(error)}")
+        self.events.write("logger failed", logger=logger, error=_in_short(error))
 
     def _prepare(self, stage: StagePlan) -> Path:
         """Make the stage's folder as the plan wants it; returns where its artifact is filled in."""
@@ -204,6 +242,18 @@ class _Run:
             write_card(filled, self.loaded, stage, result)
         self.ledger.finish(stage.name, filled, stage.key.key, about)
 
+    def _gates(self, stage: StagePlan) -> None:
+        """Judge the gates whose last evaluation this stage was. Raises _GateFailed."""
+        order = [due.name for due in self.plan.due]
+        ready = [gate for gate in self.plan.gates if stage.name in gate.needs and set(gate.needs) <= set(order)]
+        ready = [gate for gate in ready if max(gate.needs, key=order.index) == stage.name]
+        verdicts = [v for v in read_results(self.plan.run_dir).gates if v.gate in ready] if ready else []
+        for verdict in verdicts:
+            self.say(str(verdict))
+            self.events.write("gate", cell=verdict.cell, passed=verdict.passed, found=verdict.found)
+        if failed := [verdict for verdict in verdicts if verdict.gate.stops and not verdict.passed]:
+            raise _GateFailed(failure_text(failed))
+
     def _failed(self, stage: StagePlan, title: str, error: Exception) -> None:
         trace = "".join(traceback.format_exception(error))
         first = str(error).splitlines()[0] if isinstance(error, PosttrainError) else _in_short(error)
@@ -220,6 +270,10 @@ class _Run:
         for model in results.final_models:
             self.say(f"model: {model}")
         return 1 if results.failed else 0
+
+
+class _GateFailed(Exception):
+    """Carries what a gate found out of the loop."""
 
 
 class _StageFailed(Exception):

@@ -11,7 +11,7 @@ from rich.table import Table
 from posttrain.pipelines.estimate import Estimate
 from posttrain.pipelines.live import duration, main_metrics
 from posttrain.pipelines.plan import Plan
-from posttrain.pipelines.report import cell, columns
+from posttrain.pipelines.report.matrix import cell, columns
 from posttrain.pipelines.results import Row, RunResults
 
 _WIDE = 140
@@ -50,6 +50,10 @@ def print_status(results: RunResults, console: Console) -> None:
         state = results.states[stage["name"]]
         took = duration(state["seconds"]) if state["seconds"] is not None else ""
         word = f"{state['state']}: {state['why']}" if state["why"] else state["state"]
+        if live := state.get("live"):
+            left = f", {duration(live['left'])} left" if live["left"] is not None else ""
+            rate = f" ({live['rate']}{left})" if live["rate"] else ""
+            word, took = f"running: {live['unit']} {live['done']}/{live['total']}{rate}", duration(live["seconds"])
         rows.append((stage["name"], stage["kind"], word, took, main_metrics(state["metrics"])))
     _print_rows(console, ("stage", "kind", "state", "time", "metrics"), rows)
 
@@ -65,6 +69,8 @@ def print_results(results: RunResults, console: Console) -> None:
             _line(console, f"{name} = {cell(row)} (n={row.n})")
     for suite in results.overlaps:
         _line(console, str(suite))
+    for gate in results.gates:
+        _line(console, str(gate))
     for verdict in results.verdicts:
         about = f"  ({verdict.about})" if verdict.about else ""
         _line(console, f"{verdict.word}  {verdict.text}: {verdict.detail}{about}")

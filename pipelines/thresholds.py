@@ -114,7 +114,7 @@ def judge(check: Check, results: Mapping[Cell, float]) -> Verdict:
     return Verdict(text=check.text, about=check.about, passed=passed, detail=f"{left:.4g} against {right:.4g}")
 
 
-METRICS = ("accuracy", "pass", "think_format", "tokens", "truncated", "turns", "dialogues")
+METRICS = ("accuracy", "pass", "no_verdict", "think_format", "tokens", "truncated", "turns", "dialogues")
 """What `evaluate` measures; some with a count, a budget or a part: pass@4, accuracy@16, turns/think."""
 
 

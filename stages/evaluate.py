@@ -1,7 +1,7 @@
-"""Evaluation: pass@1 and avg@k, pass@k, think form, mode following, accuracy by thinking budget; 95 % intervals by a
-bootstrap over questions (samples of one question aren't independent).
+"""Evaluation: avg@k and pass@k, think form, mode following, accuracy by thinking budget.
 
-Rows: {suite, mode, metric, value, low, high, n}. `n` is the number of questions.
+Rows: {suite, mode, metric, value, low, high, n}. `n` is the number of questions, told apart by their ids. Every
+completion stands in completions.parquet, under `ask` (the mode, with its budget or turn), for paired comparisons.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from posttrain.configs.schema import Evaluate, Suite
 from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.load import derive_seed, load_prompts
 from posttrain.stages.data.store import write_rows
-from posttrain.stages.rollout.collect import ScoredGroup, collect, load_policy, rollout_rows, sampling_params
+from posttrain.stages.measures import Row, completion_table, pass_at, score_table, summary
+from posttrain.stages.rollout.collect import ScoredGroup, collect, load_policy, rollout_rows
 from posttrain.thinking import split_thinking
 from posttrain.types import Completion, Mode, Prompt, SamplingParams, Score
 
-RESAMPLES = 1000
 TABLE = "table.json"
-Row = dict[str, Any]
+THINKING, NON_THINKING = (0.6, 0.95, 20), (0.7, 0.8, 20)
+"""Temperature, top-p and top-k of the report's evaluations (4.6). Its presence penalty isn't in our engines."""
+
+Asked = dict[str, list[ScoredGroup]]
+"""What was asked, by mode, and budget or turn."""
 
 
 def run(context: StageContext) -> StageResult:
@@ -36,12 +39,13 @@ def run(context: StageContext) -> StageResult:
     for suite in spec.suites:
         context.check_stop()
         prompts = _prompts(context, suite)
-        measure: Callable[..., tuple[list[Row], list[ScoredGroup]]] = {
+        measure: Callable[..., tuple[list[Row], Asked]] = {
             "reward": _reward, "mode_following": _mode_following, "budget": _budget
         }[suite.measure]  # fmt: skip
         found, groups = measure(context, suite, prompts)
         rows += [{"suite": suite.name, **row} for row in found]
-        kept += [{"suite": suite.name, **row} for row in rollout_rows(groups, versions=False)]
+        for ask, scored in groups.items():
+            kept += [{"suite": suite.name, "ask": ask, **row} for row in rollout_rows(scored, versions=False)]
         headline = next((r for r in found if r["metric"].split("@")[0] in ("accuracy", "turns")), None)
         context.progress.advance(1, f"{suite.name} {headline['value']:.3f}" if headline else suite.name)
     pool.free()
@@ -65,6 +69,20 @@ def with_mode(prompts: Sequence[Prompt], mode: Mode) -> list[Prompt]:
     return list(prompts) if mode == "default" else [Prompt(**{**p.__dict__, "mode": mode}) for p in prompts]
 
 
+def suite_params(suite: Suite, mode: str, thinking_budget: int | None = None) -> SamplingParams:
+    """How the suite asks in `mode`: as it says, or by the report's settings where it gives no temperature."""
+    given = suite.sampling
+    settings = NON_THINKING if mode in ("no_think", "closed") else THINKING
+    temperature, top_p, top_k = settings if given.temperature is None else (given.temperature, 1.0, 0)
+    return SamplingParams(
+        max_tokens=given.max_tokens,
+        temperature=temperature,
+        top_p=top_p if given.top_p is None else given.top_p,
+        top_k=top_k if given.top_k is None else given.top_k,
+        thinking_budget=given.thinking_budget if thinking_budget is None else thinking_budget,
+    )
+
+
 def _ask(
     context: StageContext, suite: Suite, prompts: Sequence[Prompt], params: SamplingParams, label: str
 ) -> list[ScoredGroup]:
@@ -74,56 +92,52 @@ def _ask(
         return collect(pool, scorer, prompts, suite.k, params, seed=seed, environments=environments)
 
 
-def _reward(context: StageContext, suite: Suite, prompts: list[Prompt]) -> tuple[list[Row], list[ScoredGroup]]:
-    rows, everything = [], []
+def _reward(context: StageContext, suite: Suite, prompts: list[Prompt]) -> tuple[list[Row], Asked]:
+    rows: list[Row] = []
+    asked: Asked = {}
     for mode in suite.modes:
-        scored = _ask(context, suite, with_mode(prompts, mode), sampling_params(suite.sampling), mode)
-        everything += scored
+        scored = asked[mode] = _ask(context, suite, with_mode(prompts, mode), suite_params(suite, mode), mode)
         values = score_table(scored)
-        rows += [summary(mode, "accuracy", values)]
-        if suite.k > 1:
-            rows += [summary(mode, f"pass@{suite.k}", passed_once(values))]
+        rows.append(summary(mode, "accuracy", values))
+        for k in suite.pass_at or ((suite.k,) if suite.k > 1 else ()):
+            rows.append(summary(mode, f"pass@{k}", pass_at(values, k)))
         rows += [
+            summary(mode, "no_verdict", np.isnan(values)),
             summary(mode, "think_format", completion_table(scored, _well_formed)),
             summary(mode, "tokens", completion_table(scored, lambda c: float(c.spoken))),
             summary(mode, "truncated", completion_table(scored, lambda c: float(c.finish_reason == "length"))),
         ]
-        tasks = sorted({p.task for p in prompts})
-        if len(tasks) > 1:
-            for task in tasks:
-                mine = np.array([g.group.prompt.task == task for g in scored])
-                rows.append(summary(mode, f"accuracy/task/{task}", values[mine]))
-        domains = sorted({p.domain for p in prompts} - {""})
-        if len(domains) > 1:
-            for domain in domains:
-                mine = np.array([g.group.prompt.domain == domain for g in scored])
-                rows.append(summary(mode, f"accuracy/{domain}", values[mine]))
-    return rows, everything
+        for metric, of in (("accuracy/task", "task"), ("accuracy", "domain")):
+            names = sorted({str(getattr(p, of)) for p in prompts} - ({""} if of == "domain" else set()))
+            for name in names if len(names) > 1 else ():
+                mine = np.array([getattr(g.group.prompt, of) == name for g in scored])
+                rows.append(summary(mode, f"{metric}/{name}", values[mine]))
+    return rows, asked
 
 
-def _budget(context: StageContext, suite: Suite, prompts: list[Prompt]) -> tuple[list[Row], list[ScoredGroup]]:
+def _budget(context: StageContext, suite: Suite, prompts: list[Prompt]) -> tuple[list[Row], Asked]:
     """Accuracy at each thinking budget (report, Figure 2), all on the same questions."""
-    rows, everything = [], []
+    rows: list[Row] = []
+    asked: Asked = {}
     for mode in suite.modes:
         for budget in suite.budgets:
-            params = sampling_params(suite.sampling, thinking_budget=budget)
-            scored = _ask(context, suite, with_mode(prompts, mode), params, f"{mode}@{budget}")
-            everything += scored
+            ask, params = f"{mode}@{budget}", suite_params(suite, mode, budget)
+            scored = asked[ask] = _ask(context, suite, with_mode(prompts, mode), params, ask)
             rows.append({**summary(mode, f"accuracy@{budget}", score_table(scored)), "budget": budget})
-    return rows, everything
+    return rows, asked
 
 
-def _mode_following(context: StageContext, suite: Suite, prompts: list[Prompt]) -> tuple[list[Row], list[ScoredGroup]]:
+def _mode_following(context: StageContext, suite: Suite, prompts: list[Prompt]) -> tuple[list[Row], Asked]:
     """Multi-turn dialogues with random flags (ThinkFollow, report 4.7): is the mode right at each turn?
 
     The model answers turn after turn; its own answers, think blocks stripped, are the history. A turn passes iff it
     has one well-formed block, empty iff the last flag met is /no_think.
     """
-    pool, params = context.workers.rollout(), sampling_params(suite.sampling)
+    pool, params = context.workers.rollout(), suite_params(suite, "default")
     turns = len(prompts[0].columns["queries"])
     histories: list[list[dict[str, Any]]] = [[] for _ in prompts]
     passed = np.zeros((len(prompts), turns))
-    everything = []
+    everything: Asked = {}
     for turn in range(turns):
         asked = []
         for prompt, history in zip(prompts, histories, strict=True):
@@ -138,7 +152,7 @@ def _mode_following(context: StageContext, suite: Suite, prompts: list[Prompt]) 
             wanted = prompts[i].columns["modes"][turn]
             passed[i, turn] = split.well_formed and split.empty == (wanted == "no_think")
             verdict = Score(value=float(passed[i, turn]), parts={wanted: float(passed[i, turn])})
-            everything.append(ScoredGroup(group=group, scores=(verdict,)))
+            everything.setdefault(f"turn {turn + 1}", []).append(ScoredGroup(group=group, scores=(verdict,)))
             histories[i].append({"role": "assistant", "content": split.answer})
     rows = [summary("flags", "turns", passed), summary("flags", "dialogues", passed.min(1, keepdims=True))]
     for mode in ("think", "no_think"):
@@ -147,46 +161,5 @@ def _mode_following(context: StageContext, suite: Suite, prompts: list[Prompt]) 
     return rows, everything
 
 
-def score_table(scored: Sequence[ScoredGroup]) -> NDArray[np.float64]:
-    """Scores, [questions, samples]; nan where there's no verdict."""
-    return np.array([[np.nan if s.value is None else s.value for s in g.scores] for g in scored], dtype=float)
-
-
-def passed_once(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Whether any sample of a question passed, [questions, 1]; nan where none did and one has no verdict."""
-    passed = (values >= 1).any(axis=1, keepdims=True)
-    unknown = np.isnan(values).any(axis=1, keepdims=True) & ~passed
-    return np.where(unknown, np.nan, passed.astype(float))
-
-
-def completion_table(scored: Sequence[ScoredGroup], of: Callable[[Completion], float]) -> NDArray[np.float64]:
-    """A property of each completion, [questions, samples]."""
-    return np.array([[of(c) for c in g.group.completions] for g in scored], dtype=float)
-
-
 def _well_formed(completion: Completion) -> float:
     return float(split_thinking(completion.last_turn).well_formed)
-
-
-def summary(mode: str, metric: str, values: NDArray[Any]) -> Row:
-    """A table row: the mean over questions of each question's mean, and its bootstrap interval."""
-    values = np.asarray(values, dtype=float)
-    known = values[~np.isnan(values).all(1)]
-    means = np.nanmean(known, axis=1) if len(known) else np.zeros(0)
-    low, high = bootstrap_interval(means)
-    value = float(means.mean()) if len(means) else float("nan")
-    return {"mode": mode, "metric": metric, "value": value, "low": low, "high": high, "n": len(means)}
-
-
-def bootstrap_interval(means: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of the mean over questions; nan without questions.
-
-    >>> bootstrap_interval(np.ones(10))
-    (1.0, 1.0)
-    """
-    if not len(means):
-        return float("nan"), float("nan")
-    rng = np.random.default_rng(0)
-    draws = means[rng.integers(len(means), size=(RESAMPLES, len(means)))].mean(1)
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

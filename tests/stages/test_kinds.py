@@ -522,8 +522,8 @@ def test_intervals_cover_the_truth_when_samples_of_a_question_agree() -> None:
 
 
 def test_a_table_has_a_hole_where_there_is_no_verdict() -> None:
-    passed = evaluate.passed_once(np.array([[1, np.nan], [0, np.nan], [np.nan, np.nan], [0, 0.5]]))
-    np.testing.assert_array_equal(passed, [[1], [np.nan], [np.nan], [0]])
+    passed = evaluate.pass_at(np.array([[1, np.nan], [0, np.nan], [np.nan, np.nan], [0, 0.5]]), 2)
+    np.testing.assert_array_equal(passed, [[np.nan], [np.nan], [np.nan], [0]])
     table = evaluate.score_table([scored([1.0, None]), scored([0.0, 0.5])])
     np.testing.assert_array_equal(table, [[1.0, np.nan], [0.0, 0.5]])
 

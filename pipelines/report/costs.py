@@ -1,0 +1,71 @@
+"""What each stage cost: time, and tokens generated and trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from posttrain.pipelines.live import read_live, read_metrics
+from posttrain.pipelines.results import RunResults
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCost:
+    """None: not known."""
+
+    seconds: float | None
+    generated: int | None
+    trained: int | None
+
+
+def stage_costs(results: RunResults) -> dict[str, StageCost]:
+    """The cost of every stage that began."""
+    return {name: _cost(results.run_dir / name, state) for name, state in results.states.items()}
+
+
+def _cost(folder: Path, state: dict) -> StageCost:  # type: ignore[type-arg]
+    lines = read_metrics(folder / "metrics.jsonl")
+
+    def total(name: str) -> int | None:
+        values = [line[name] for line in lines if isinstance(line.get(name), int | float)]
+        return int(sum(values)) if values else None
+
+    seconds = state["seconds"]
+    if seconds is None and state["state"] == "running":
+        seconds = read_live(folder).get("seconds")
+    generated = total("generated_tokens")
+    if generated is None and "generated_tokens" in state["metrics"]:
+        generated = int(state["metrics"]["generated_tokens"])
+    return StageCost(
+        seconds=seconds,
+        generated=_evaluated(folder / "artifact" / "completions.parquet") if generated is None else generated,
+        trained=total("tokens"),
+    )
+
+
+def _evaluated(path: Path) -> int | None:
+    """Tokens of the completions that an evaluation kept."""
+    if not path.exists():
+        return None
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pc.sum(pq.read_table(path, columns=["tokens"])["tokens"]).as_py() or 0)
+    except (pa.ArrowException, OSError, KeyError):
+        return None
+
+
+def count_of(number: int | None) -> str:
+    """A count for people: 950, 12.3k, 4.56M; nothing if it isn't known.
+
+    >>> count_of(12_345)
+    '12.3k'
+    """
+    if number is None:
+        return ""
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return str(number)

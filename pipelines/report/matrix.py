@@ -1,0 +1,80 @@
+"""The evaluation matrix, stage x suite x mode, as tables on a page and on a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from posttrain.pipelines.results import Row
+
+Column = tuple[str, str, str]
+"""(suite, mode, metric)"""
+
+COUNTS = ("tokens",)
+"""Metrics that are no shares."""
+
+QUIET = ("no_verdict", "truncated")
+"""Metrics that go without saying while they are 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One number as the page shows it."""
+
+    text: str
+    interval: str
+    share: float | None
+    """0 to 1, for the bar behind the number; None for what is no share."""
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """Stages across, results down: a run has few stages and many results."""
+
+    stages: tuple[str, ...]
+    main: tuple[Column, ...]
+    parts: tuple[Column, ...]
+    """By task and domain: folded away at first."""
+    cells: dict[tuple[str, Column], Cell]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Matrix:
+        """The matrix of a run's rows."""
+        shown = [column for column in columns(rows) if not _goes_without_saying(column, rows)]
+        return cls(
+            stages=tuple(dict.fromkeys(row.stage for row in rows)),
+            main=tuple(column for column in shown if "/" not in column[2]),
+            parts=tuple(column for column in shown if "/" in column[2]),
+            cells={(row.stage, (row.suite, row.mode, row.metric)): _cell(row) for row in rows},
+        )
+
+
+def columns(rows: Iterable[Row]) -> list[Column]:
+    """The (suite, mode, metric) of all rows, in the order they first appear."""
+    return list(dict.fromkeys((row.suite, row.mode, row.metric) for row in rows))
+
+
+def cell(row: Row) -> str:
+    """A number with its interval: `0.812 [0.77, 0.85]`."""
+    return f"{row.value:.3f} [{row.low:.2f}, {row.high:.2f}]"
+
+
+def _goes_without_saying(column: Column, rows: Iterable[Row]) -> bool:
+    mine = [row.value for row in rows if (row.suite, row.mode, row.metric) == column]
+    return column[2] in QUIET and not any(mine)
+
+
+def _cell(row: Row) -> Cell:
+    if math.isnan(row.value):
+        return Cell(text="no verdict", interval="", share=None, n=row.n)
+    share = 0 <= row.value <= 1 and row.metric not in COUNTS
+    scale = 100 if share else 1
+    low, high = row.low * scale, row.high * scale
+    return Cell(
+        text=f"{row.value * scale:.1f}",
+        interval=f"{low:.1f} – {high:.1f}",
+        share=row.value if share else None,
+        n=row.n,
+    )

@@ -1,0 +1,73 @@
+"""`posttrain report RUN --serve`: the report on the loopback, made anew while the run goes on."""
+
+from __future__ import annotations
+
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import InputError
+from posttrain.pipelines.ledger import Ledger
+from posttrain.pipelines.report import render
+from posttrain.pipelines.results import read_results
+
+HOST = "127.0.0.1"
+REFRESH = 5
+"""Seconds until a browser asks again, as long as a command is at work in the run folder."""
+
+
+class ReportServer(ThreadingHTTPServer):
+    """Serves one run's report; a page is kept for as long as writing one took, so that many readers cost no more."""
+
+    daemon_threads = True
+
+    def __init__(self, run_dir: Path, port: int) -> None:
+        """Raises InputError if the folder is no run's, or the port is taken."""
+        read_results(run_dir)
+        try:
+            super().__init__((HOST, port), _Handler)
+        except OSError as error:
+            what = f"can't listen on port {port}: {error.strerror}"
+            raise InputError(what, where=str(run_dir), fix="give another --port; 0 takes a free one") from None
+        self.run_dir = run_dir
+        self._page, self._until = b"", 0.0
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.server_port}/"
+
+    def page(self) -> bytes:
+        """The report of now, or of a moment ago."""
+        began = time.monotonic()
+        if began >= self._until:
+            self._page = render(read_results(self.run_dir)).encode()
+            ended = time.monotonic()
+            self._until = ended + (ended - began)
+        return self._page
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ReportServer
+
+    def do_GET(self) -> None:
+        host = (self.headers["Host"] or "").rsplit(":", 1)[0]
+        if host not in (HOST, "localhost"):  # a foreign page that a name of its own leads here
+            self.send_error(403, "only for this machine")
+        elif self.path.split("?")[0] not in ("/", "/report.html"):
+            self.send_error(404)
+        else:
+            self._send(self.server.page())
+
+    def _send(self, body: bytes) -> None:
+        self.send_response(200)
+        headers: dict[str, Any] = {"Content-Type": "text/html; charset=utf-8", "Content-Length": len(body)}
+        headers |= {"Cache-Control": "no-store"}
+        if Ledger(self.server.run_dir).locked():
+            headers["Refresh"] = REFRESH
+        for name, value in headers.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: Any) -> None: ...

@@ -1,0 +1,87 @@
+"""Numbers with intervals: means over questions, unbiased pass@k, 95 % intervals by a bootstrap over questions.
+
+Samples of one question aren't independent, so questions are what is drawn again. Tables are [questions, samples], with
+nan where there is no verdict: a scorer that failed is left out and counted, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posttrain.types import Completion
+
+if TYPE_CHECKING:
+    from posttrain.stages.rollout.collect import ScoredGroup
+
+RESAMPLES = 1000
+Row = dict[str, Any]
+Table = NDArray[np.float64]
+
+
+def score_table(scored: Sequence[ScoredGroup]) -> Table:
+    """Scores, [questions, samples]; nan where there's no verdict."""
+    return np.array([[np.nan if s.value is None else s.value for s in g.scores] for g in scored], dtype=float)
+
+
+def completion_table(scored: Sequence[ScoredGroup], of: Callable[[Completion], float]) -> Table:
+    """A property of each completion, [questions, samples]."""
+    return np.array([[of(c) for c in g.group.completions] for g in scored], dtype=float)
+
+
+def pass_at(values: Table, k: int) -> Table:
+    """Unbiased pass@k of each question, [questions, 1]: 1 - C(n-c, k) / C(n, k) (Chen et al., 2107.03374, eq. 1).
+
+    n are the question's verdicts, c those that pass (a score of 1). With fewer than k verdicts it is nan: to count what
+    has passed so far would favour the questions that pass.
+
+    >>> pass_at(np.array([[1.0, 0.0, 0.0, 0.0], [1.0, np.nan, 0.0, 0.0]]), 2).round(3).tolist()
+    [[0.5], [0.667]]
+    """
+    result = np.full((len(values), 1), np.nan)
+    for index, row in enumerate(values):
+        verdicts = row[~np.isnan(row)]
+        n, c = len(verdicts), int((verdicts >= 1).sum())
+        if n >= k:
+            result[index] = 1.0 if n - c < k else 1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1))
+    return result
+
+
+def summary(mode: str, metric: str, values: NDArray[Any]) -> Row:
+    """A table row: the mean over questions of each question's mean, and its bootstrap interval."""
+    values = np.asarray(values, dtype=float)
+    known = values[~np.isnan(values).all(1)]
+    means = np.nanmean(known, axis=1) if len(known) else np.zeros(0)
+    low, high = bootstrap_interval(means)
+    value = float(means.mean()) if len(means) else float("nan")
+    return {"mode": mode, "metric": metric, "value": value, "low": low, "high": high, "n": len(means)}
+
+
+def bootstrap_interval(means: Table, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of the mean over questions; nan without questions.
+
+    >>> bootstrap_interval(np.ones(10))
+    (1.0, 1.0)
+    """
+    if not len(means):
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(0)
+    draws = means[rng.integers(len(means), size=(RESAMPLES, len(means)))].mean(1)
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def paired_difference(before: Mapping[str, float], after: Mapping[str, float]) -> Row:
+    """The mean difference over the questions that both answered, with its interval: questions are drawn in pairs.
+
+    >>> paired_difference({"a": 0.0, "b": 1.0, "c": 1.0}, {"a": 1.0, "b": 1.0})["value"]
+    0.5
+    """
+    shared = [name for name in before if name in after]
+    differences = np.array([after[name] - before[name] for name in shared])
+    low, high = bootstrap_interval(differences)
+    value = float(differences.mean()) if shared else float("nan")
+    return {"value": value, "low": low, "high": high, "n": len(shared)}
