@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from posttrain.configs.agents import EnvironmentUse as EnvironmentUse
 from posttrain.configs.data_stages import Curate as Curate
+from posttrain.configs.data_stages import FilterUse as FilterUse
 from posttrain.configs.data_stages import Keep as Keep
 from posttrain.configs.data_stages import Sample as Sample
 from posttrain.configs.evaluation import AutoEvaluate as AutoEvaluate

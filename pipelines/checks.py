@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.problems import closest
 from posttrain.configs.schema import Evaluate, PromptSource, RewardUse, Sample, Sft
 from posttrain.errors import DataError, InputError, RecipeError
 from posttrain.pipelines.dag import Node, sources
@@ -93,15 +92,16 @@ def check_environments(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
 
 
 def check_filters(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
-    """Refuse filters that don't exist. Raises RecipeError."""
-    from posttrain.stages.data.filters import FILTERS
-
+    """Refuse filters that don't exist, and parameters that they haven't. Raises RecipeError."""
     for node in nodes:
-        for name in node.spec.filters if isinstance(node.spec, Sample) else ():
-            if name not in FILTERS:
-                raise RecipeError(
-                    f"no filter {name!r}; {closest(name, FILTERS)}", where=loaded.where((*node.at, "filters"))
-                )
+        for index, use in enumerate(node.spec.filters if isinstance(node.spec, Sample) else ()):
+            from posttrain.stages.data.filters import check_filter
+
+            try:
+                check_filter(use)
+            except RecipeError as error:
+                where = loaded.where((*node.at, "filters", index))
+                raise RecipeError(error.what, where=where, fix=error.fix) from None
 
 
 def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
@@ -188,7 +188,9 @@ def _judged(node: Node) -> Iterator[tuple[PromptSource, Sequence[RewardUse]]]:
         for suite in spec.suites:
             if suite.measure != "mode_following":
                 yield from ((source, suite.rewards) for source in suite.prompts)
-    elif not (isinstance(spec, Sample) and "correct" not in spec.filters):  # there, scores decide nothing
+    elif not (
+        isinstance(spec, Sample) and all(use.use != "correct" for use in spec.filters)
+    ):  # there, scores decide nothing
         uses = getattr(spec, "rewards", ())
         yield from ((source, uses) for source in (getattr(spec, "prompts", ()) if uses else ()))
 

@@ -89,7 +89,7 @@ def sources(spec: Stage) -> Iterator[tuple[Path_, ModelSource | PromptSource]]:
     for field in ("model", "teacher"):
         if (model := getattr(spec, field, None)) is not None:
             yield (field,), model
-    for field in ("prompts", "data", "exclude"):
+    for field in ("prompts", "data", "exclude", "held_out", "reviewed"):
         for index, source in enumerate(getattr(spec, field, ())):
             yield (field, index), source
     for index, suite in enumerate(getattr(spec, "suites", ())):

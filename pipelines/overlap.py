@@ -98,7 +98,11 @@ class _Reader:
             if isinstance(stage.node.spec, Evaluate):
                 continue
             for (field, *_), source in sources(stage.node.spec):
-                if field != "exclude" and isinstance(source, PromptSource) and not self._is_stage(source):
+                if (
+                    field not in ("exclude", "held_out")
+                    and isinstance(source, PromptSource)
+                    and not self._is_stage(source)
+                ):
                     yield stage, source
 
     def _is_stage(self, source: PromptSource) -> bool:

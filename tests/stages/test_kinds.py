@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.configs.schema import Curate, DataSource, Grpo, Optimizer, PromptSource
-from posttrain.configs.schema import Sample as SampleSpec
 from posttrain.errors import DataError
 from posttrain.stages import curate, distill, evaluate, grpo, sample, sft
 from posttrain.stages.data.filters import FILTERS
@@ -262,33 +261,6 @@ def test_without_a_model_nobody_needs_a_verdict(tmp_path: Path, monkeypatch: pyt
 # ---------------------------------------------------------------- sample and its filters
 
 
-def sample_spec(**fields: Any) -> SampleSpec:
-    return SampleSpec.model_validate({"kind": "sample", "model": "base", "prompts": "x", **fields})
-
-
-def candidates(*texts: tuple[str, int, float]) -> ScoredGroup:
-    completions = tuple(completion(text, index=i, tokens=n) for i, (text, n, _) in enumerate(texts))
-    scores = tuple(Score(value=value) for _, _, value in texts)
-    asked = prompt(mode="think", task="math", columns={"answer": "2", "solution": "1+1=2"})
-    return ScoredGroup(group=Group(prompt=asked, completions=completions), scores=scores)
-
-
-def test_select_takes_the_shortest_that_pass_each_once_and_counts_the_others() -> None:
-    group = candidates(("long", 9, 1.0), ("wrong", 1, 0.0), ("short", 2, 1.0), ("short", 2, 1.0), ("middle", 5, 1.0))
-    reasons: Counter[str] = Counter()
-    rows = sample.select(group, sample_spec(take=2), reasons)
-    assert [row["response"] for row in rows] == ["short", "middle"]
-    assert reasons == {"wrong answer": 1}
-
-
-def test_selected_rows_carry_what_training_needs_and_no_given_solution() -> None:
-    (row,) = sample.select(candidates(("yes", 1, 1.0)), sample_spec(), Counter())
-    assert row == {
-        "messages": [{"role": "user", "content": "1+1?"}], "answer": "2", "task": "math", "domain": "", "mode": "think",
-        "response": "yes",
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
@@ -315,9 +287,9 @@ def test_each_filter_drops_what_it_names(name: str, text: str, reason: str | Non
     assert FILTERS[name](prompt(), completion(text), Score(value=1.0)) == reason
 
 
-@pytest.mark.parametrize("value", [None, 0.0, 0.99])
-def test_only_full_reward_is_correct(value: float | None) -> None:
-    assert FILTERS["correct"](prompt(), completion(), Score(value=value)) == "wrong answer"
+@pytest.mark.parametrize(("value", "reason"), [(None, "no verdict"), (0.0, "wrong answer"), (0.99, "wrong answer")])
+def test_only_full_reward_is_correct(value: float | None, reason: str) -> None:
+    assert FILTERS["correct"](prompt(), completion(), Score(value=value)) == reason
 
 
 def test_an_answer_cut_by_the_length_limit_is_not_complete() -> None:
@@ -687,13 +659,13 @@ def test_the_oracle_writes_a_well_formed_solution() -> None:
     assert split_thinking(answer.text).well_formed
 
 
-def test_the_oracle_drops_and_counts_rows_without_a_solution() -> None:
-    solved, bare = prompt(columns={"answer": "2", "solution": "1+1=2"}), prompt()
-    reasons: Counter[str] = Counter()
-    assert sample.with_solutions([bare, solved, bare], "s", reasons) == [solved]
-    assert reasons == {"no worked solution": 2}
-    with pytest.raises(DataError, match=r"^s: .*solution"):
-        sample.with_solutions([bare], "s", reasons)
+def test_the_oracle_drops_rows_without_a_solution() -> None:
+    worked = prompt(columns={"solution": "1+1=2", "answer": "2"})
+    kept, without = sample.with_solutions([prompt(), worked, prompt()], "here")
+    assert kept == [worked]
+    assert len(without) == 2
+    with pytest.raises(DataError, match="no row has it"):
+        sample.with_solutions([prompt()], "here")
 
 
 def test_any_text_can_be_written_down(tmp_path: Path) -> None:
