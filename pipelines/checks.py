@@ -122,9 +122,9 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
                 continue
             text = isinstance(spec, Sft) and spec.text
             report = check_source(source, loaded.recipe_dir, kind=spec.kind, text=text)
-            found.append(
-                {"stage": stage.name, "from": source.source, "rows": report.rows, "columns": list(report.columns)}
-            )
+            columns = list(report.columns)
+            read = {"stage": stage.name, "from": source.source, "rows": report.rows, "columns": columns}
+            found.append({**read, "skipped": report.skipped} if report.skipped else read)
         for source in _dialogues(spec):
             if source.source not in loaded.recipe.stages:
                 _check_dialogues(loaded, source)

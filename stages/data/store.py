@@ -8,7 +8,7 @@ or 2.5, {}, 2**70, half a surrogate pair) is written as JSON, and its name stand
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +46,26 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: the file isn't there, or is no whole Parquet file.
     """
+    return list(iter_rows(path))
+
+
+def iter_rows(path: Path, batch: int = 4096) -> Iterator[dict[str, Any]]:
+    """`read_rows`, of which a batch is in memory at a time."""
     try:
-        table = pq.read_table(path)
-        rows = [_without_none(row) for row in table.to_pylist()]
+        with pq.ParquetFile(path) as file:
+            as_json = json.loads((file.schema_arrow.metadata or {}).get(JSON_COLUMNS, b"[]"))
+            for part in file.iter_batches(batch_size=batch):
+                for row in part.to_pylist():
+                    row = _without_none(row)
+                    for column in as_json:
+                        if column in row:
+                            row[column] = json.loads(row[column])
+                    yield row
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"can't be read as Parquet: {reason}", where=str(path), fix="write it anew: it may be cut off"
         ) from None
-    for column in json.loads((table.schema.metadata or {}).get(JSON_COLUMNS, b"[]")):
-        for row in rows:
-            if column in row:
-                row[column] = json.loads(row[column])
-    return rows
 
 
 def _arrow(values: Sequence[Any]) -> Any:

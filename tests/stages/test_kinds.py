@@ -544,14 +544,6 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_content(tmp_path: Path) 
     assert rows == [{"prompt": "a"}, {"prompt": "b"}]
 
 
-def test_half_a_surrogate_pair_becomes_the_replacement_character_and_whole_ones_stay(tmp_path: Path) -> None:
-    lines = [r'{"id": "a\ud83d", "prompt": "x\ud83dy\ude00", "mode": "mixed"}', r'{"prompt": "\ud83d\ude00 \u0000"}']
-    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
-    ((cut, whole),) = load_prompts([source("rows.jsonl")], recipe_dir=tmp_path, inputs={}, seed=0)
-    assert (cut.id, cut.messages[0]["content"]) == ("a\ufffd", "x\ufffdy\ufffd")
-    assert whole.messages[0]["content"] == "\U0001f600 \0"
-
-
 def test_a_broken_parquet_source_is_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "rows.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match=r"rows\.parquet: can't be read as Parquet"):
