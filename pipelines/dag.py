@@ -14,7 +14,16 @@ from typing import Literal
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.problems import Path_, closest, dotted
-from posttrain.configs.schema import EnvironmentUse, Evaluate, ModelSource, PromptSource, Recipe, RewardUse, Stage
+from posttrain.configs.schema import (
+    Curate,
+    EnvironmentUse,
+    Evaluate,
+    ModelSource,
+    PromptSource,
+    Recipe,
+    RewardUse,
+    Stage,
+)
 from posttrain.errors import InputError, RecipeError
 from posttrain.stages.data.models import judge_source
 
@@ -92,6 +101,11 @@ def sources(spec: Stage) -> Iterator[tuple[Path_, ModelSource | PromptSource]]:
     for field in ("prompts", "data", "exclude", "held_out", "reviewed"):
         for index, source in enumerate(getattr(spec, field, ())):
             yield (field, index), source
+    if isinstance(spec, Curate):
+        if spec.without_thinking is not None and spec.without_thinking.model is not None:
+            yield ("without_thinking", "model"), spec.without_thinking.model
+        if spec.judge is not None and spec.judge.source is not None:
+            yield ("judge",), judge_source(spec.judge)
     for index, suite in enumerate(getattr(spec, "suites", ())):
         for number, source in enumerate(suite.prompts):
             yield ("suites", index, "prompts", number), source

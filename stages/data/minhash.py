@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 PERMUTATIONS = 128
 BANDS, ROWS = 16, 8
-"""A pair of similarity 0.8 is a candidate with probability 0.95, one of 0.5 with 0.06; signatures decide then."""
+"""A pair of similarity 0.8 is a candidate with probability 0.95, one of 0.7 with 0.61, one of 0.5 with 0.06; signatures
+decide then. Below 0.7 other bands would be needed: recipes can't ask for that."""
 
 _SEED = 20_250_514
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*(?:\s*[-+*/^×÷]\s*\d+(?:[.,]\d+)*)+|[぀-ヿ㐀-鿿가-힯]|[^\W_]+(?:'[^\W_]+)?")

@@ -16,9 +16,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.configs.schema import Curate, DataSource, Grpo, Optimizer, PromptSource
+from posttrain.configs.schema import DataSource, Grpo, Optimizer, PromptSource
 from posttrain.errors import DataError
 from posttrain.stages import curate, distill, evaluate, grpo, sample, sft
+from posttrain.stages.data.content import content
 from posttrain.stages.data.filters import FILTERS
 from posttrain.stages.data.load import check_source, load_prompts, load_rows
 from posttrain.stages.data.schedule import BatchSchedule
@@ -207,55 +208,7 @@ def test_a_prompt_that_comes_twice_in_a_step_gets_two_ids() -> None:
     ],
 )
 def test_two_prompts_are_one_question_by_key_or_by_words(left: Prompt, right: Prompt, same: bool) -> None:
-    assert (curate.content(left) == curate.content(right)) == same
-
-
-class Fake:
-    """The parts of a stage's context that `curate` without a model reads."""
-
-    def __init__(self, folder: Path, spec: Any) -> None:
-        self.name, self.spec, self.seed, self.recipe_dir = "queries", spec, 0, folder
-        self.artifact_dir, self.inputs, self.said = folder / "out", dict[str, Path](), list[str]()
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
-def curated(folder: Path, monkeypatch: pytest.MonkeyPatch, rates: dict[str, float] | None, **fields: Any) -> Any:
-    """Curates six questions, one of them twice; the kept ids and the reasons of the others."""
-    rows = [{"id": f"q{i}", "prompt": f"{i}?", "answer": str(i)} for i in range(6)] + [{"id": "q6", "prompt": "0?"}]
-    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (folder / "used.jsonl").write_text('{"prompt": "5?"}\n')
-    node = {"kind": "curate", "prompts": "rows.jsonl", "exclude": "used.jsonl", **fields}
-    if rates is not None:
-        node["model"] = "base"
-        monkeypatch.setattr(curate, "pass_rates", lambda context, prompts: rates)
-    context: Any = Fake(folder, Curate.model_validate(node))
-    curate.run(context)
-    dropped = read_rows(context.artifact_dir / "dropped.parquet")
-    kept = read_rows(context.artifact_dir / "data.parquet")
-    return [row["id"] for row in kept], {row["id"]: row["reason"] for row in dropped}
-
-
-def test_curate_says_why_each_prompt_was_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = {"q0": 0.5, "q1": 0.0, "q2": 1.0, "q3": 0.25}  # q4 got no verdict
-    kept, reasons = curated(tmp_path, monkeypatch, rates, keep={"pass_rate": [0.1, 0.9]})
-    assert kept == ["q0", "q3"]
-    assert reasons == {
-        "q1": "too hard", "q2": "too easy", "q4": "no verdict", "q5": "used by an excluded source", "q6": "duplicate",
-    }  # fmt: skip
-
-
-def test_a_limit_keeps_the_hardest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = {f"q{i}": 1.0 - i / 10 for i in range(5)}
-    kept, reasons = curated(tmp_path, monkeypatch, rates, limit=2)
-    assert kept == ["q3", "q4"]
-    assert reasons["q0"] == "over the limit"
-
-
-def test_without_a_model_nobody_needs_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, _ = curated(tmp_path, monkeypatch, None)
-    assert kept == ["q0", "q1", "q2", "q3", "q4"]
+    assert (content(left) == content(right)) == same
 
 
 # ---------------------------------------------------------------- sample and its filters
@@ -640,9 +593,9 @@ def test_rows_come_back_as_they_were_written_without_their_nones(
 
 def test_a_curated_prompt_comes_back_as_the_same_prompt(tmp_path: Path) -> None:
     asked = prompt(id="k", mode="think", task="math", domain="sums", columns={"answer": "2", "key": "1+1"})
-    write_rows(tmp_path, [curate.as_row(asked, 0.5)])
+    write_rows(tmp_path, [curate.as_row(asked)])
     ((got,),) = load_prompts([source("queries")], recipe_dir=tmp_path, inputs={"queries": tmp_path}, seed=0)
-    assert got == replace(asked, columns={**asked.columns, "pass_rate": 0.5})
+    assert got == asked
 
 
 def test_the_oracle_writes_a_well_formed_solution() -> None:
