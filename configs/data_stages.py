@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from posttrain.configs.inputs import Model, PromptSource, RewardUse, Sampling
+from posttrain.configs.inputs import Model, PromptSource, RewardUse, Sampling, as_mapping
+from posttrain.configs.judges import JudgeModel
 from posttrain.configs.stage import StageBase
 from posttrain.configs.strict import Strict
 from posttrain.types import Mode
@@ -25,17 +26,103 @@ class Keep(Strict):
         return value
 
 
+class Decontaminate(Strict):
+    """When a query is too near to one of `held_out`, or to the validation split."""
+
+    ngram: int = Field(13, ge=3, description="so many words in a row (Brown et al. 2020)")
+    at_most: float = Field(0.5, ge=0, le=1, description="share of an item's runs of three words that may come back")
+    near: float = Field(0.75, ge=0.7, le=1, description="MinHash similarity, numbers aside")
+
+
+class Deduplicate(Strict):
+    """When two queries are one; the first is kept."""
+
+    near: float | None = Field(0.8, ge=0.7, le=1, description="MinHash similarity; null: exact only")
+    ngram: int = Field(3, ge=1, description="words a shingle")
+    same_numbers: bool = Field(True, description="near duplicates have the same numbers: others make another problem")
+
+
+class WithoutThinking(Strict):
+    """Queries that a model answers correctly without thinking teach no thinking (report, 4.1)."""
+
+    model: Model | None = Field(None, description="the stage's model if not given")
+    n: int = Field(2, ge=1, description="completions a query")
+    mode: Literal["closed", "no_think"] = "closed"
+    at_least: float = Field(1.0, gt=0, le=1, description="share of right ones from which a query is dropped")
+    sampling: Sampling = Sampling()
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model(cls, value: Any) -> Any:
+        return as_mapping(value, "from")
+
+
+class Domains(Strict):
+    """How each query's domain is found: its own column, else words, else the judge."""
+
+    column: str = Field("domain", description="the column that names it, where a row has one")
+    words: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="domain: words that speak for it")
+    judge: tuple[str, ...] = Field((), description="domains that the stage's judge chooses from")
+    most: int | Literal["even"] | None = Field(None, description="queries a domain; even: as many as the smallest has")
+
+
+RuleName = Literal["no_answer", "several_questions", "open_generation", "proof"]
+
+
 class Curate(StageBase):
-    """Prompts in; prompts with pass rates, filtered, out (report, 4.1 and 4.2)."""
+    """Prompts in; prompts with pass rates and domains, filtered, out (report, 4.1 and 4.2)."""
 
     kind: Literal["curate"]
     prompts: tuple[PromptSource, ...]
+    validation: int = Field(0, ge=0, description="queries that are reserved first, as split `validation`")
+    exclude: tuple[PromptSource, ...] = Field((), description="prompts that must not come back, e.g. the cold start's")
+    rules: tuple[RuleName, ...] = Field(
+        ("no_answer", "several_questions", "open_generation", "proof"), description="which queries can't be verified"
+    )
+    judge: JudgeModel | None = Field(
+        None, description="a language model that is asked what can be verified, and domains"
+    )
+    deduplicate: Deduplicate = Deduplicate()
+    held_out: tuple[PromptSource, ...] = Field((), description="evaluation sets that no query may be too near to")
+    decontaminate: Decontaminate = Decontaminate()
+    without_thinking: WithoutThinking | None = None
     n: int = Field(4, ge=1, description="completions a prompt for the pass rate")
     keep: Keep = Keep()
-    limit: int | None = Field(None, ge=1, description="keep at most this many")
-    exclude: tuple[PromptSource, ...] = Field((), description="prompts that must not come back, e.g. the cold start's")
+    domains: Domains = Domains()
+    limit: int | None = Field(None, ge=1, description="keep at most this many, the hardest")
     rewards: tuple[RewardUse, ...] = (RewardUse(use="math"),)
     sampling: Sampling = Sampling()
+
+    @field_validator("judge", mode="before")
+    @classmethod
+    def _judge(cls, value: Any) -> Any:
+        return as_mapping(value, "from")
+
+    @model_validator(mode="after")
+    def _has_models(self) -> Curate:
+        if self.without_thinking is not None and (self.without_thinking.model or self.model) is None:
+            raise ValueError("`without_thinking` asks a model: name one in it, or the stage's `model`")
+        if self.domains.judge and self.judge is None:
+            raise ValueError("`domains.judge` asks the stage's `judge`: name one")
+        if len(self.domains.judge) == 1:
+            raise ValueError("`domains.judge` names the domains to choose from: two or more")
+        return self
+
+
+class FilterUse(Strict):
+    """A response filter by name; every other key is one of its parameters.
+
+    >>> FilterUse.model_validate({"use": "repetition", "ngram": 4, "at_most": 0.3})
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    use: str = Field(description="correct, repetition, guesswork, consistent, language, similar or complete")
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What the recipe sets."""
+        return dict(self.model_extra or {})
 
 
 class Store(Strict):
@@ -52,16 +139,43 @@ class Store(Strict):
 
 
 class Sample(StageBase):
-    """A model's responses to prompts, verified and filtered (report, 4.1 and 4.3)."""
+    """A model's responses to prompts, verified, filtered and chosen (report, 4.1 and 4.3).
+
+    Few samples are the default, as the report prefers: one response a query, and at most 5000 of them.
+    """
 
     kind: Literal["sample"]
-    model: Model
+    model: Model | None = Field(None, description="what answers: a stage, base, builtin:oracle, a folder, a Hub id")
+    endpoint: JudgeModel | None = Field(None, description="in place of `model`: an OpenAI-compatible endpoint")
     prompts: tuple[PromptSource, ...]
     n: int = Field(1, ge=1, description="candidates a prompt")
     take: int = Field(1, ge=1, description="most candidates kept a prompt")
+    pick: Literal["shortest", "first", "best"] = Field("shortest", description="which of those that pass the filters")
     mode: Mode | Literal["mixed"] | None = None
-    filters: tuple[str, ...] = Field(("correct",), description="names of the filter registry")
+    filters: tuple[FilterUse, ...] = Field((FilterUse(use="correct"),), description="names, or {use: NAME, parameters}")
+    held_out: tuple[PromptSource, ...] = Field((), description="what the filter `similar` compares with")
     rewards: tuple[RewardUse, ...] = (RewardUse(use="math"),)
     sampling: Sampling = Sampling()
     store: Store | None = Field(None, description="keep the model's next-token distributions, for `distill`")
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(5000, ge=1, description="most responses kept; null: all")
+    reviewed: tuple[PromptSource, ...] = Field((), description="a review.jsonl of this stage that a person filled in")
+
+    @field_validator("filters", mode="before")
+    @classmethod
+    def _filters(cls, value: Any) -> Any:
+        values = value if isinstance(value, list | tuple) else [value]
+        return [as_mapping(v, "use") for v in values]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Sample:
+        if (self.model is None) == (self.endpoint is None):
+            raise ValueError("who answers? name `model` or `endpoint: {endpoint: URL, model: NAME}`, one of the two")
+        if self.endpoint is not None and self.endpoint.endpoint is None:
+            raise ValueError("`endpoint` is {endpoint: URL, model: NAME}; what the run holds is named in `model`")
+        if self.store is not None and (self.model is None or self.model.source == "builtin:oracle"):
+            raise ValueError(
+                "`store` keeps the distributions of a model of the run: neither endpoint nor oracle has any"
+            )
+        if any(use.use == "similar" for use in self.filters) and not self.held_out:
+            raise ValueError("the filter `similar` compares with `held_out`: name the sets kept for evaluation")
+        return self

@@ -42,7 +42,9 @@ class PromptSource(Strict):
         description="a stage, builtin:NAME, reasoning_gym:TASK, a .jsonl or .parquet file, or hf:OWNER/NAME",
     )
     n: int | None = Field(None, ge=1, description="how many rows to take; all if not given")
-    split: str = Field("train", description="of a generator: train or heldout; of a Hub data set: its split")
+    split: str = Field(
+        "train", description="train or heldout of a generator; validation of a curate stage; a Hub data set's"
+    )
     params: dict[str, Any] = Field(default_factory=dict, description="parameters of a generator")
     columns: dict[str, str] = Field(default_factory=dict, description="ours: theirs, e.g. {prompt: question}")
     task: str | None = Field(None, description="sets the column `task`, which `when` reads")
@@ -50,6 +52,8 @@ class PromptSource(Strict):
     weight: float = Field(1.0, gt=0, description="share of the batch relative to the other sources")
     environment: EnvironmentUse | None = Field(None, description="what answers tool calls: a name, or a mapping")
     revision: str | None = None
+    on_bad_row: Literal["refuse", "skip"] = Field("refuse", description="a malformed row: an error, or left out")
+    max_bad_share: float = Field(0.01, ge=0, le=1, description="with skip: more malformed rows than this are an error")
 
     @field_validator("environment", mode="before")
     @classmethod

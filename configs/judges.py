@@ -73,7 +73,7 @@ def literal_keys(raw: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str
     if not isinstance(raw, dict):
         return
     for name, value in raw.items():
-        given = value.get("api_key") if name == "judge" and isinstance(value, dict) else None
+        given = value.get("api_key") if name in ("judge", "endpoint") and isinstance(value, dict) else None
         if given is not None and not (isinstance(given, str) and _REFERENCE.fullmatch(given)):
             yield (*at, name, "api_key")
         yield from literal_keys(value, (*at, name))

@@ -11,9 +11,14 @@ from pydantic import Field, field_validator, model_validator
 
 from posttrain.configs.agents import EnvironmentUse as EnvironmentUse
 from posttrain.configs.data_stages import Curate as Curate
+from posttrain.configs.data_stages import Decontaminate as Decontaminate
+from posttrain.configs.data_stages import Deduplicate as Deduplicate
+from posttrain.configs.data_stages import Domains as Domains
+from posttrain.configs.data_stages import FilterUse as FilterUse
 from posttrain.configs.data_stages import Keep as Keep
 from posttrain.configs.data_stages import Sample as Sample
 from posttrain.configs.data_stages import Store as Store
+from posttrain.configs.data_stages import WithoutThinking as WithoutThinking
 from posttrain.configs.evaluation import AutoEvaluate as AutoEvaluate
 from posttrain.configs.evaluation import Evaluate as Evaluate
 from posttrain.configs.evaluation import Suite as Suite

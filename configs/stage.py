@@ -28,7 +28,7 @@ class StageBase(Strict):
     def _model(cls, value: Any) -> Any:
         return as_mapping(value, "from")
 
-    @field_validator("prompts", "data", "exclude", mode="before", check_fields=False)
+    @field_validator("prompts", "data", "exclude", "held_out", "reviewed", mode="before", check_fields=False)
     @classmethod
     def _sources(cls, value: Any) -> Any:
         values = value if isinstance(value, list | tuple) else [value]

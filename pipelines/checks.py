@@ -6,15 +6,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.problems import closest
-from posttrain.configs.schema import Evaluate, Grpo, PromptSource, RewardUse, Sample, Sft
-from posttrain.errors import DataError, InputError, RecipeError
+from posttrain.configs.schema import Curate, Evaluate, Grpo, JudgeModel, PromptSource, RewardUse, Sample, Sft
+from posttrain.errors import DataError, InputError, RecipeError, RewardError
 from posttrain.pipelines.dag import Node, sources
 from posttrain.pipelines.keys import model_folder
 from posttrain.pipelines.ledger import read_json
 
 if TYPE_CHECKING:
     from posttrain.pipelines.plan import Plan
+
+
+_TRIED = 20_000
+"""Rows of a source that `curate` may have millions of; all are checked as rows."""
 
 
 def check_rewards(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
@@ -54,6 +57,11 @@ def check_judges(loaded: LoadedRecipe, plan: Plan) -> None:
     """
     from posttrain.rewards.gold import check_judge
 
+    for stage in plan.pending:
+        spec = stage.node.spec
+        asked = spec.endpoint if isinstance(spec, Sample) else spec.judge if isinstance(spec, Curate) else None
+        if asked is not None and asked.endpoint is not None:
+            _check_endpoint(asked, loaded.where(stage.node.at))
     tried: list[RewardUse] = []
     for stage in plan.pending:
         for use in stage.node.rewards:
@@ -64,6 +72,24 @@ def check_judges(loaded: LoadedRecipe, plan: Plan) -> None:
                 check_judge(use, loaded.recipe_dir)
             except InputError as error:
                 raise type(error)(error.what, where=loaded.where(stage.node.at), fix=error.fix) from None
+
+
+def _check_endpoint(judge: JudgeModel, where: str) -> None:
+    """Raises InputError if the endpoint of a data stage answers nothing at all."""
+    from posttrain.rewards.contract import RowError
+    from posttrain.rewards.endpoint import EndpointHost
+
+    host = EndpointHost()
+    try:
+        small = judge.model_copy(update={"retries": 0})
+        (answer,) = host.chat(small, judge.timeout).ask([[{"role": "user", "content": "Say: ready."}]])
+    except RewardError as error:
+        raise InputError(error.what, where=where, fix=error.fix) from None
+    finally:
+        host.close()
+    # Cut off is an answer, too: a model that thinks may need more tokens than a greeting gets.
+    if isinstance(answer, RowError) and "was cut" not in answer.detail:
+        raise InputError(answer.detail, where=where, fix="check `endpoint` (with its /v1), `model` and `api_key`")
 
 
 def _alike(use: RewardUse, other: RewardUse) -> bool:
@@ -93,15 +119,16 @@ def check_environments(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
 
 
 def check_filters(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
-    """Refuse filters that don't exist. Raises RecipeError."""
-    from posttrain.stages.data.filters import FILTERS
-
+    """Refuse filters that don't exist, and parameters that they haven't. Raises RecipeError."""
     for node in nodes:
-        for name in node.spec.filters if isinstance(node.spec, Sample) else ():
-            if name not in FILTERS:
-                raise RecipeError(
-                    f"no filter {name!r}; {closest(name, FILTERS)}", where=loaded.where((*node.at, "filters"))
-                )
+        for index, use in enumerate(node.spec.filters if isinstance(node.spec, Sample) else ()):
+            from posttrain.stages.data.filters import check_filter
+
+            try:
+                check_filter(use)
+            except RecipeError as error:
+                where = loaded.where((*node.at, "filters", index))
+                raise RecipeError(error.what, where=where, fix=error.fix) from None
 
 
 def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
@@ -122,16 +149,16 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
                 continue
             text = isinstance(spec, Sft) and spec.text
             report = check_source(source, loaded.recipe_dir, kind=spec.kind, text=text)
-            found.append(
-                {"stage": stage.name, "from": source.source, "rows": report.rows, "columns": list(report.columns)}
-            )
+            columns = list(report.columns)
+            read = {"stage": stage.name, "from": source.source, "rows": report.rows, "columns": columns}
+            found.append({**read, "skipped": report.skipped} if report.skipped else read)
         for source in _dialogues(spec):
             if source.source not in loaded.recipe.stages:
                 _check_dialogues(loaded, source)
         for source, uses in _judged(stage.node):
             pair = f"{source!r} {uses!r}"  # the same suites come after many stages
             if source.source not in loaded.recipe.stages and pair not in checked:
-                _check_columns(loaded, source, uses)
+                _check_columns(loaded, source, uses, spec)
                 checked.add(pair)
     return found
 
@@ -191,7 +218,9 @@ def _judged(node: Node) -> Iterator[tuple[PromptSource, Sequence[RewardUse]]]:
         return
     if isinstance(spec, Grpo) and spec.watch is not None:
         yield from ((source, spec.watch.rewards or spec.rewards) for source in spec.watch.prompts)
-    if not (isinstance(spec, Sample) and "correct" not in spec.filters):  # there, scores decide nothing
+    if isinstance(spec, Curate) and spec.model is None and spec.without_thinking is None:
+        return  # nobody answers
+    if not isinstance(spec, Sample) or any(use.use == "correct" for use in spec.filters):  # else scores decide nothing
         uses = getattr(spec, "rewards", ())
         yield from ((source, uses) for source in (getattr(spec, "prompts", ()) if uses else ()))
 
@@ -217,12 +246,17 @@ def _check_dialogues(loaded: LoadedRecipe, source: PromptSource) -> None:
             )
 
 
-def _check_columns(loaded: LoadedRecipe, source: PromptSource, uses: Sequence[RewardUse]) -> None:
+def _check_columns(loaded: LoadedRecipe, source: PromptSource, uses: Sequence[RewardUse], spec: object) -> None:
     from posttrain.rewards.base import check_columns
     from posttrain.rewards.gold import check_gold
     from posttrain.stages.data.load import load_prompts
+    from posttrain.stages.data.query_rules import answered
 
+    if isinstance(spec, Curate):
+        source = source.model_copy(update={"n": min(source.n or _TRIED, _TRIED)})
     (prompts,) = load_prompts([source], recipe_dir=loaded.recipe_dir, inputs={}, seed=0)
+    if isinstance(spec, Curate):  # rows without an answer are dropped there, with the reason
+        prompts = answered(prompts, spec, loaded.recipe_dir)
     try:
         check_columns(uses, prompts, loaded.recipe_dir)
         check_gold(uses, prompts, loaded.recipe_dir)

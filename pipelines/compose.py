@@ -24,6 +24,7 @@ def distillation(
             "filters": ["correct"] if verify else [],
             "rewards": ["math"] if verify else [],
             "sampling": sampling,
+            "limit": None,
         },
         "off_policy": {
             "kind": "sft",

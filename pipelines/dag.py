@@ -15,6 +15,7 @@ from typing import Literal
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.problems import Path_, closest, dotted
 from posttrain.configs.schema import (
+    Curate,
     Distill,
     EnvironmentUse,
     Evaluate,
@@ -104,11 +105,16 @@ def sources(spec: Stage) -> Iterator[tuple[Path_, ModelSource | PromptSource]]:
         case Distill():
             for index, teacher in enumerate(spec.teacher):
                 yield ("teacher", index), teacher
-    for field in ("prompts", "data", "exclude"):
+    for field in ("prompts", "data", "exclude", "held_out", "reviewed"):
         for index, source in enumerate(getattr(spec, field, ())):
             yield (field, index), source
     if (stored := getattr(spec, "stored", None)) is not None:
         yield ("stored",), stored
+    if isinstance(spec, Curate):
+        if spec.without_thinking is not None and spec.without_thinking.model is not None:
+            yield ("without_thinking", "model"), spec.without_thinking.model
+        if spec.judge is not None and spec.judge.source is not None:
+            yield ("judge",), judge_source(spec.judge)
     for index, suite in enumerate(getattr(spec, "suites", ())):
         for number, source in enumerate(suite.prompts):
             yield ("suites", index, "prompts", number), source

@@ -100,6 +100,9 @@ def _semantic(loaded: LoadedRecipe, node: Node) -> dict[str, Any]:
             "suites": _with_values(suites, loaded.recipe_dir),
         }
     fields = _judged(loaded.resolved["stages"][node.name])
+    for name in ("endpoint", "judge"):
+        if isinstance(fields.get(name), dict):
+            fields[name] = {key: value for key, value in fields[name].items() if key not in HOW}
     if "suites" in fields:
         fields["suites"] = [_judged(suite) for suite in fields["suites"]]
     kept = {key: value for key, value in fields.items() if key not in NOT_SEMANTIC}

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -48,11 +48,12 @@ class Rate:
 
 
 class Endpoint:
-    """One judge at one endpoint, shared by all who ask it."""
+    """One judge at one endpoint, shared by all who ask it. `read` makes an answer of a reply: its text, by default."""
 
-    def __init__(self, judge: JudgeModel) -> None:
+    def __init__(self, judge: JudgeModel, read: Callable[[Any, JudgeModel], str | RowError] | None = None) -> None:
         import openai
 
+        self._read = read or _text
         self._judge, self._rate = judge, Rate(judge.requests_per_minute)
         # Without a key of its own, the library would send OPENAI_API_KEY to whatever endpoint.
         self._key = judge.api_key.get_secret_value() if judge.api_key is not None else "none"
@@ -126,7 +127,7 @@ class Endpoint:
                 usage = getattr(reply, "usage", None)
                 spent = {n: getattr(usage, n, None) or 0 for n in ("prompt_tokens", "completion_tokens")}
                 self._count(**spent)
-                return _text(reply, self._judge)
+                return self._read(reply, self._judge)
             if time.monotonic() + pause > deadline or self._closed.wait(pause):
                 break
         return self._error(f"no answer in {tries} {'try' if tries == 1 else 'tries'}: {failure or 'out of time'}")

@@ -1,128 +1,243 @@
-"""Responses of a model to prompts, verified and filtered: cold-start candidates, rejection sampling for fusion (the
-stage-2 model answers the stage-1 queries itself; report, 4.3), teacher outputs in both modes (4.5).
+"""Responses of a model to prompts, verified, filtered and chosen: cold-start candidates, rejection sampling for fusion
+(the stage-2 model answers the stage-1 queries itself; report, 4.3), teacher outputs in both modes (4.5).
 
-`builtin:oracle` is no model: it writes out the worked solution that rows of builtin:arithmetic and of some
-reasoning_gym tasks carry.
+The teacher is a model that the run holds, or one behind an endpoint. `builtin:oracle` is no model: it writes out the
+worked solution that rows of builtin:arithmetic and of some reasoning_gym tasks carry.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from posttrain.configs.schema import Sample
 from posttrain.errors import DataError
 from posttrain.stages.context import StageContext, StageResult
-from posttrain.stages.data.filters import FILTERS
-from posttrain.stages.data.load import derive_seed, load_all
+from posttrain.stages.data.choose import Choice, choose
+from posttrain.stages.data.content import content
+from posttrain.stages.data.filters import Filter, bound
+from posttrain.stages.data.funnel import Funnel, dropped_row, write_dropped
+from posttrain.stages.data.held_out import HeldOut
+from posttrain.stages.data.load import derive_seed, load_all, load_rows, to_prompt
+from posttrain.stages.data.review import decided, review_row, write_review
+from posttrain.stages.data.saved import Parts
 from posttrain.stages.data.store import write_rows
+from posttrain.stages.learner.storing import store_distributions
 from posttrain.stages.rollout.collect import ScoredGroup, collect, load_policy, sampling_params
+from posttrain.stages.rollout.teacher import EndpointTeacher
 from posttrain.types import Completion, Group, Message, Prompt
 
 BATCH = 128
 ORACLE = "builtin:oracle"
+NO_SOLUTION = "no worked solution"
+OVER_LIMIT = "over the limit"
+
+Row = dict[str, Any]
+Answering = Callable[[Sequence[Prompt], int], list[ScoredGroup]]
 
 
 def run(context: StageContext) -> StageResult:
-    """Write the kept responses as rows {messages, response, mode, ...} and say why others were dropped."""
+    """Write the kept responses as rows {messages, response, mode, ...}, and every other one with its reason."""
     spec: Sample = context.spec
-    prompts = [p for source in load_all(context, spec.prompts, spec.mode) for p in source]
-    oracle = spec.model.source == ORACLE
-    made_by: dict[str, object] = {}
-    reasons: Counter[str] = Counter()
-    if oracle:
-        prompts = with_solutions(prompts, context.name, reasons)
-    else:
-        _, chat = load_policy(context, spec.model)
-        made_by = chat.fingerprint()
-    rows: list[dict[str, object]] = []
-    failed: list[dict[str, object]] = []
-    context.progress.start(len(prompts), unit="prompt")
-    with context.workers.scorer(spec.rewards) as scorer:
-        for start in range(0, len(prompts), BATCH):
-            if spec.limit is not None and len(rows) >= spec.limit:
-                break
-            part = prompts[start : start + BATCH]
-            if oracle:
-                groups = [oracle_group(p) for p in part]
-                scored = [
-                    ScoredGroup(group=g, scores=tuple(scorer.score([(g.prompt, c) for c in g.completions])))
-                    for g in groups
-                ]
-            else:
-                seed = derive_seed(context.seed, context.name, start)
-                pool = context.workers.rollout()
-                scored = collect(
-                    pool, scorer, part, spec.n, sampling_params(spec.sampling),
-                    seed=seed, environments=context.workers.environment,
-                )  # fmt: skip
-            for group in scored:
-                kept = select(group, spec, reasons)
-                rows += kept
-                if not kept:
-                    failed.append(_row(group.group.prompt, ""))
-            context.progress.advance(len(part), f"{len(rows)} kept")
-            if start + BATCH < len(prompts):
-                context.check_stop()
-    if not oracle:
-        context.workers.rollout().free()
-    rows = rows[: spec.limit]
-    context.say(f"{context.name}: kept {len(rows)} responses to {len(prompts)} prompts; dropped: {dict(reasons)}")
+    funnel, dropped, review = Funnel(), list[Row](), list[Row]()
+    rows, settled = _reviewed(context, spec)
+    funnel.rows_in += len(rows)
+    prompts = [p for p in _prompts(context, spec) if content(p) not in settled]
+    if _is_oracle(spec):
+        prompts, without = with_solutions(prompts, context.name)
+        dropped += [dropped_row(p, NO_SOLUTION) for p in without]
+        funnel.rows_in += len(without)
+    teacher = _Teacher(context, spec)
+    filters = [bound(use, _held_out(context, spec)) for use in spec.filters]
+    with teacher:
+        for part in _batches(context, spec, prompts, teacher, filters, len(rows)):
+            funnel.rows_in += part["candidates"]
+            rows += part["rows"]
+            dropped += part["dropped"]
+            review += part["review"]
+    for row in dropped:
+        funnel.drop(row["reason"])
+    if spec.limit is not None and len(rows) > spec.limit:
+        funnel.drop(OVER_LIMIT, len(rows) - spec.limit)
+        dropped += [_over(row) for row in rows[spec.limit :]]
+        rows = rows[: spec.limit]
+    context.say(f"{context.name}: kept {funnel}")
     if not rows:
-        raise DataError(f"no response passed the filters: {dict(reasons)}", where=context.name)
+        raise DataError(
+            f"no response passed the filters: {funnel.reasons}", where=context.name,
+            fix="raise `n`, loosen `filters`, or look at what was sampled",
+        )  # fmt: skip
     write_rows(context.artifact_dir, rows)
-    if failed:  # queries that always fail, for a person to review
-        write_rows(context.artifact_dir, failed, "review.parquet")
-    metrics = {"rows": float(len(rows)), "dropped": float(sum(reasons.values())), "failed_prompts": float(len(failed))}
-    return StageResult(
-        kind="data", metrics=metrics, provenance={"dropped": dict(reasons), "rows": len(rows), **made_by}
-    )
+    write_dropped(context.artifact_dir, dropped)
+    funnel.write(context.artifact_dir)
+    failed = write_review(context.artifact_dir, review)
+    if failed:
+        context.say(f"{context.name}: {failed} queries always failed; review.jsonl has them, for a person to fill in")
+    if spec.store is not None and spec.model is not None:
+        store_distributions(context, spec.model, spec.store, rows)
+    Parts(context.dir / "parts").clear()
+    metrics = {"rows": float(len(rows)), "dropped": float(funnel.dropped), "failed_prompts": float(failed)}
+    about = {"dropped": funnel.reasons, "rows": len(rows), **teacher.made_by}
+    return StageResult(kind="data", metrics=metrics, provenance=about)
 
 
-def select(scored: ScoredGroup, spec: Sample, reasons: Counter[str]) -> list[dict[str, object]]:
-    """The first `take` responses that pass every filter, shortest first; each drop is counted by its reason."""
-    prompt = scored.group.prompt
-    passed: list[Completion] = []
-    for completion, score in zip(scored.group.completions, scored.scores, strict=True):
-        reason = next((r for name in spec.filters if (r := FILTERS[name](prompt, completion, score))), None)
-        if reason:
-            reasons[reason] += 1
-        elif completion.text not in [c.text for c in passed]:
-            passed.append(completion)
-    passed.sort(key=lambda c: (len(c.token_ids), c.index))
-    return [_row(prompt, c.last_turn, c.turns[:-1]) for c in passed[: spec.take]]
+def _batches(
+    context: StageContext, spec: Sample, prompts: Sequence[Prompt], teacher: _Teacher, filters: list[Filter], kept: int
+) -> Iterator[Row]:
+    """What became of each batch of prompts; batches that an interrupted run finished are read back."""
+    parts = Parts(context.dir / "parts")
+    context.progress.start(len(prompts), unit="prompt")
+    for number, start in enumerate(range(0, len(prompts), BATCH)):
+        if spec.limit is not None and kept >= spec.limit:
+            break
+        batch = prompts[start : start + BATCH]
+        part = parts.get(number)
+        if part is None:
+            context.check_stop()
+            part = _settle(teacher.answer(batch, start), spec, filters, teacher.name)
+            parts.put(number, part)
+        kept += len(part["rows"])
+        context.progress.advance(len(batch), f"{kept} kept")
+        yield part
 
 
-def _row(prompt: Prompt, response: str, turns: Sequence[Message] = ()) -> dict[str, object]:
+def _settle(scored: Sequence[ScoredGroup], spec: Sample, filters: list[Filter], teacher: str) -> Row:
+    rows, dropped, review, candidates = list[Row](), list[Row](), list[Row](), 0
+    for group in scored:
+        prompt, completions = group.group.prompt, group.group.completions
+        choice = select(group, spec, filters)
+        candidates += len(completions)
+        rows += [{**as_row(prompt, c.last_turn, c.turns[:-1]), "made_by": teacher} for c in choice.kept]
+        dropped += [dropped_row(prompt, r, response=completions[i].said) for i, r in choice.dropped.items()]
+        if not choice.kept:
+            tried = [{"response": completions[i].last_turn, "reason": r} for i, r in choice.dropped.items()]
+            review.append(review_row(as_row(prompt, None), tried))
+    return {"rows": rows, "dropped": dropped, "review": review, "candidates": candidates}
+
+
+def select(scored: ScoredGroup, spec: Sample, filters: Sequence[Filter]) -> Choice:
+    """The `take` candidates that pass every filter, as `pick` says."""
+    candidates = list(zip(scored.group.completions, scored.scores, strict=True))
+    return choose(scored.group.prompt, candidates, filters, take=spec.take, pick=spec.pick)
+
+
+class _Teacher:
+    """Who answers: the oracle, the run's rollout workers, or an endpoint. Loaded with the first batch."""
+
+    def __init__(self, context: StageContext, spec: Sample) -> None:
+        self.context, self.spec = context, spec
+        self.made_by: Row = {}
+        self.name = spec.endpoint.model or "" if spec.endpoint else spec.model.source if spec.model else ""
+        self._scorer = context.workers.scorer(spec.rewards)
+        self._endpoint: EndpointTeacher | None = None
+        self._pool: Any = None
+        if spec.endpoint is not None:
+            self.made_by = {"teacher": spec.endpoint.model}
+            self._endpoint = EndpointTeacher(spec.endpoint, spec.sampling, spec.n, _seed(context))
+        elif not _is_oracle(spec):
+            assert spec.model is not None
+            self._pool, chat = load_policy(context, spec.model)
+            self.made_by = chat.fingerprint()
+
+    def __enter__(self) -> _Teacher:
+        self._scorer.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._scorer.__exit__(*error)
+        if self._endpoint is not None:
+            self._endpoint.close()
+        if self._pool is not None:
+            self._pool.free()
+
+    def answer(self, prompts: Sequence[Prompt], start: int) -> list[ScoredGroup]:
+        """Scored candidates for each prompt; `start` is the place of the first among all."""
+        if self._pool is not None:
+            return collect(
+                self._pool, self._scorer, prompts, self.spec.n, sampling_params(self.spec.sampling),
+                seed=derive_seed(self.context.seed, self.context.name, start),
+                environments=self.context.workers.environment,
+            )  # fmt: skip
+        groups = self._endpoint.groups(prompts) if self._endpoint else [oracle_group(p) for p in prompts]
+        items = [(g.prompt, c) for g in groups for c in g.completions]
+        scores = iter(self._scorer.score(items))
+        return [ScoredGroup(group=g, scores=tuple(next(scores) for _ in g.completions)) for g in groups]
+
+
+def _seed(context: StageContext) -> int:
+    return derive_seed(context.seed, context.name)
+
+
+def _is_oracle(spec: Sample) -> bool:
+    return spec.model is not None and spec.model.source == ORACLE
+
+
+def _prompts(context: StageContext, spec: Sample) -> Iterator[Prompt]:
+    """The prompts, each with the place that it comes from in the column `origin`, unless an earlier stage said so."""
+    for source, prompts in zip(spec.prompts, load_all(context, spec.prompts, spec.mode), strict=True):
+        for prompt in prompts:
+            columns = {"origin": f"{source.source}#{prompt.id}", **prompt.columns}
+            yield Prompt(**{**vars(prompt), "columns": columns})
+
+
+def _held_out(context: StageContext, spec: Sample) -> HeldOut:
+    if not spec.held_out:
+        return HeldOut()
+    sets = zip(spec.held_out, load_all(context, spec.held_out), strict=True)
+    return HeldOut((source.source, prompts) for source, prompts in sets)
+
+
+def _reviewed(context: StageContext, spec: Sample) -> tuple[list[Row], set[str]]:
+    """Rows that a person decided, and the contents of their queries, which aren't sampled again."""
+    rows, settled = list[Row](), set[str]()
+    for source in spec.reviewed:
+        read = load_rows(source, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed)
+        for number, row in enumerate(read, 1):
+            where = f"{source.source}:{number}"
+            response = decided(row, where)
+            if response is None:
+                continue
+            kept = {k: v for k, v in row.items() if k not in ("candidates", "accept", "response")}
+            prompt = to_prompt(kept, source, where, spec.mode if spec.mode != "mixed" else None)
+            rows.append({**as_row(prompt, response), "made_by": "a person"})
+            settled.add(content(prompt))
+    return rows, settled
+
+
+def _over(row: Row) -> Row:
+    prompt = Prompt(id=str(row.get("origin", "")), messages=tuple(row["messages"]))
+    return dropped_row(prompt, OVER_LIMIT, response=row["response"])
+
+
+def as_row(prompt: Prompt, response: str | None, turns: Sequence[Message] = ()) -> Row:
+    """A prompt and what was said to it, as training reads it; without a given solution."""
     columns = {k: v for k, v in prompt.columns.items() if k not in ("response", "solution")}
-    return {
+    row = {
         **columns,
         "messages": [dict(m) for m in (*prompt.messages, *turns)],
         "task": prompt.task,
         "domain": prompt.domain,
         "mode": prompt.mode,
-        "response": response,
     }
+    return row if response is None else {**row, "response": response}
 
 
-def with_solutions(prompts: list[Prompt], where: str, reasons: Counter[str]) -> list[Prompt]:
-    """The prompts that carry a worked solution; the others are counted as dropped.
+def with_solutions(prompts: Sequence[Prompt], where: str) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts that carry a worked solution, and the others: reasoning_gym's answer isn't always what steps lead to.
 
     Raises:
         DataError: none carries one.
     """
     kept = [p for p in prompts if p.columns.get("solution")]
-    if not kept:
+    if prompts and not kept:
         raise DataError(
             f"{ORACLE} needs the column `solution`, and no row has it",
             where=where,
             fix="use builtin:arithmetic, or a task of stages/data/worked.py",
         )
-    if len(kept) < len(prompts):  # reasoning_gym's answer isn't what the steps lead to, for one
-        reasons["no worked solution"] += len(prompts) - len(kept)
-    return kept
+    return kept, [p for p in prompts if not p.columns.get("solution")]
 
 
 def oracle_group(prompt: Prompt) -> Group:

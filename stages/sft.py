@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from posttrain.configs.schema import DataSource, Sft
 from posttrain.errors import DataError
 from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.chat import ChatFormat, with_flag, without_flag
-from posttrain.stages.data.load import Row, check_response, derive_seed, load_rows, row_messages
+from posttrain.stages.data.files import BadRows
+from posttrain.stages.data.load import Row, check_row, derive_seed, load_rows
+from posttrain.stages.data.row_checks import check_response, row_messages
 from posttrain.stages.data.schedule import BatchSchedule
 from posttrain.stages.learner.losses import CrossEntropy
 from posttrain.stages.learner.session import TrainingSession
@@ -54,10 +57,7 @@ def build_sources(context: StageContext, chat: ChatFormat, spec: Sft) -> list[li
     Raises:
         DataError: a row has nothing to learn from, or is longer than max_length.
     """
-    tables = [
-        load_rows(source, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed)
-        for source in spec.data
-    ]
+    tables = [_rows(context, source, spec) for source in spec.data]
     if spec.text:
         return [[_document(chat, row, spec) for row in rows] for rows in tables]
     conversations = [
@@ -81,6 +81,22 @@ def build_sources(context: StageContext, chat: ChatFormat, spec: Sft) -> list[li
             mine.append(sample)
         samples.append(mine)
     return samples
+
+
+def _rows(context: StageContext, source: DataSource, spec: Sft) -> list[Row]:
+    """The rows of a source, malformed ones skipped if the recipe says so."""
+    bad = BadRows(source)
+    check = partial(_check, source=source, text=spec.text)
+    rows = load_rows(
+        source, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, check=check, bad=bad
+    )
+    if bad.skipped:
+        context.say(f"{context.name}: {bad}")
+    return rows
+
+
+def _check(row: Row, where: str, *, source: DataSource, text: bool) -> None:
+    check_row(row, source, where, kind="sft", text=text)
 
 
 def _document(chat: ChatFormat, row: Row, spec: Sft) -> Sample:

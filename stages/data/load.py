@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import random
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar
 
-from posttrain.configs.problems import closest
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
 from posttrain.stages.data import builtin, task_agents, task_skills, task_text
 from posttrain.stages.data.builtin import held_out
-from posttrain.stages.data.store import FILE, read_rows
+from posttrain.stages.data.files import BadRows, Placed, file_rows
+from posttrain.stages.data.row_checks import check_document, check_response, row_messages, row_mode
+from posttrain.stages.data.store import FILE, iter_rows
 from posttrain.stages.data.worked import worked_solution
 from posttrain.types import Mode, Prompt
 
@@ -29,8 +28,10 @@ GENERATORS = {**builtin.GENERATORS, **task_text.GENERATORS, **task_skills.GENERA
 DEFAULT_GENERATED = 1000
 SEARCHED = 50  # rows drawn for each one wanted, before the search for new ones ends
 MIXED_MODES: tuple[Mode, ...] = ("default", "think", "no_think")
-_MODES = (*get_args(Mode), "mixed")
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+VALIDATION = "validation.parquet"
+"""What a curate stage reserved, beside its data."""
+
+T = TypeVar("T")
 _NOT_COLUMNS = ("id", "messages", "prompt", "mode", "task", "domain")
 
 
@@ -40,6 +41,8 @@ class SourceReport:
 
     rows: int
     columns: tuple[str, ...]
+    skipped: int = 0
+    """Malformed ones, where the recipe skips them."""
 
 
 def derive_seed(*parts: object) -> int:
@@ -48,15 +51,70 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def load_rows(source: PromptSource, *, recipe_dir: Path, inputs: Mapping[str, Path], seed: int) -> list[Row]:
-    """All rows of one source, at most `source.n`, columns renamed, `task` and `mode` set.
+def load_rows(
+    source: PromptSource,
+    *,
+    recipe_dir: Path,
+    inputs: Mapping[str, Path],
+    seed: int,
+    check: Callable[[Row, str], object] | None = None,
+    bad: BadRows | None = None,
+) -> list[Row]:
+    """All rows of one source, at most `source.n`, columns renamed, `task` set; `check` raises for a malformed one.
 
     Raises:
         DataError: the source doesn't exist or a row is malformed; with file and line.
     """
+
+    def checked(row: Row, where: str) -> Row:
+        if check is not None:
+            check(row, where)
+        return row
+
+    return list(read(source, checked, recipe_dir=recipe_dir, inputs=inputs, seed=seed, bad=bad))
+
+
+def read(
+    source: PromptSource,
+    make: Callable[[Row, str], T],
+    *,
+    recipe_dir: Path,
+    inputs: Mapping[str, Path],
+    seed: int,
+    bad: BadRows | None = None,
+) -> Iterator[T]:
+    """What `make` makes of each row of a source, one at a time; malformed rows are counted in `bad`, if they may be.
+
+    Raises:
+        DataError: as `load_rows`, and `make`.
+    """
+    bad = bad or BadRows(source)
+    for where, row in _rows(source, recipe_dir, inputs, seed):
+        try:
+            if isinstance(row, DataError):
+                raise row
+            made = make(_renamed(row, source, where), where)
+        except DataError as error:
+            bad.met(error)
+            continue
+        bad.rows += 1
+        yield made
+        if bad.rows == source.n:
+            break
+    if not bad.rows:
+        skipped = f": all {bad.skipped} are malformed, {bad.errors[0]}" if bad.skipped else ""
+        raise DataError(f"there isn't a single row{skipped}", where=source.source)
+    bad.settle()
+
+
+def _rows(source: PromptSource, recipe_dir: Path, inputs: Mapping[str, Path], seed: int) -> Iterator[Placed]:
     name = source.source
     if name in inputs:
-        rows: Iterable[Row] = read_rows(inputs[name] / FILE)
+        held_back = inputs[name] / VALIDATION
+        if source.split == "validation" and not held_back.is_file():
+            fix = "name a curate stage that has `validation: N`"
+            raise DataError(f"`{name}` has no split validation", where=name, fix=fix)
+        rows: Iterable[Row] = iter_rows(held_back if source.split == "validation" else inputs[name] / FILE)
     elif name.startswith("builtin:"):
         rows = _generate(source, seed)
     elif name.startswith("reasoning_gym:"):
@@ -64,11 +122,9 @@ def load_rows(source: PromptSource, *, recipe_dir: Path, inputs: Mapping[str, Pa
     elif name.startswith("hf:"):
         rows = _hub(source)
     else:
-        rows = _file(recipe_dir / Path(name).expanduser())
-    taken = [_renamed(row, source, f"{name}:{number}") for number, row in enumerate(islice(rows, source.n), 1)]
-    if not taken:
-        raise DataError("there isn't a single row", where=name)
-    return taken
+        yield from file_rows(recipe_dir / Path(name).expanduser())
+        return
+    yield from ((f"{name}:{number}", row) for number, row in enumerate(rows, 1))
 
 
 def _renamed(row: Row, source: PromptSource, where: str) -> Row:
@@ -152,93 +208,6 @@ def _hub(source: PromptSource) -> Iterable[Row]:
     return (dict(row) for row in data)
 
 
-def _file(path: Path) -> Iterable[Row]:
-    if not path.is_file():
-        raise DataError("no such file", where=str(path), fix="paths in a recipe start at the recipe's folder")
-    if path.suffix == ".parquet":
-        return read_rows(path)
-    if path.suffix != ".jsonl":
-        raise DataError(f"can't read {path.suffix!r} files", where=str(path), fix="use .jsonl or .parquet")
-    text = _text(path).rstrip()
-    return [_json_row(line, f"{path}:{number}") for number, line in enumerate(text.split("\n") if text else [], 1)]
-
-
-def _text(path: Path) -> str:
-    """The file's text, without the mark that some editors put in front. Raises DataError at a byte that isn't UTF-8."""
-    try:
-        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    except OSError as error:
-        raise DataError(f"can't be read: {error.strerror}", where=str(path)) from None
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"not UTF-8: byte 0x{content[error.start]:02x}",
-            where=f"{path}:{content.count(10, 0, error.start) + 1}",
-            fix="convert the file, e.g. iconv -f latin1 -t utf-8",
-        ) from None
-
-
-def _json_row(line: str, where: str) -> Row:
-    if not line.strip():  # skipped, it would shift the line numbers of all later messages
-        raise DataError("an empty line", where=where, fix="delete it")
-    try:
-        row = json.loads(line)
-        if _SURROGATE.search(line):
-            row = _whole_characters(row)
-    except json.JSONDecodeError as error:
-        raise DataError(f"not JSON: {error.msg} (column {error.colno})", where=where) from None
-    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, lists in lists in lists
-        raise DataError(f"can't be read: {error}", where=where) from None
-    if not isinstance(row, dict):
-        raise DataError(f"a row is an object, this is {type(row).__name__}", where=where)
-    return row
-
-
-def _whole_characters(value: Any) -> Any:
-    """Halves of surrogate pairs become U+FFFD: an emoji cut in two by some program, which no tokenizer would take."""
-    text = json.dumps(value, ensure_ascii=False)
-    return json.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
-
-
-def row_messages(row: Row, where: str) -> list[dict[str, Any]]:
-    """The row's `messages`, or its `prompt` as one user turn.
-
-    Raises:
-        DataError: neither is there, or a message has no role or content.
-    """
-    messages = row.get("messages")
-    if messages is None:
-        prompt = row.get("prompt")
-        if isinstance(prompt, str) and prompt.strip():
-            return [{"role": "user", "content": prompt}]
-        raise DataError(
-            f"a row has neither `messages` nor `prompt`; its columns are {sorted(row)}", where=where,
-            fix="map them: columns: {prompt: question}",
-        )  # fmt: skip
-    if not isinstance(messages, list) or not messages:
-        raise DataError("`messages` must be a non-empty list", where=where)
-    for message in messages:
-        if (
-            not isinstance(message, dict)
-            or "role" not in message
-            or ("content" not in message and "tool_calls" not in message)
-        ):
-            raise DataError(f"a message needs role and content, this is {str(message)[:80]}", where=where)
-    return messages
-
-
-def check_response(row: Row, messages: Sequence[Mapping[str, Any]], where: str) -> None:
-    """Raises DataError unless the row has something to learn: a text `response`, or a last assistant turn."""
-    if "response" in row and not isinstance(row["response"], str):
-        raise DataError(
-            f"`response` must be text, this is {json.dumps(row['response'], default=str)[:80]}", where=where,
-            fix="write it as a string, or leave the row out",
-        )  # fmt: skip
-    if "response" not in row and messages[-1]["role"] != "assistant":
-        raise DataError("a training row needs a `response` or a last assistant turn", where=where)
-
-
 def to_prompt(row: Row, source: PromptSource, where: str, mode: str | None = None) -> Prompt:
     """A row as a prompt; its id is a hash of its content unless it has one.
 
@@ -247,7 +216,7 @@ def to_prompt(row: Row, source: PromptSource, where: str, mode: str | None = Non
     """
     messages = row_messages(row, where)
     identity = str(row.get("id") or hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()[:16])
-    wanted: Any = mode or source.mode or _row_mode(row, where)
+    wanted: Any = mode or source.mode or row_mode(row, where)
     if wanted == "mixed":
         wanted = MIXED_MODES[derive_seed("mode", identity) % len(MIXED_MODES)]
     return Prompt(
@@ -261,16 +230,19 @@ def to_prompt(row: Row, source: PromptSource, where: str, mode: str | None = Non
     )
 
 
-def _row_mode(row: Row, where: str) -> str:
-    mode = row.get("mode") or "default"
-    if mode not in _MODES:
-        hint = closest(str(mode), _MODES)
-        raise DataError(f"no mode {mode!r}; {hint}", where=where, fix="mend the column `mode`, or rename it")
-    return str(mode)
+def prompt_maker(source: PromptSource, mode: str | None = None) -> Callable[[Row, str], Prompt]:
+    """`to_prompt` for the rows of one source."""
+    return lambda row, where: to_prompt(row, source, where, mode)
 
 
 def load_prompts(
-    sources: Sequence[PromptSource], *, recipe_dir: Path, inputs: Mapping[str, Path], seed: int, mode: str | None = None
+    sources: Sequence[PromptSource],
+    *,
+    recipe_dir: Path,
+    inputs: Mapping[str, Path],
+    seed: int,
+    mode: str | None = None,
+    bad: Sequence[BadRows] = (),
 ) -> list[list[Prompt]]:
     """The prompts of each source; ids are unique over all of them (a repeated prompt gets a suffix).
 
@@ -279,12 +251,11 @@ def load_prompts(
     """
     seen: dict[str, int] = {}
     result = []
-    for source in sources:
-        prompts = []
-        for number, row in enumerate(load_rows(source, recipe_dir=recipe_dir, inputs=inputs, seed=seed), 1):
-            prompt = to_prompt(row, source, f"{source.source}:{number}", mode)
-            prompts.append(replace(prompt, id=_unseen(prompt.id, seen)))
-        result.append(prompts)
+    for number, source in enumerate(sources):
+        counted = bad[number] if bad else None
+        make = prompt_maker(source, mode)
+        prompts = read(source, make, recipe_dir=recipe_dir, inputs=inputs, seed=seed, bad=counted)
+        result.append([replace(prompt, id=_unseen(prompt.id, seen)) for prompt in prompts])
     return result
 
 
@@ -304,21 +275,37 @@ def check_source(source: PromptSource, recipe_dir: Path, *, kind: str, text: boo
     Raises:
         DataError: with file and line.
     """
-    rows = load_rows(source, recipe_dir=recipe_dir, inputs={}, seed=0)
-    for number, row in enumerate(rows, 1):
-        where = f"{source.source}:{number}"
-        if text:
-            if not isinstance(row.get("text"), str):
-                raise DataError("a document needs the column `text`", where=where)
-            continue
-        messages = row_messages(row, where)
-        if kind == "sft":
-            check_response(row, messages, where)
-        if kind == "sft" or source.mode is None:
-            _row_mode(row, where)
-    return SourceReport(rows=len(rows), columns=tuple(sorted({key for row in rows for key in row})))
+    columns: set[str] = set()
+
+    def look(row: Row, where: str) -> None:
+        check_row(row, source, where, kind=kind, text=text)
+        columns.update(map(str, row))
+
+    bad = BadRows(source)
+    for _ in read(source, look, recipe_dir=recipe_dir, inputs={}, seed=0, bad=bad):
+        pass
+    return SourceReport(rows=bad.rows, columns=tuple(sorted(columns)), skipped=bad.skipped)
+
+
+def check_row(row: Row, source: PromptSource, where: str, *, kind: str, text: bool = False) -> None:
+    """Raises DataError if a row isn't what a stage of `kind` reads."""
+    if text:
+        check_document(row, where)
+        return
+    messages = row_messages(row, where)
+    if kind == "sft":
+        check_response(row, messages, where)
+    if kind == "sft" or source.mode is None:
+        row_mode(row, where)
 
 
 def load_all(context: Any, sources: Sequence[PromptSource], mode: str | None = None) -> list[list[Prompt]]:
-    """`load_prompts` for a stage."""
-    return load_prompts(sources, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, mode=mode)
+    """`load_prompts` for a stage, which says what was skipped."""
+    bad = [BadRows(source) for source in sources]
+    prompts = load_prompts(
+        sources, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, mode=mode, bad=bad
+    )
+    for counted in bad:
+        if counted.skipped:
+            context.say(f"{context.name}: {counted}")
+    return prompts

@@ -8,7 +8,8 @@ or 2.5, {}, 2**70, half a surrogate pair) is written as JSON, and its name stand
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +47,26 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: the file isn't there, or is no whole Parquet file.
     """
+    return list(iter_rows(path))
+
+
+def iter_rows(path: Path, batch: int = 4096) -> Iterator[dict[str, Any]]:
+    """`read_rows`, of which a batch is in memory at a time."""
     try:
-        table = pq.read_table(path)
-        rows = [_without_none(row) for row in table.to_pylist()]
+        with pq.ParquetFile(path) as file:
+            as_json = json.loads((file.schema_arrow.metadata or {}).get(JSON_COLUMNS, b"[]"))
+            for part in file.iter_batches(batch_size=batch):
+                for row in part.to_pylist():
+                    row = _without_none(row)
+                    for column in as_json:
+                        if column in row:
+                            row[column] = json.loads(row[column])
+                    yield row
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"can't be read as Parquet: {reason}", where=str(path), fix="write it anew: it may be cut off"
         ) from None
-    for column in json.loads((table.schema.metadata or {}).get(JSON_COLUMNS, b"[]")):
-        for row in rows:
-            if column in row:
-                row[column] = json.loads(row[column])
-    return rows
 
 
 def _arrow(values: Sequence[Any]) -> Any:
@@ -101,3 +109,76 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_none(v) for v in value]
     return value
+
+
+def write_stream(
+    folder: Path, rows: Callable[[], Iterable[dict[str, Any]]], name: str = FILE, batch: int = 20_000
+) -> int:
+    """Write rows that needn't fit in memory; `rows` is called twice. Returns how many there are.
+
+    Up to `batch` rows are written as `write_rows` does. Of more, columns that hold one kind of plain value, or plain
+    messages, are of that type; all others are JSON.
+    """
+    first = list(islice(rows(), batch + 1))
+    if len(first) <= batch:
+        write_rows(folder, first, name)
+        return len(first)
+    kinds: dict[str, str] = {}
+    for row in rows():
+        for column, value in row.items():
+            if value is not None:
+                kind = _kind(value)
+                kinds[column] = kind if kinds.setdefault(column, kind) == kind else "json"
+    schema = pa.schema([pa.field(column, _TYPES[kind]) for column, kind in kinds.items()])
+    as_json = [column for column, kind in kinds.items() if kind == "json"]
+    schema = schema.with_metadata({JSON_COLUMNS: json.dumps(as_json).encode()} if as_json else None)
+    folder.mkdir(parents=True, exist_ok=True)
+    source, count = iter(rows()), 0
+    with pq.ParquetWriter(folder / name, schema) as writer:
+        while part := list(islice(source, batch)):
+            count += len(part)
+            columns = {}
+            for column, kind in kinds.items():
+                values = [row.get(column) for row in part]
+                values = [None if v is None else _json(v) for v in values] if kind == "json" else values
+                columns[column] = pa.array(values, _TYPES[kind])
+            writer.write_table(pa.table(columns, schema=schema))
+    return count
+
+
+_TYPES: Mapping[str, Any] = {
+    "bool": pa.bool_(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "str": pa.string(),
+    "json": pa.string(),
+    "messages": pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
+}
+
+
+def _kind(value: Any) -> str:
+    """The name of the type that gives `value` back as it is."""
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "int" if -(2**63) <= value < 2**63 else "json"
+    if isinstance(value, float):
+        return "float"
+    if isinstance(value, str):
+        return "str" if value.isascii() or _encodes(value) else "json"
+    if isinstance(value, list) and value and all(_is_plain_message(v) for v in value):
+        return "messages"
+    return "json"
+
+
+def _is_plain_message(value: Any) -> bool:
+    plain = isinstance(value, dict) and value.keys() == {"role", "content"}
+    return plain and all(isinstance(v, str) and _encodes(v) for v in value.values())
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

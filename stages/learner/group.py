@@ -168,9 +168,7 @@ class Learner:
                 near, told = merged_draws(ids) if form.kind == "draws" else (ids.astype(np.int32), levels)
                 for index in np.unique(batch.samples[batch.samples >= 0]):
                     mine = batch.samples == index
-                    found[index] = _told(
-                        samples[index], near[mine], told[mine], 0.0 if form.kind == "draws" else -np.inf
-                    )
+                    found[index] = _told(samples[index], near[mine], told[mine], form)
         return found
 
     def _pack(

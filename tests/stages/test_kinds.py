@@ -16,10 +16,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.configs.schema import Curate, DataSource, Grpo, Optimizer, PromptSource
-from posttrain.configs.schema import Sample as SampleSpec
+from posttrain.configs.schema import DataSource, Grpo, Optimizer, PromptSource
 from posttrain.errors import DataError
 from posttrain.stages import curate, distill, evaluate, sample, sft
+from posttrain.stages.data.content import content
 from posttrain.stages.data.filters import FILTERS
 from posttrain.stages.data.load import check_source, load_prompts, load_rows
 from posttrain.stages.data.schedule import BatchSchedule
@@ -217,85 +217,10 @@ def test_a_prompt_that_comes_twice_in_a_step_gets_two_ids() -> None:
     ],
 )
 def test_two_prompts_are_one_question_by_key_or_by_words(left: Prompt, right: Prompt, same: bool) -> None:
-    assert (curate.content(left) == curate.content(right)) == same
-
-
-class Fake:
-    """The parts of a stage's context that `curate` without a model reads."""
-
-    def __init__(self, folder: Path, spec: Any) -> None:
-        self.name, self.spec, self.seed, self.recipe_dir = "queries", spec, 0, folder
-        self.artifact_dir, self.inputs, self.said = folder / "out", dict[str, Path](), list[str]()
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
-def curated(folder: Path, monkeypatch: pytest.MonkeyPatch, rates: dict[str, float] | None, **fields: Any) -> Any:
-    """Curates six questions, one of them twice; the kept ids and the reasons of the others."""
-    rows = [{"id": f"q{i}", "prompt": f"{i}?", "answer": str(i)} for i in range(6)] + [{"id": "q6", "prompt": "0?"}]
-    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (folder / "used.jsonl").write_text('{"prompt": "5?"}\n')
-    node = {"kind": "curate", "prompts": "rows.jsonl", "exclude": "used.jsonl", **fields}
-    if rates is not None:
-        node["model"] = "base"
-        monkeypatch.setattr(curate, "pass_rates", lambda context, prompts: rates)
-    context: Any = Fake(folder, Curate.model_validate(node))
-    curate.run(context)
-    dropped = read_rows(context.artifact_dir / "dropped.parquet")
-    kept = read_rows(context.artifact_dir / "data.parquet")
-    return [row["id"] for row in kept], {row["id"]: row["reason"] for row in dropped}
-
-
-def test_curate_says_why_each_prompt_was_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = {"q0": 0.5, "q1": 0.0, "q2": 1.0, "q3": 0.25}  # q4 got no verdict
-    kept, reasons = curated(tmp_path, monkeypatch, rates, keep={"pass_rate": [0.1, 0.9]})
-    assert kept == ["q0", "q3"]
-    assert reasons == {
-        "q1": "too hard", "q2": "too easy", "q4": "no verdict", "q5": "used by an excluded source", "q6": "duplicate",
-    }  # fmt: skip
-
-
-def test_a_limit_keeps_the_hardest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = {f"q{i}": 1.0 - i / 10 for i in range(5)}
-    kept, reasons = curated(tmp_path, monkeypatch, rates, limit=2)
-    assert kept == ["q3", "q4"]
-    assert reasons["q0"] == "over the limit"
-
-
-def test_without_a_model_nobody_needs_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, _ = curated(tmp_path, monkeypatch, None)
-    assert kept == ["q0", "q1", "q2", "q3", "q4"]
+    assert (content(left) == content(right)) == same
 
 
 # ---------------------------------------------------------------- sample and its filters
-
-
-def sample_spec(**fields: Any) -> SampleSpec:
-    return SampleSpec.model_validate({"kind": "sample", "model": "base", "prompts": "x", **fields})
-
-
-def candidates(*texts: tuple[str, int, float]) -> ScoredGroup:
-    completions = tuple(completion(text, index=i, tokens=n) for i, (text, n, _) in enumerate(texts))
-    scores = tuple(Score(value=value) for _, _, value in texts)
-    asked = prompt(mode="think", task="math", columns={"answer": "2", "solution": "1+1=2"})
-    return ScoredGroup(group=Group(prompt=asked, completions=completions), scores=scores)
-
-
-def test_select_takes_the_shortest_that_pass_each_once_and_counts_the_others() -> None:
-    group = candidates(("long", 9, 1.0), ("wrong", 1, 0.0), ("short", 2, 1.0), ("short", 2, 1.0), ("middle", 5, 1.0))
-    reasons: Counter[str] = Counter()
-    rows = sample.select(group, sample_spec(take=2), reasons)
-    assert [row["response"] for row in rows] == ["short", "middle"]
-    assert reasons == {"wrong answer": 1}
-
-
-def test_selected_rows_carry_what_training_needs_and_no_given_solution() -> None:
-    (row,) = sample.select(candidates(("yes", 1, 1.0)), sample_spec(), Counter())
-    assert row == {
-        "messages": [{"role": "user", "content": "1+1?"}], "answer": "2", "task": "math", "domain": "", "mode": "think",
-        "response": "yes",
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -324,9 +249,9 @@ def test_each_filter_drops_what_it_names(name: str, text: str, reason: str | Non
     assert FILTERS[name](prompt(), completion(text), Score(value=1.0)) == reason
 
 
-@pytest.mark.parametrize("value", [None, 0.0, 0.99])
-def test_only_full_reward_is_correct(value: float | None) -> None:
-    assert FILTERS["correct"](prompt(), completion(), Score(value=value)) == "wrong answer"
+@pytest.mark.parametrize(("value", "reason"), [(None, "no verdict"), (0.0, "wrong answer"), (0.99, "wrong answer")])
+def test_only_full_reward_is_correct(value: float | None, reason: str) -> None:
+    assert FILTERS["correct"](prompt(), completion(), Score(value=value)) == reason
 
 
 def test_an_answer_cut_by_the_length_limit_is_not_complete() -> None:
@@ -581,14 +506,6 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_content(tmp_path: Path) 
     assert rows == [{"prompt": "a"}, {"prompt": "b"}]
 
 
-def test_half_a_surrogate_pair_becomes_the_replacement_character_and_whole_ones_stay(tmp_path: Path) -> None:
-    lines = [r'{"id": "a\ud83d", "prompt": "x\ud83dy\ude00", "mode": "mixed"}', r'{"prompt": "\ud83d\ude00 \u0000"}']
-    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
-    ((cut, whole),) = load_prompts([source("rows.jsonl")], recipe_dir=tmp_path, inputs={}, seed=0)
-    assert (cut.id, cut.messages[0]["content"]) == ("a\ufffd", "x\ufffdy\ufffd")
-    assert whole.messages[0]["content"] == "\U0001f600 \0"
-
-
 def test_a_broken_parquet_source_is_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "rows.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match=r"rows\.parquet: can't be read as Parquet"):
@@ -685,9 +602,9 @@ def test_rows_come_back_as_they_were_written_without_their_nones(
 
 def test_a_curated_prompt_comes_back_as_the_same_prompt(tmp_path: Path) -> None:
     asked = prompt(id="k", mode="think", task="math", domain="sums", columns={"answer": "2", "key": "1+1"})
-    write_rows(tmp_path, [curate.as_row(asked, 0.5)])
+    write_rows(tmp_path, [curate.as_row(asked)])
     ((got,),) = load_prompts([source("queries")], recipe_dir=tmp_path, inputs={"queries": tmp_path}, seed=0)
-    assert got == replace(asked, columns={**asked.columns, "pass_rate": 0.5})
+    assert got == asked
 
 
 def test_the_oracle_writes_a_well_formed_solution() -> None:
@@ -696,13 +613,13 @@ def test_the_oracle_writes_a_well_formed_solution() -> None:
     assert split_thinking(answer.text).well_formed
 
 
-def test_the_oracle_drops_and_counts_rows_without_a_solution() -> None:
-    solved, bare = prompt(columns={"answer": "2", "solution": "1+1=2"}), prompt()
-    reasons: Counter[str] = Counter()
-    assert sample.with_solutions([bare, solved, bare], "s", reasons) == [solved]
-    assert reasons == {"no worked solution": 2}
-    with pytest.raises(DataError, match=r"^s: .*solution"):
-        sample.with_solutions([bare], "s", reasons)
+def test_the_oracle_drops_rows_without_a_solution() -> None:
+    worked = prompt(columns={"solution": "1+1=2", "answer": "2"})
+    kept, without = sample.with_solutions([prompt(), worked, prompt()], "here")
+    assert kept == [worked]
+    assert len(without) == 2
+    with pytest.raises(DataError, match="no row has it"):
+        sample.with_solutions([prompt()], "here")
 
 
 def test_any_text_can_be_written_down(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from posttrain.configs.schema import Cluster, LearnerCluster, Lora, Optimizer, TeacherCluster
+from posttrain.stages.data.stored import Form
 from posttrain.stages.learner.losses import CrossEntropy, DivergenceLoss, Loss, PolicyLoss
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.offpolicy import Importance
@@ -204,6 +205,40 @@ def test_a_teacher_in_an_actor_of_its_own_equals_one_beside_the_learner(
         assert_same((metrics, ray.get(learner.weights(), timeout=60)), one_rank["distill"])
     finally:
         pool.close()
+
+
+@pytest.mark.parametrize("kind", ["top_k", "draws"])
+def test_stored_targets_are_the_teachers_whatever_the_ranks(
+    learners: dict[int, Any], random_model: Path, kind: Any
+) -> None:
+    """Top ids and their log-probabilities are those of a plain forward pass; drawn ones follow its distribution."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    learner = learners[2]
+    learner.free()
+    learner.load_frozen(ModelSpec(path=str(random_model)), "teacher0")
+    form = Form(kind=kind, count=5 if kind == "top_k" else 60)
+    told = learner.with_targets(STEPS[0], form, frozen="teacher0", micro_tokens=MICRO_TOKENS, seed=3)
+    model = AutoModelForCausalLM.from_pretrained(random_model, dtype=torch.float32)
+    likely, count = 0.0, 0
+    for got, sample in zip(told, STEPS[0], strict=True):
+        targets = np.flatnonzero(sample.loss_mask)
+        with torch.no_grad():
+            logprobs = model(torch.from_numpy(sample.ids)[None]).logits[0].log_softmax(-1)[targets - 1]
+        assert got.teacher_ids is not None
+        assert got.teacher_values is not None
+        if kind == "top_k":
+            expected = logprobs.topk(5, -1)
+            np.testing.assert_allclose(got.teacher_values[targets], expected.values.numpy(), atol=1e-4)
+        else:
+            np.testing.assert_allclose(got.teacher_values[targets].sum(1), 1.0, atol=1e-5)
+            mine = logprobs.gather(-1, torch.from_numpy(got.teacher_ids[targets]).long()).numpy()
+            likely += float((got.teacher_values[targets] * mine).sum())
+            count += len(targets)
+    if kind == "draws":
+        # The mean log-probability of draws is minus the entropy; a uniform choice would be far below.
+        assert likely / count > -np.log(logprobs.shape[-1]) + 0.05
 
 
 def test_gradients_are_clipped_by_their_global_norm(one_rank: dict[str, Result]) -> None:

@@ -1,0 +1,171 @@
+"""What is kept for evaluation, and which texts are too near to it: n-gram overlap and MinHash.
+
+A text is too near to an item if it is the same question, shares a run of `ngram` words (13, as Brown et al. 2020,
+arXiv 2005.14165, appendix C), holds more than `at_most` of the item's runs of three words, or is nearly the item with
+other numbers. Runs that stand in many items are the form of their prompts, and count for nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from posttrain.stages.data.content import content, normal, questions
+from posttrain.stages.data.minhash import bands, shingles, signatures, similarity, tokens
+from posttrain.types import Prompt
+
+_SHORT = 3
+_MANY, _MANY_SHARE = 3, 0.1
+_FEWEST_GRAMS = 5
+_FEWEST_MASKED = 12
+_FORMS = tuple(
+    tokens(form)
+    for form in (
+        "Please reason step by step, and put your final answer within \\boxed{}.",
+        "Think step by step.",
+        "Let's think step by step.",
+        "Solve the following math problem.",
+        "Give your final answer in \\boxed{}.",
+        "Answer the following multiple choice question.",
+    )
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Why a text is too near to an item."""
+
+    how: str
+    item: str
+    """The item's set and its beginning."""
+
+    def __str__(self) -> str:
+        return f"{self.how}: {self.item}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Item:
+    label: str
+    words: tuple[str, ...]
+    """Without the form."""
+    short: frozenset[str]
+    """Its runs of three words."""
+
+
+class HeldOut:
+    """An index over held-out questions; empty, it finds nothing."""
+
+    def __init__(
+        self,
+        sets: Iterable[tuple[str, Iterable[Prompt]]] = (),
+        *,
+        ngram: int = 13,
+        at_most: float = 0.5,
+        near: float = 0.75,
+    ) -> None:
+        self.ngram, self.at_most, self.near = ngram, at_most, near
+        self._contents: dict[str, str] = {}
+        self._items: list[_Item] = []
+        for name, prompts in sets:
+            for prompt in prompts:
+                self._add(name, prompt)
+        self._index()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def find(self, prompt: Prompt, said: str = "") -> Found | None:
+        """The item that a question, or what is said to it, is too near to."""
+        if not self._items:
+            return None
+        for key in (content(prompt), *questions(prompt)):
+            if key in self._contents:
+                return Found(how="the same question", item=self._contents[key])
+        asked = "\n".join(str(m.get("content") or "") for m in prompt.messages if m.get("role") != "system")
+        return self._near(asked) or (self._near(said, whole=False) if said else None)
+
+    def _add(self, name: str, prompt: Prompt) -> None:
+        asked = "\n".join(str(m.get("content") or "") for m in prompt.messages if m.get("role") == "user")
+        label = f"{name}: {normal(asked)[:60]}"
+        for key in (content(prompt), *questions(prompt)):
+            self._contents.setdefault(key, label)
+        words = tuple(_without_forms(tokens(asked)))
+        grams = frozenset(shingles(words, _SHORT)) if len(words) >= _SHORT else frozenset()
+        self._items.append(_Item(label=label, words=words, short=grams))
+
+    def _index(self) -> None:
+        counts = Counter(gram for item in self._items for gram in item.short)
+        most = max(_MANY, _MANY_SHARE * len(self._items))
+        self._form = {gram for gram, count in counts.items() if count >= most}
+        self._short: dict[str, list[int]] = defaultdict(list)
+        self._long: dict[str, int] = {}
+        self._needed = np.zeros(len(self._items))
+        for number, item in enumerate(self._items):
+            own = item.short - self._form
+            self._needed[number] = len(own)
+            for gram in own:
+                self._short[gram].append(number)
+            if len(item.words) >= self.ngram:
+                for gram in shingles(item.words, self.ngram):
+                    # A long run that is all form says nothing.
+                    if any(part not in self._form for part in shingles(gram.split(" "), _SHORT)):
+                        self._long.setdefault(gram, number)
+        masked = [(number, _masked(item.words)) for number, item in enumerate(self._items)]
+        long = [(number, words) for number, words in masked if len(words) >= _FEWEST_MASKED]
+        self._masked = signatures([shingles(words, 2) for _, words in long])
+        self._masked_of = [number for number, _ in long]
+        self._bands: dict[int, list[int]] = defaultdict(list)
+        for row, hashes in enumerate(bands(self._masked)):
+            for hash_ in hashes.tolist():
+                self._bands[hash_].append(row)
+
+    def _near(self, text: str, whole: bool = True) -> Found | None:
+        words = _without_forms(tokens(text))
+        if len(words) < _SHORT:
+            return None
+        for gram in shingles(words, self.ngram) if len(words) >= self.ngram else ():
+            if gram in self._long:
+                return Found(how=f"{self.ngram} words in a row", item=self._items[self._long[gram]].label)
+        hits = Counter(n for gram in set(shingles(words, _SHORT)) for n in self._short.get(gram, ()))
+        for number, count in hits.items():
+            item = self._items[number]
+            needed = self._needed[number]
+            if needed >= _FEWEST_GRAMS and count > self.at_most * needed:
+                return Found(how=f"{count / needed:.0%} of its words", item=item.label)
+            # A short question, said whole.
+            if needed and count == needed == len(item.short) and _holds(words, item.words):
+                return Found(how="the question, word for word", item=item.label)
+        return self._nearly(words) if whole else None
+
+    def _nearly(self, words: Sequence[str]) -> Found | None:
+        masked = _masked(words)
+        if len(masked) < _FEWEST_MASKED or not self._masked_of:
+            return None
+        own = signatures([shingles(masked, 2)])
+        rows = {row for hash_ in bands(own)[0].tolist() for row in self._bands.get(hash_, ())}
+        for row in sorted(rows):
+            alike = float(similarity(self._masked[row], own[0]))
+            if alike >= self.near:
+                label = self._items[self._masked_of[row]].label
+                return Found(how=f"MinHash similarity {alike:.2f}, numbers aside", item=label)
+        return None
+
+
+def _without_forms(words: list[str]) -> list[str]:
+    for form in _FORMS:
+        for start in range(len(words) - len(form), -1, -1):
+            if words[start : start + len(form)] == form:
+                words = words[:start] + words[start + len(form) :]
+    return words
+
+
+def _masked(words: Sequence[str]) -> list[str]:
+    return ["0" if word[0].isdigit() else word for word in words]
+
+
+def _holds(words: Sequence[str], part: Sequence[str]) -> bool:
+    size = len(part)
+    return any(tuple(words[i : i + size]) == tuple(part) for i in range(len(words) - size + 1))

@@ -1,0 +1,112 @@
+"""What a row must hold to be a query, a training conversation or a document; each problem is told by its place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from posttrain.configs.problems import closest
+from posttrain.errors import DataError
+from posttrain.types import Mode
+
+Row = dict[str, Any]
+
+MODES = (*get_args(Mode), "mixed")
+ROLES = ("system", "user", "assistant", "tool")
+LONGEST_TEXT = 4 << 20
+"""Characters of all turns together: see `files.LONGEST_LINE`."""
+
+
+def row_messages(row: Row, where: str) -> list[dict[str, Any]]:
+    """The row's `messages`, or its `prompt` as one user turn.
+
+    Raises:
+        DataError: neither is there, a turn has no role or content, or holds what no model reads.
+    """
+    messages = row.get("messages")
+    if messages is None:
+        prompt = row.get("prompt")
+        if isinstance(prompt, str) and prompt.strip():
+            _check_text(prompt, "prompt", where)
+            return [{"role": "user", "content": prompt}]
+        if "prompt" in row:
+            what = "is empty" if isinstance(prompt, str) else f"must be text, this is {_shown(prompt)}"
+            raise DataError(f"`prompt` {what}", where=where, fix="write it, or leave the row out")
+        raise DataError(
+            f"a row has neither `messages` nor `prompt`; its columns are {sorted(map(str, row))}", where=where,
+            fix="map them: columns: {prompt: question}",
+        )  # fmt: skip
+    if not isinstance(messages, list) or not messages:
+        raise DataError("`messages` must be a non-empty list", where=where)
+    for message in messages:
+        _check_message(message, where)
+    if sum(len(m.get("content") or "") for m in messages) > LONGEST_TEXT:
+        raise DataError(f"more than {LONGEST_TEXT} characters", where=where, fix="cut or delete the row")
+    asked = [m for m in messages if m["role"] != "assistant"]
+    if not any((m.get("content") or "").strip() for m in asked):
+        raise DataError("an empty prompt: no turn but the assistant's says anything", where=where)
+    return messages
+
+
+def _check_message(message: Any, where: str) -> None:
+    if (
+        not isinstance(message, dict)
+        or "role" not in message
+        or ("content" not in message and "tool_calls" not in message)
+    ):
+        raise DataError(f"a message needs role and content, this is {_shown(message)}", where=where)
+    if message["role"] not in ROLES:
+        hint = closest(str(message["role"]), ROLES)
+        raise DataError(f"no role {_shown(message['role'])}; {hint}", where=where)
+    content = message.get("content")
+    if content is None and message.get("tool_calls"):
+        return
+    if not isinstance(content, str):
+        raise DataError(f"a message's content must be text, this is {_shown(content)}", where=where)
+    _check_text(content, "content", where)
+
+
+def _check_text(text: str, name: str, where: str) -> None:
+    if "\0" in text:
+        raise DataError(f"`{name}` holds a NUL character", where=where)
+    if len(text) > LONGEST_TEXT:
+        raise DataError(f"`{name}` has {len(text)} characters", where=where, fix="cut or delete the row")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"`{name}` holds half a surrogate pair", where=where) from None
+
+
+def check_response(row: Row, messages: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Raises DataError unless the row has something to learn: a text `response`, or a last assistant turn."""
+    if "response" in row:
+        if not isinstance(row["response"], str):
+            raise DataError(
+                f"`response` must be text, this is {_shown(row['response'])}", where=where,
+                fix="write it as a string, or leave the row out",
+            )  # fmt: skip
+        _check_text(row["response"], "response", where)
+    elif messages[-1]["role"] != "assistant":
+        raise DataError("a training row needs a `response` or a last assistant turn", where=where)
+
+
+def check_document(row: Row, where: str) -> None:
+    """Raises DataError unless the row is a plain document."""
+    if not isinstance(row.get("text"), str):
+        raise DataError("a document needs the column `text`", where=where)
+    if not row["text"]:
+        raise DataError("an empty document", where=where)
+
+
+def row_mode(row: Row, where: str) -> str:
+    """The row's own mode. Raises DataError if there is none of that name."""
+    mode = row.get("mode") or "default"
+    if mode not in MODES:
+        hint = closest(str(mode), MODES)
+        raise DataError(f"no mode {mode!r}; {hint}", where=where, fix="mend the column `mode`, or rename it")
+    return str(mode)
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=str)[:80]
