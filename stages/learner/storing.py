@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from posttrain.configs.schema import ModelSource, Store
 from posttrain.stages.context import StageContext
 from posttrain.stages.data.chat import ChatFormat, open_chat, with_flag
-from posttrain.stages.data.load import derive_seed, row_messages
+from posttrain.stages.data.load import derive_seed
 from posttrain.stages.data.models import model_path
+from posttrain.stages.data.row_checks import row_messages
 from posttrain.stages.data.stored import FOLDER, ROWS_A_FILE, Form, write_stored
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.thinking import split_thinking
-from posttrain.types import Sample
+from posttrain.types import Message, Sample
 
 MICRO_TOKENS = 8192
 
 
-def store_distributions(
-    context: StageContext, model: ModelSource, rule: Store, rows: Sequence[Mapping[str, Any]]
-) -> None:
+def store_distributions(context: StageContext, model: ModelSource, rule: Store, rows: Sequence[dict[str, Any]]) -> None:
     """Score the kept rows with the model that wrote them, in the learner, and write what `rule` keeps.
 
     The ids are those that `sft` would train on: the response as the last turn behind its prompt, with the flag of the
@@ -42,9 +41,9 @@ def store_distributions(
     learner.free()
 
 
-def training_sample(chat: ChatFormat, row: Mapping[str, Any]) -> Sample:
+def training_sample(chat: ChatFormat, row: dict[str, Any]) -> Sample:
     """A row of `sample` as what is trained on."""
-    messages = row_messages(row, "row")
+    messages: Sequence[Message] = row_messages(row, "row")
     split = split_thinking(row["response"])
     if row.get("mode") in ("think", "no_think"):
         messages = with_flag(messages, f"/{row['mode']}")
