@@ -37,7 +37,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     # ScaleRL, 2510.13786: CISPO, prompt mean, batch-normalised advantages, easy prompts asked less, stale by at most 8.
     "scale_rl": {
         "surrogate": "cispo", "cap": 5.0, "aggregate": "prompt", "scale_advantages": "batch",
-        "dynamic_sampling": {}, "difficulty": {"easy": 0.9, "hard": 0.0}, "asynchronous": {"ahead": 4, "staleness": 8},
+        "dynamic_sampling": {}, "difficulty": {"easy": 0.9}, "asynchronous": {"ahead": 4, "staleness": 8},
     },
 }  # fmt: skip
 

@@ -53,6 +53,15 @@ class ImportanceUse(Strict):
     )
     alarm: float = Field(0.01, gt=0, description="warn when the mismatch KL of a step is over this, nats a token")
 
+    @model_validator(mode="after")
+    def _one_correction(self) -> ImportanceUse:
+        if self.floor >= self.cap:
+            raise ValueError("importance weights stay in floor..cap: floor below cap")
+        set_too = sorted(self.model_fields_set & {"mode", "cap", "floor"})
+        if self.old == "engine" and set_too:
+            raise ValueError(f"old: engine corrects by the ratio itself: leave {', '.join(set_too)} out")
+        return self
+
 
 class DynamicSampling(Strict):
     """Replace groups whose rewards are all equal (DAPO, 2503.14476, 3.2), within a budget."""
@@ -64,7 +73,7 @@ class Difficulty(Strict):
     """Ask prompts less often that the policy always solves, or never."""
 
     easy: Share = Field(0.9, description="a pass rate from here on is easy")
-    hard: Share = Field(0.0, description="a pass rate up to here is hard")
+    hard: Share | None = Field(None, description="a pass rate up to here is hard; none is, if not given")
     keep: float = Field(0.25, gt=0, le=1, description="chance that an easy or hard prompt is asked when its turn comes")
 
 
@@ -95,22 +104,25 @@ class Covariance(Strict):
 class Asynchronous(Strict):
     """Generate while training (AReaL, 2505.24298; PipelineRL, 2509.19128)."""
 
-    ahead: int = Field(1, ge=1, description="batches that are generated while one is trained on")
+    ahead: int = Field(1, ge=1, le=8, description="batches that are generated while one is trained on")
     staleness: int = Field(
-        2, ge=1, description="most steps between a group's first token and its training; long groups carry over so far"
+        2, ge=2, le=16, description="most steps between a group's first token and its training; long ones carry over"
     )
 
     @model_validator(mode="after")
     def _room(self) -> Asynchronous:
-        if self.staleness < self.ahead:
-            raise ValueError(f"batches {self.ahead} steps ahead are as stale when they train: staleness >= ahead")
+        if self.staleness <= self.ahead:
+            raise ValueError(
+                f"a batch begun {self.ahead} steps ahead, with new weights on their way, is {self.ahead + 1} steps old "
+                "when it trains: staleness over ahead"
+            )
         return self
 
 
 class Watch(Strict):
     """Held-out questions asked during training: warns when reward rises and they don't."""
 
-    prompts: tuple[PromptSource, ...]
+    prompts: tuple[PromptSource, ...] = Field(min_length=1)
     rewards: tuple[RewardUse, ...] | None = Field(None, description="the stage's own if not given")
     every: int = Field(10, ge=1, description="steps")
     rise: float = Field(0.1, gt=0, description="a rise of the reward by this much, with held-out flat, is suspicious")
@@ -164,10 +176,14 @@ class Grpo(TrainingStage):
     @classmethod
     def _algorithm(cls, data: Any) -> Any:
         """Written out here, so that plan, keys and the loop know single choices only."""
-        if not isinstance(data, dict) or data.get("algorithm") not in ALGORITHMS:
+        if not isinstance(data, dict):
             return data
         node = dict(data)
-        return {**ALGORITHMS[node.pop("algorithm")], **node}
+        if node.get("algorithm") in ALGORITHMS:
+            node = {**ALGORITHMS[node.pop("algorithm")], **node}
+        if node.get("surrogate") in ("gspo", "gspo_token") and "clip" not in node:
+            node["clip"] = ALGORITHMS["gspo"]["clip"]  # a token's range would be a thousand times too wide
+        return node
 
     @field_validator("teacher", mode="before")
     @classmethod
@@ -201,13 +217,25 @@ class Grpo(TrainingStage):
         if not (self.prompts and self.rewards):
             raise ValueError("there is nothing to train on: name `prompts` and `rewards`, or `tasks`")
         if self.combine == "normalize_then_sum" and self.scale_advantages != "group":
-            raise ValueError("combine: normalize_then_sum scales by group and batch itself: leave scale_advantages out")
+            raise ValueError(
+                "combine: normalize_then_sum scales by group and batch itself: say scale_advantages: group (an "
+                "`algorithm` may have set another)"
+            )
         if self.covariance is not None and self.covariance.kind == "kl" and self.minibatches == 1:
             raise ValueError("covariance: kl holds back steps after the first of a batch: set minibatches over 1")
         if self.combine == "normalize_then_sum" and self.kl.weight and self.kl.placed == "reward":
             raise ValueError("combine: normalize_then_sum has no one reward to take the KL from: use kl.placed: loss")
         if self.teacher is not None and self.dynamic_sampling is not None:
-            raise ValueError("a teacher has something to say of every group: leave dynamic_sampling out")
+            raise ValueError(
+                "a teacher has something to say of every group: say dynamic_sampling: null (an `algorithm` may have "
+                "set it)"
+            )
+        if self.teacher is not None and self.sampling.temperature != 1:
+            raise ValueError("a teacher is scored at temperature 1, and so must the policy be: sampling.temperature: 1")
+        if self.dual_clip is not None and self.dual_clip <= 1 + self.clip[1]:
+            raise ValueError(f"dual_clip bounds what `clip` lets through: over {1 + self.clip[1]:g}")
+        if min(self.tau) <= 0:
+            raise ValueError("tau are temperatures: over 0")
         return self
 
     @field_validator("sampling")

@@ -19,7 +19,7 @@ class Optimizer(Strict):
 
     lr: float = Field(1e-4, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: int = Field(0, ge=0, description="steps")
+    warmup: int = Field(0, ge=0, description="optimizer steps: `minibatches` of them make a step of grpo")
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float = Field(1.0, gt=0)
@@ -114,6 +114,11 @@ class Distill(TrainingStage):
             raise ValueError("name `teacher` and `prompts`, or `stored` alone")
         if self.stored is not None and self.divergence == "policy_gradient":
             raise ValueError("divergence: policy_gradient needs the student's own samples: leave `stored` out")
+        plain = Sampling(max_tokens=self.sampling.max_tokens, thinking_budget=self.sampling.thinking_budget)
+        if self.divergence == "policy_gradient" and self.sampling != plain:
+            raise ValueError("divergence: policy_gradient compares what was sampled: temperature 1, top_p 1, top_k 0")
+        if self.stored is not None and self.top_k:
+            raise ValueError("what is stored decides how many ids are compared: leave top_k out")
         if self.top_k and self.divergence == "policy_gradient":
             raise ValueError("divergence: policy_gradient looks at the sampled token alone: leave top_k out")
         return self

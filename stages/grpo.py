@@ -116,12 +116,12 @@ def gather(feed: Feed, spec: Grpo, step: int) -> tuple[list[ScoredGroup], dict[s
     kept, asked = everything, 0
     if spec.dynamic_sampling is not None:
         budget = round(spec.dynamic_sampling.extra * spec.prompts_per_step)
-        kept = [g for g in everything if has_signal(g)]
+        kept = [g for g in everything if has_signal(g, spec.combine)]
         while (missing := min(spec.prompts_per_step - len(kept), budget - asked)) > 0:
             fresh = feed.more(step, missing)
             asked += missing
             everything = [*everything, *fresh]
-            kept += [g for g in fresh if has_signal(g)]
+            kept += [g for g in fresh if has_signal(g, spec.combine)]
     metrics = {
         **score_metrics(everything),
         **completion_metrics([g.group for g in everything]),

@@ -65,7 +65,7 @@ class PromptSupply:
         found = {
             "pool_passed_over": float(self._passed_over),
             "pool_easy": float((rates >= self._difficulty.easy).mean()),
-            "pool_hard": float((rates <= self._difficulty.hard).mean()),
+            "pool_hard": float((rates <= (0.0 if self._difficulty.hard is None else self._difficulty.hard)).mean()),
         }
         self._passed_over = 0
         return found
@@ -81,7 +81,9 @@ class PromptSupply:
 
     def _passes_over(self, prompt: Prompt) -> bool:
         rule, rate = self._difficulty, self._pass_rates.get(prompt.id)
-        if rule is None or rate is None or rule.hard < rate < rule.easy:
+        if rule is None or rate is None:
+            return False
+        if rate < rule.easy and (rule.hard is None or rate > rule.hard):
             return False
         draw = np.random.default_rng((self._seed, crc32(prompt.id.encode()), self._cursor)).random()
         return bool(draw >= rule.keep)

@@ -65,7 +65,11 @@ def experience(
     }
     if spec.teacher is not None:
         distances = [s.token_advantages[s.loss_mask > 0] for s in flat if s.token_advantages is not None]
-        metrics["teacher_kl"] = -float(np.concatenate(distances).mean()) / (spec.teacher.weight or 1.0)
+        if distances:
+            metrics["teacher_kl"] = -float(np.concatenate(distances).mean()) / (spec.teacher.weight or 1.0)
+    known_kl = [_distance(s) / max(float(s.loss_mask.sum()), 1.0) for s in flat if spec.kl.placed == "reward"]
+    if known_kl and spec.kl.weight:
+        metrics["kl"] = float(np.mean(known_kl))
     return Experience(samples=flat, advantages=advantages, metrics=metrics)
 
 
@@ -80,9 +84,12 @@ def sequence(completion: Completion, group: int) -> Sample:
     )
 
 
-def has_signal(group: ScoredGroup) -> bool:
-    """Whether the group's known rewards differ."""
-    return len({s.value for s in group.scores if s.value is not None}) > 1
+def has_signal(group: ScoredGroup, combine: str = "sum_then_normalize") -> bool:
+    """Whether the group's known rewards differ: their sums, or any of them where each is normalised by itself."""
+    known = [s for s in group.scores if s.value is not None]
+    if combine == "normalize_then_sum":
+        return any(len({s.terms.get(name) for s in known}) > 1 for name in {n for s in known for n in s.terms})
+    return len({s.value for s in known}) > 1
 
 
 def _with_reference(samples: list[list[Sample]], spec: Grpo, learner: Learner) -> list[list[Sample]]:

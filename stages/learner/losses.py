@@ -41,6 +41,8 @@ class PolicyLoss:
     entropy: float = 0.0
     """Weight of the entropy that is added to the objective; negative takes it away."""
     importance: Importance = field(default_factory=Importance)
+    bypass: bool = False
+    """The ratio compares with the engine's policy: it corrects itself, and nothing else does."""
     drop_stale: float | None = None
     temperature: float = 1.0
 
@@ -88,8 +90,11 @@ def policy_loss(tokens: PolicyTokens, sequences: Sequences, spec: PolicyLoss) ->
     logprobs = tokens.logprobs
     old = torch.where(tokens.old.isnan(), logprobs.detach(), tokens.old)
     engine = torch.where(tokens.engine.isnan(), old, tokens.engine)
+    gap = old - engine
+    if spec.bypass:
+        old = engine
     log_ratio = logprobs - old
-    rho = importance_weights(old - engine, sequences, spec.importance)
+    rho = torch.ones_like(gap) if spec.bypass else importance_weights(gap, sequences, spec.importance)
     kept = stale_mask(logprobs - engine, tokens.advantages, sequences, spec.drop_stale)
     found = SURROGATES[spec.surrogate](log_ratio, logprobs, tokens.advantages, sequences, spec)
     loss = found.loss * rho * kept + tokens.penalties * log_ratio.abs()
@@ -98,7 +103,7 @@ def policy_loss(tokens: PolicyTokens, sequences: Sequences, spec: PolicyLoss) ->
         "clip_low": found.low.float(),
         "clip_high": found.high.float(),
         "approx_kl": k3(old, logprobs).detach(),
-        **mismatch(old - engine, rho),
+        **mismatch(gap, rho),
     }
     if spec.drop_stale is not None:
         metrics["dropped_stale"] = 1 - kept

@@ -23,7 +23,7 @@ class Importance:
 
     `*_tis` truncate: min(rho, cap). `*_mis` mask: rho inside [floor, cap], 0 outside (IcePop's double-sided mask).
     `token` takes each token's own rho, `sequence` the product over its sequence, `geometric` keeps or drops a sequence
-    by the geometric mean and weighs its tokens by their own.
+    by the geometric mean and weighs its tokens by their own, truncated.
     """
 
     mode: ImportanceMode = "token_tis"
@@ -43,7 +43,7 @@ def importance_weights(log_rho: Tensor, sequences: Sequences, spec: Importance) 
     token = ratio_of(log_rho)
     if spec.mode == "geometric_mis":
         mean = ratio_of(sequences.mean(log_rho))
-        return torch.where((mean >= spec.floor) & (mean <= spec.cap), token, 0.0)
+        return torch.where((mean >= spec.floor) & (mean <= spec.cap), token.clamp(max=spec.cap), 0.0)
     rho = token if spec.mode.startswith("token") else ratio_of(sequences.total(log_rho))
     if spec.mode.endswith("tis"):
         return rho.clamp(max=spec.cap)

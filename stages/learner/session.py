@@ -63,7 +63,7 @@ class TrainingSession:
             learner.restore(checkpoint)
             saved = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
             session.first, session.totals, session.checkpoint = saved["step"], saved["totals"], checkpoint
-            session._restored = saved.get("states", {})
+            session._restored, session.skipped = saved.get("states", {}), saved.get("skipped", 0)
             context.say(f"{context.name}: resumed at step {session.first}")
         context.metrics.cut(session.first)
         return session
@@ -102,10 +102,10 @@ class TrainingSession:
             RunError: `max_skipped` steps in a row had a loss or gradient that isn't finite.
         """
         context, spec = self.context, self.context.spec
-        self._count_skipped(step, metrics)
         for name in ("tokens", "generated_tokens"):
             self.totals[name] = self.totals.get(name, 0.0) + metrics.get(name, 0.0)
         context.metrics.write(step + 1, metrics)
+        self._count_skipped(step, metrics)
         context.progress.advance(1, note)
         stop = context.stop_requested() and step + 1 < spec.steps
         last = step + 1 == spec.steps  # kept too, where there are checkpoints: more steps may be asked for later
@@ -115,8 +115,14 @@ class TrainingSession:
             raise Stopped(f"{context.name}: saved at step {step + 1} of {spec.steps}", fix="run the same command again")
 
     def _count_skipped(self, step: int, metrics: Mapping[str, float]) -> None:
-        if not metrics.get("skipped_step"):
+        if metrics.get("empty_step"):
+            return
+        share = metrics.get("skipped_step", 0.0)
+        if share < 1:
             self.skipped = 0
+            if share:
+                where = f"{self.context.name}: step {step + 1}"
+                self.context.say(f"{where}: {share:.0%} of its minibatches had no finite gradient and were left out")
             return
         self.skipped += 1
         where = f"{self.context.name}: step {step + 1}"
@@ -141,6 +147,7 @@ class TrainingSession:
             write(temporary / name)
         states = {name: state() for name, state in self._states.items()}
         state = {"step": step, "totals": self.totals, "ranks": self.learner.ranks, "states": states}
+        state["skipped"] = self.skipped
         (temporary / STATE).write_text(json.dumps(state), encoding="utf-8")
         sync_tree(temporary)
         final = folder / f"step-{step:06d}"

@@ -75,7 +75,9 @@ def _clipped(ratio: Tensor, advantages: Tensor, spec: SurrogateSpec) -> Surrogat
     low, high = ratio < 1 - spec.clip_low, ratio > 1 + spec.clip_high
     inside = ratio.clamp(1 - spec.clip_low, 1 + spec.clip_high)
     # Dual clip: where A < 0 nothing bounds -wA from above, and one token of a large ratio could rule the batch.
-    bounded = ratio if spec.dual_clip is None else ratio.clamp(max=spec.dual_clip)
+    bounded = ratio
+    if spec.dual_clip is not None:
+        bounded = torch.where(advantages < 0, ratio.clamp(max=spec.dual_clip), ratio)
     loss = -torch.minimum(bounded * advantages, inside * advantages)
     return Surrogate(loss=loss, ratio=ratio, low=low & (advantages < 0), high=high & (advantages > 0))
 

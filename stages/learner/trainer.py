@@ -42,7 +42,8 @@ class PolicyTrainer:
         samples, metrics = found.samples, dict(found.metrics)
         if not samples:
             self._context.say(
-                f"{self._context.name}: step {step + 1} has nothing to train on: no group's rewards differ"
+                f"{self._context.name}: step {step + 1} has nothing to train on: no group's rewards differ, "
+                "or every completion was cut or has no score"
             )
             return replace(found, metrics=metrics | {"loss": 0.0, "empty_step": 1.0})
         if spec.covariance is not None:
@@ -88,7 +89,8 @@ class PolicyTrainer:
             for part in np.array_split(groups, min(spec.minibatches, len(groups)))
         ]
         loss = self._loss()
-        parts = [parts[0], *self._old(parts[1:])] if spec.importance.old == "learner" else [_bypassed(p) for p in parts]
+        if spec.importance.old == "learner":
+            parts = [parts[0], *self._old(parts[1:])]
         results = [
             learner.step(
                 part, loss, step=step * spec.minibatches + number, micro_tokens=spec.micro_tokens,
@@ -96,9 +98,10 @@ class PolicyTrainer:
             )
             for number, part in enumerate(parts)
         ]  # fmt: skip
-        metrics = {k: float(np.mean([r[k] for r in results])) for k in results[0] if k not in ("tokens", "targets")}
+        whole = [r for r in results if not r["skipped_step"]] or results
+        metrics = {k: float(np.mean([r[k] for r in whole])) for k in results[0] if k not in ("tokens", "targets")}
         metrics["importance_ess"] = metrics["importance"] ** 2 / max(metrics.pop("importance_square"), 1e-12)
-        metrics["skipped_step"] = max(r["skipped_step"] for r in results)
+        metrics["skipped_step"] = float(np.mean([r["skipped_step"] for r in results]))
         return metrics | {"lr": results[-1]["lr"], "tokens": sum(r["tokens"] for r in results)}
 
     def _old(self, parts: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
@@ -120,6 +123,7 @@ class PolicyTrainer:
             surrogate=spec.surrogate, clip_low=spec.clip[0], clip_high=spec.clip[1], dual_clip=spec.dual_clip,
             cap=spec.cap, tau=spec.tau, kl=spec.kl.weight if spec.kl.placed == "loss" else 0.0,
             kl_estimator=spec.kl.estimator, entropy=0.0 if self._band is None else self._band.weight,
+            bypass=spec.importance.old == "engine",
             importance=Importance(
                 mode=spec.importance.mode, cap=spec.importance.cap, floor=spec.importance.floor
             ),
@@ -137,8 +141,3 @@ class PolicyTrainer:
             )
         self._alarmed = high
         metrics["mismatch_alarm"] = float(high)
-
-
-def _bypassed(samples: Sequence[Sample]) -> list[Sample]:
-    """The engine's policy as the old one: the ratio itself corrects, and nothing else does."""
-    return [replace(s, old_logprobs=s.engine_logprobs, engine_logprobs=None) for s in samples]

@@ -24,11 +24,12 @@ def save_ahead(ahead: Ahead, path: Path) -> None:
     partial = {g.prompt.id: g for g in ahead.partials()}  # first: what is done meanwhile is taken whole
     lines: list[dict[str, Any]] = [{"begun": begun, "serial": serial}]
     for item in ahead.underway:
-        done = item.group or partial.get(item.prompt.id)
+        kept = None if item.prompt.environment else item.group or partial.get(item.prompt.id)
         lines.append(
             {
                 "id": item.prompt.id, "origin": item.origin, "serial": item.serial, "step": item.step,
-                "completions": None if done is None else [_written(c) for c in done.completions],
+                "done": kept is not None and kept is item.group,
+                "completions": None if kept is None else [_written(c) for c in kept.completions],
             }
         )  # fmt: skip
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -54,8 +55,10 @@ def restore_ahead(ahead: Ahead, path: Path, rows: Sequence[Prompt]) -> None:
         group = None
         if line["completions"] is not None:
             begun = tuple(_read(line["id"], c) for c in line["completions"])
-            prompt = replace(prompt, begun=begun)
-            group = Group(prompt=prompt, completions=begun)
+            if line["done"]:
+                group = Group(prompt=prompt, completions=begun)
+            else:
+                prompt = replace(prompt, begun=begun)
         groups.append((prompt, line["origin"], line["serial"], line["step"], group))
     ahead.restore(first["begun"], first["serial"], groups)
 

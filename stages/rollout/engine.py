@@ -71,6 +71,8 @@ class TransformersEngine:
             # Like lengths share a batch; what was begun has rows of different lengths, and one of its own.
             order = sorted((i for i in fits if bool(prompts[i].begun) == begun), key=lambda i: len(encoded[i]))
             for start in range(0, len(order), per_batch):
+                if self._halted:
+                    return
                 chosen = order[start : start + per_batch]
                 yield from self._batch([prompts[i] for i in chosen], [encoded[i] for i in chosen], n, params, seed)
 
@@ -108,11 +110,13 @@ class TransformersEngine:
         for row in rows:
             if prompts[row.group].begun:
                 _take_up(row, prompts[row.group].begun[row.index])
-        self._running.append((prompts, rows))
+        with self.gate.alone():
+            self._running.append((prompts, rows))
         try:
             yield from self._decode(prompts, encoded, rows, capacity, n, params)
         finally:
-            self._running = [r for r in self._running if r[1] is not rows]
+            with self.gate.alone():
+                self._running = [r for r in self._running if r[1] is not rows]
 
     def _decode(
         self, prompts: list[Prompt], encoded: list[NDArray[np.int64]], rows: list[_Row], capacity: int, n: int,

@@ -112,18 +112,20 @@ class _Rounds:
                     episode.pool.end(episode.name)
 
     def _play(self, groups: dict[str, list[_Episode]], n: int) -> Iterator[Group]:
-        asked = [episodes[0].prompt for episodes in groups.values()]
-        for group in self._pool.generate(asked, n, self._params, seed=self._seed):
+        asked, heard = [episodes[0].prompt for episodes in groups.values()], 0
+        for heard, group in enumerate(self._pool.generate(asked, n, self._params, seed=self._seed), 1):  # noqa: B007
             for episode, completion in zip(groups[group.prompt.id], group.completions, strict=True):
                 self._heard(episode, completion)
         turn = 1
-        while groups:
+        while groups and heard == len(asked):  # fewer: the workers were told to stop, and nobody waits for the rest
             for name in [name for name, episodes in groups.items() if all(e.finish for e in episodes)]:
                 yield self._finished(groups.pop(name))
             going = {e.name: e for episodes in groups.values() for e in episodes if not e.finish}
             turn += 1
-            continued = [p for e in going.values() if (p := self._continued(e, turn)) is not None]
-            for group in self._pool.generate(continued, 1, self._params, seed=self._seed) if continued else ():
+            asked = [p for e in going.values() if (p := self._continued(e, turn)) is not None]
+            answers = self._pool.generate(asked, 1, self._params, seed=self._seed) if asked else ()
+            heard = 0
+            for heard, group in enumerate(answers, 1):  # noqa: B007  it is read when the round is over
                 self._heard(going[group.prompt.id.rpartition("@")[0]], group.completions[0])
 
     def _start(self, episodes: Sequence[_Episode]) -> dict[str, list[_Episode]]:
@@ -191,6 +193,7 @@ class _Rounds:
             episode.prompt,
             id=f"{episode.name}@{turn}",
             continues=Turn(ids=ids, results=tuple(results), room=room),
+            begun=(),
         )
 
     def _over(self, episode: _Episode) -> None:

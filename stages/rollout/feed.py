@@ -166,11 +166,11 @@ class Ahead:
         return self._asking.pool.partials()
 
     def restore(self, begun: int, serial: int, groups: Sequence[tuple[Prompt, str, int, int, Group | None]]) -> None:
-        """Go on with groups under way: (prompt, origin, serial, step, what there is of the group)."""
+        """Go on with groups under way: (prompt, origin, serial, step, the group if it was done)."""
         self._begun, self._serial = begun, serial
         by_batch: dict[tuple[int, int], list[tuple[Prompt, str]]] = {}
         for prompt, origin, number, step, group in groups:
-            if group is not None and all(c.finish_reason != "abort" for c in group.completions):
+            if group is not None:
                 item = self._item(prompt, origin, number, step)
                 item.group = group
                 self._scorers.submit(self._score, item)
@@ -271,7 +271,9 @@ class Ahead:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         """Ends what is under way."""
         self._closing = True
-        if self.underway:
-            self._asking.pool.interrupt()
-        self._streams.shutdown(wait=True, cancel_futures=True)
-        self._scorers.shutdown(wait=True, cancel_futures=True)
+        try:
+            if self.underway:
+                self._asking.pool.interrupt()
+        finally:
+            self._streams.shutdown(wait=True, cancel_futures=True)
+            self._scorers.shutdown(wait=True, cancel_futures=True)

@@ -165,6 +165,8 @@ class RolloutPool:
             return ray.get(references, timeout=timeout)
         except ray.exceptions.GetTimeoutError:
             raise RunError(f"the rollout workers didn't {verb} in {timeout:.0f} s") from None
+        except ray.exceptions.RayActorError as error:
+            raise RunError(f"a rollout worker died while it should {verb}: {str(error).splitlines()[0]}") from None
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, PosttrainError):
                 raise error.cause from None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,11 @@ class Pool:
     def __init__(self, delay: Callable[[Prompt], float] = lambda _: 0.0) -> None:
         self.delay, self.version, self.seeds = delay, 0, dict[str, int]()
         self.halted = threading.Event()
+        self.late = False
 
     def generate(self, prompts: Sequence[Prompt], n: int, params: SamplingParams, *, seed: int) -> Iterator[Group]:
-        began = [(time.monotonic() + self.delay(p), self.version, p) for p in prompts]
+        version = max(0, self.version - self.late)
+        began = [(time.monotonic() + self.delay(p), version, p) for p in prompts]
         for due, version, prompt in sorted(began, key=lambda item: item[0]):
             if self.halted.wait(max(0.0, due - time.monotonic())):
                 return
@@ -41,7 +45,8 @@ class Pool:
         return []
 
     def lagging(self) -> bool:
-        return False
+        """New weights are on their way: what is begun now begins with those before."""
+        return self.late
 
     def interrupt(self) -> None:
         self.halted.set()
@@ -91,10 +96,12 @@ def names(groups: Sequence[ScoredGroup]) -> list[str]:
     return [g.group.prompt.id for g in groups]
 
 
-@pytest.mark.parametrize(("ahead", "staleness"), [(1, 1), (1, 2), (2, 4)])
-def test_every_group_trains_once_and_within_its_time(ahead: int, staleness: int) -> None:
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(("ahead", "staleness"), [(1, 2), (2, 3), (2, 4)])
+def test_every_group_trains_once_and_within_its_time(ahead: int, staleness: int, late: bool) -> None:
     rng = np.random.default_rng(0)
     pool = Pool(lambda _: float(rng.random() * 0.05))
+    pool.late = late
     rule = Asynchronous(ahead=ahead, staleness=staleness)
     with Ahead(asking(pool), rule, first=0, last=9, batch=4) as feed:
         steps = train(feed, pool, range(10))
@@ -121,12 +128,12 @@ def test_a_long_group_joins_a_later_step_and_does_not_stall_this_one() -> None:
 
 
 def test_a_group_whose_time_has_come_is_waited_for() -> None:
-    pool = Pool(lambda p: 0.3 if "+" not in p.id else 0.0)  # the first batch is slow, the next ones aren't
-    with Ahead(asking(pool), Asynchronous(ahead=1, staleness=1), first=0, last=3, batch=4) as feed:
+    pool = Pool(lambda p: 0.5 if "+" not in p.id else 0.0)  # the first batch is slow, the next ones aren't
+    with Ahead(asking(pool), Asynchronous(ahead=1, staleness=2), first=0, last=3, batch=4) as feed:
         steps = [set(names(groups)) for groups in train(feed, pool, range(4))]
     slow = {name for groups in steps for name in groups if "+" not in name}
     assert len(slow) == 4
-    assert slow <= steps[0] | steps[1]
+    assert slow <= steps[0] | steps[1] | steps[2]
 
 
 def test_an_error_of_a_stream_or_a_reward_reaches_the_learner() -> None:
@@ -226,3 +233,18 @@ def test_a_prompt_that_is_gone_is_named(tmp_path: Path) -> None:
     with Ahead(asking(pool), Asynchronous(), first=0, last=9, batch=4) as other:
         with pytest.raises(RunError, match="isn't in the data any more"):
             restore_ahead(other, tmp_path / "u", ROWS[:1])
+
+
+def test_a_group_with_an_environment_is_begun_again(tmp_path: Path) -> None:
+    """Its episodes can't be kept: a first turn that is done is no episode that is done."""
+    acting = [replace(p, environment='{"use": "calculator"}') for p in ROWS]
+    feed = Ahead(asking(Pool()), Asynchronous(), first=0, last=9, batch=4)
+    with feed:
+        item = feed._item(acting[0], acting[0].id, 0, 0)
+        feed.partials = lambda: [group(acting[0], 0)]  # type: ignore[method-assign]
+        save_ahead(feed, tmp_path / "u")
+        item.group = group(acting[0], 0)
+        save_ahead(feed, tmp_path / "v")
+    for name in "uv":
+        line = json.loads((tmp_path / name).read_text().splitlines()[1])
+        assert (line["done"], line["completions"]) == (False, None)

@@ -16,7 +16,7 @@ from posttrain.configs.schema import Grpo
 from posttrain.errors import RunError
 from posttrain.stages import grpo
 from posttrain.stages.learner.advantages import group_advantages
-from posttrain.stages.learner.experience import experience
+from posttrain.stages.learner.experience import experience, has_signal
 from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.learner.trainer import PolicyTrainer
 from posttrain.stages.rollout.collect import (
@@ -72,7 +72,13 @@ def test_an_unknown_algorithm_is_refused() -> None:
     [
         ({"covariance": "kl"}, "minibatches over 1"),
         ({"entropy": [0.5, 0.2]}, "low < high"),
-        ({"asynchronous": {"ahead": 3, "staleness": 2}}, "staleness >= ahead"),
+        ({"asynchronous": {"ahead": 2, "staleness": 2}}, "staleness over ahead"),
+        ({"importance": {"old": "engine", "mode": "sequence_mis"}}, "leave mode out"),
+        ({"importance": {"floor": 3.0}}, "floor below cap"),
+        ({"dual_clip": 1.2}, "over 1.28"),
+        ({"teacher": "base", "sampling": {"max_tokens": 8, "temperature": 0.7}}, "temperature 1"),
+        ({"watch": {"prompts": []}}, "at least 1"),
+        ({"tau": [0.0, 1.0]}, "over 0"),
         ({"kl": {"weight": 0.1, "placed": "reward"}, "combine": "normalize_then_sum"}, "no one reward"),
         ({"dual_clip": 0.9}, "greater than 1"),
         ({"teacher": "base", "dynamic_sampling": {}}, "every group"),
@@ -119,6 +125,25 @@ def test_groups_without_signal_are_replaced() -> None:
     assert kept == ["1", "3", "5", "6"]
     assert asked == [4, 2, 1]
     assert (metrics["groups_extra"], metrics["groups_missing"]) == (3.0, 0.0)
+
+
+def test_rewards_that_differ_apart_are_signal_where_each_is_normalised_by_itself() -> None:
+    scored = group([0.5, 0.5])
+    terms = ({"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 0.5})
+    apart = replace(scored, scores=tuple(replace(s, terms=t) for s, t in zip(scored.scores, terms, strict=True)))
+    assert not has_signal(apart)
+    assert has_signal(apart, "normalize_then_sum")
+    assert not has_signal(replace(apart, scores=(apart.scores[0],) * 2), "normalize_then_sum")
+
+
+def test_a_step_without_any_score_has_no_samples_and_does_not_fail() -> None:
+    found = experience([group([None, None])], spec(teacher="base"), 0, weights={}, learner=Frozen(teacher=-1.0))  # type: ignore[arg-type]
+    assert found.samples == []
+
+
+def test_gspo_by_hand_has_a_sequences_clip() -> None:
+    assert spec(surrogate="gspo").clip == (3e-4, 4e-4)
+    assert spec(surrogate="gspo", clip=[0.1, 0.1]).clip == (0.1, 0.1)
 
 
 def test_the_budget_bounds_replacements_and_the_step_trains_on_what_it_has() -> None:
@@ -189,14 +214,14 @@ class Frozen:
 
 def test_a_teacher_adds_its_log_ratio_to_every_sampled_token() -> None:
     learner = Frozen(teacher=-1.5)
-    node = spec(teacher={"from": "base", "weight": 0.2}, sampling={"max_tokens": 8, "temperature": 0.7})
+    node = spec(teacher={"from": "base", "weight": 0.2})
     found = experience([group(UNLIKE)], node, 0, weights={}, learner=learner)  # type: ignore[arg-type]
     (expected,) = group_advantages([UNLIKE])
     for sample, advantage in zip(found.samples, expected, strict=True):
         assert sample.advantage == pytest.approx(advantage)
         assert sample.token_advantages is not None
         assert sample.token_advantages == pytest.approx([0, 0, 0.2 * (-1.5 + 1), 0, 0.2 * (-1.5 + 2)])
-    assert learner.temperatures == {"teacher": 1.0}  # whatever the policy sampled at
+    assert learner.temperatures == {"teacher": 1.0}
     assert found.metrics["teacher_kl"] == pytest.approx(-(-0.5 + 0.5) / 2, abs=1e-6)
 
 

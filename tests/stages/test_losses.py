@@ -220,7 +220,7 @@ def test_importance_weights_equal_a_loop(mode: Any) -> None:
             "sequence_tis": min(product, 1.4),
             "token_mis": own if 0.7 <= own <= 1.4 else 0.0,
             "sequence_mis": product if 0.7 <= product <= 1.4 else 0.0,
-            "geometric_mis": own if 0.7 <= mean <= 1.4 else 0.0,
+            "geometric_mis": min(own, 1.4) if 0.7 <= mean <= 1.4 else 0.0,
         }[mode]
         assert got[t].item() == pytest.approx(expected)
         kept.append(expected)
@@ -253,6 +253,18 @@ def test_a_missing_old_policy_is_the_present_one() -> None:
     (got,) = torch.autograd.grad(loss.sum(), pi)
     torch.testing.assert_close(got, -advantages * (pi.detach() - mu).exp().clamp(max=1.1))
     assert metrics["ratio"].tolist() == [1.0] * len(pi)
+
+
+def test_a_bypassed_ratio_corrects_itself_and_the_mismatch_is_still_measured() -> None:
+    pi, _, mu, advantages, index = rows(seed=6)
+    tokens = PolicyTokens(
+        logprobs=pi, entropy=torch.zeros_like(mu), old=torch.full_like(mu, torch.nan), engine=mu,
+        advantages=advantages, reference=mu, penalties=torch.zeros_like(mu),
+    )  # fmt: skip
+    loss, metrics = policy_loss(tokens, Sequences.of(index), PolicyLoss(bypass=True, clip_low=0.99, clip_high=1e9))
+    torch.testing.assert_close(loss, -(pi - mu).exp() * advantages)
+    torch.testing.assert_close(metrics["mismatch_abs"], (pi.detach() - mu).abs())
+    assert metrics["importance"].tolist() == [1.0] * len(mu)
 
 
 def test_only_bad_answers_that_drifted_are_dropped() -> None:
