@@ -20,6 +20,7 @@ import yaml
 from posttrain.configs.load import LoadedRecipe, load_recipe, recipe_from_data
 from posttrain.configs.problems import closest
 from posttrain.errors import InputError
+from posttrain.pipelines import eval_harness
 from posttrain.pipelines.compose import absolute
 
 if TYPE_CHECKING:
@@ -61,16 +62,13 @@ def eval_model(
     ours = [name for name in names if not name.startswith(LM_EVAL)]
     tasks = [name.removeprefix(LM_EVAL) for name in names if name.startswith(LM_EVAL)]
     code, rows, folder = 0, [], run_dir or Path("runs") / "eval"
-    harness = None
     if tasks:
-        from posttrain.pipelines import eval_harness as harness
-
-        harness.require()
+        eval_harness.require()
     if ours:
         code = run_recipe(evaluation(model, ours, changes), folder, console=console)
         rows = [{k: v for k, v in vars(row).items() if k != "stage"} for row in read_results(folder).rows]
-    if harness is not None:
-        rows += harness.evaluate(model, tasks, limit=changes.n)
+    if tasks:
+        rows += eval_harness.evaluate(model, tasks, limit=changes.n)
     plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
     return code, {"model": model, "run_dir": str(folder) if ours else None, "rows": plain}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from posttrain.pipelines.live import read_live, read_metrics
 from posttrain.pipelines.results import RunResults
@@ -23,7 +25,7 @@ def stage_costs(results: RunResults) -> dict[str, StageCost]:
     return {name: _cost(results.run_dir / name, state) for name, state in results.states.items()}
 
 
-def _cost(folder: Path, state: dict) -> StageCost:  # type: ignore[type-arg]
+def _cost(folder: Path, state: Mapping[str, Any]) -> StageCost:
     lines = read_metrics(folder / "metrics.jsonl")
 
     def total(name: str) -> int | None:
