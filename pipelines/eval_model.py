@@ -20,6 +20,7 @@ import yaml
 from posttrain.configs.load import LoadedRecipe, load_recipe, recipe_from_data
 from posttrain.configs.problems import closest
 from posttrain.errors import InputError
+from posttrain.pipelines import eval_harness
 from posttrain.pipelines.compose import absolute
 
 if TYPE_CHECKING:
@@ -62,8 +63,6 @@ def eval_model(
     tasks = [name.removeprefix(LM_EVAL) for name in names if name.startswith(LM_EVAL)]
     code, rows, folder = 0, [], run_dir or Path("runs") / "eval"
     if tasks:
-        from posttrain.pipelines import eval_harness
-
         eval_harness.require()
     if ours:
         code = run_recipe(evaluation(model, ours, changes), folder, console=console)
