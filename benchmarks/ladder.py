@@ -15,8 +15,19 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-RUNGS = ("grpo", "clip_higher", "token_mean", "dynamic", "overlong", "ahead", "banded", "shuffled")
-COLOURS = ("#4c78a8", "#72b7b2", "#54a24b", "#e45756", "#b279a2", "#f58518", "#9d755d", "#888888")
+RUNGS = (
+    "grpo",
+    "clip_higher",
+    "token_mean",
+    "dynamic",
+    "overlong",
+    "ahead",
+    "banded",
+    "gentle",
+    "gentle_ahead",
+    "shuffled",
+)
+COLOURS = ("#4c78a8", "#72b7b2", "#54a24b", "#e45756", "#b279a2", "#f58518", "#9d755d", "#eeca3b", "#ff9da6", "#888888")
 SEEDS = (1, 2, 3)
 WIDTH, HEIGHT, LEFT, TOP = 720, 360, 50, 20
 
@@ -71,7 +82,7 @@ def main() -> None:
     print(f"cold start: {start['accuracy']['value']:.3f}, pass@4 {start['pass@4']['value']:.3f}\n")
     print("| rung | seed 1 | seed 2 | seed 3 | mean (sd) | pass@4 | entropy at the end |\n" + "|---" * 7 + "|")
     curves = {}
-    for rung in RUNGS:
+    for rung in (r for r in RUNGS if (run / f"{r}_1").is_dir()):
         tables = [table(run, f"{rung}_{seed}") for seed in SEEDS]
         values = [t["accuracy"]["value"] for t in tables]
         passed = mean(t["pass@4"]["value"] for t in tables)
