@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +333,44 @@ def test_a_rollout_that_is_given_up_leaves_nothing_in_the_environments(chat: Cha
     next(found)
     found.close()
     assert environments(EnvironmentUse.model_validate_json(first.environment))._homes == {}
+
+
+@pytest.mark.parametrize("told", [1, 2])
+def test_workers_that_were_told_to_stop_end_the_episodes(chat: ChatFormat, environments: Any, told: int) -> None:
+    """An interrupted pool gives fewer groups than it was asked for, and nothing from then on."""
+
+    class Interrupted(ScriptedPool):
+        def generate(self, prompts: Sequence[Prompt], *args: Any, **kwargs: Any) -> Iterator[Group]:
+            assert len(self.rounds) < 5, "it goes round and round"
+            if len(self.rounds) + 1 < told:
+                yield from super().generate(prompts, *args, **kwargs)
+            else:
+                self.rounds.append([p.id for p in prompts])
+
+    pool = Interrupted(chat, calculates)
+    params = SamplingParams(max_tokens=256)
+    assert list(rollouts(pool, [prompt("a")], 2, params, seed=0, environments=environments)) == []  # type: ignore[arg-type]
+    assert len(pool.rounds) == told
+
+
+def test_a_later_turn_continues_no_interrupted_one(chat: ChatFormat, environments: Any) -> None:
+    """What was begun of a group is its first turn's: it must not become the start of the next."""
+    seen: list[tuple[bool, bool]] = []
+
+    class Watching(ScriptedPool):
+        def generate(self, prompts: Sequence[Prompt], *args: Any, **kwargs: Any) -> Iterator[Group]:
+            seen.extend((p.continues is not None, bool(p.begun)) for p in prompts)
+            yield from super().generate(prompts, *args, **kwargs)
+
+    def play_out(pool: Any, asked: Prompt) -> list[Group]:
+        params = SamplingParams(max_tokens=256)
+        return list(rollouts(pool, [asked], 2, params, seed=0, environments=environments))
+
+    asked = prompt("a")
+    (group,) = play_out(ScriptedPool(chat, calculates), asked)
+    play_out(Watching(chat, calculates), replace(asked, begun=group.completions))
+    assert (True, True) not in seen
+    assert (True, False) in seen
 
 
 def test_a_template_without_tool_turns_is_refused(tokenizer: Any) -> None:
