@@ -24,7 +24,7 @@ from posttrain.stages.data.stored import FOLDER, read_stored
 from posttrain.stages.data.supply import PromptSupply, numbered
 from posttrain.stages.learner.experience import guided, sequence
 from posttrain.stages.learner.losses import PLACES, DivergenceLoss, PolicyLoss
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.learner.modelfiles import ModelSpec, teacher_name
 from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.learner.teachers import TeacherPool
 from posttrain.stages.rollout.collect import completion_metrics, sampling_params
@@ -147,7 +147,7 @@ def load_teachers(context: StageContext, session: TrainingSession) -> TeacherPoo
         specs.append(ModelSpec.of(path, source))
     pool = context.workers.teachers() if spec.divergence != "policy_gradient" else None
     for number, model in enumerate(specs):
-        session.learner.load_frozen(model, f"teacher{number}", head=pool is not None)
+        session.learner.load_frozen(model, teacher_name(number), head=pool is not None)
     if pool is not None:
         pool.load(specs)
     return pool
@@ -182,7 +182,7 @@ def by_samples(session: TrainingSession, samples: Sequence[Sample], step: int) -
     for number in sorted({s.teacher for s in samples}):
         mine = [replace(s, teacher=0) for s in samples if s.teacher == number]
         told += guided(
-            mine, session.learner, f"teacher{number}", weight=1.0, bound=BOUND, micro_tokens=spec.micro_tokens
+            mine, session.learner, teacher_name(number), weight=1.0, bound=BOUND, micro_tokens=spec.micro_tokens
         )
     loss = PolicyLoss(temperature=spec.sampling.temperature)
     metrics = session.learner.step(told, loss, step=step, micro_tokens=spec.micro_tokens)

@@ -175,7 +175,7 @@ class Sample:
     teacher_ids: NDArray[np.int32] | None = None
     """Stored targets of each token, shape [tokens, k]: ids that the teacher finds likely, or drew."""
     teacher_values: NDArray[np.float32] | None = None
-    """Their log-probabilities (-inf where a token has fewer), or their shares of the draws (0 there)."""
+    """Their log-probabilities, or their shares of the draws; -inf where a token has fewer."""
     group: int = 0
 
     @property

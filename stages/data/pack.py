@@ -152,10 +152,5 @@ def pack(samples: Sequence[Sample], weights: Sequence[NDArray[np.float32]], indi
         samples=np.concatenate([np.full(len(t), i) for i, t in zip(indices, local, strict=True)]),
         teacher=chosen[0].teacher,
         teacher_ids=wide("teacher_ids", np.int32, 0),
-        teacher_values=wide("teacher_values", np.float32, -np.inf if not _drawn(stored) else 0.0),
+        teacher_values=wide("teacher_values", np.float32, -np.inf),
     )
-
-
-def _drawn(stored: Sequence[Sample]) -> bool:
-    """Whether stored values are shares of draws: log-probabilities are never over 0."""
-    return any(s.teacher_values is not None and (s.teacher_values > 0).any() for s in stored)

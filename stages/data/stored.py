@@ -45,7 +45,7 @@ class Form:
 def encode(form: Form, ids: NDArray[np.int32], values: NDArray[np.float32]) -> tuple[bytes, NDArray[np.uint16]]:
     """The entries of targets [S, k] and how many each has.
 
-    `values`: log-probabilities, -inf where a target has fewer; or shares of the draws, 0 there.
+    `values`: log-probabilities, or shares of the draws; -inf where a target has fewer (shares of 0 are left out too).
 
     Raises:
         DataError: an id or a count doesn't fit.
@@ -156,9 +156,8 @@ def _samples(form: Form, table: pa.Table) -> Iterator[Sample]:
     for row in table.to_pylist():
         ids, mask = np.array(row["ids"], np.int64), np.array(row["mask"], np.float32)
         near, values = decode(form, row["entries"], np.array(row["sizes"], np.uint16))
-        absent = -np.inf if form.kind == "top_k" else 0.0
         all_ids = np.zeros((len(ids), near.shape[1]), np.int32)
-        all_values = np.full((len(ids), near.shape[1]), absent, np.float32)
+        all_values = np.full((len(ids), near.shape[1]), -np.inf, np.float32)
         all_ids[mask > 0], all_values[mask > 0] = near, values
         yield Sample(ids=ids, loss_mask=mask, teacher_ids=all_ids, teacher_values=all_values)
 

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from posttrain.configs.schema import Grpo
 from posttrain.stages.learner.advantages import group_advantages, multi_reward_advantages, zero_variance
 from posttrain.stages.learner.group import Learner
+from posttrain.stages.learner.modelfiles import REFERENCE, teacher_name
 from posttrain.stages.rollout.collect import ScoredGroup, sampled_share
 from posttrain.types import Completion, Sample
 
 T = TypeVar("T")
-REFERENCE, TEACHER = "reference", "teacher"
-"""Names of the learner's frozen models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +105,8 @@ def _with_reference(samples: list[list[Sample]], spec: Grpo, learner: Learner) -
 def _with_teacher(samples: list[list[Sample]], spec: Grpo, learner: Learner) -> list[list[Sample]]:
     assert spec.teacher is not None
     flat = guided(
-        [s for own in samples for s in own], learner, TEACHER, weight=spec.teacher.weight, bound=spec.teacher.bound,
-        micro_tokens=spec.micro_tokens,
+        [s for own in samples for s in own], learner, teacher_name(), weight=spec.teacher.weight,
+        bound=spec.teacher.bound, micro_tokens=spec.micro_tokens,
     )  # fmt: skip
     values = iter(flat)
     return [[next(values) for _ in own] for own in samples]

@@ -81,15 +81,19 @@ class FrozenModels:
             value.copy_(weights[parameter])
 
     @torch.no_grad()
+    def states(self, name: str, batch: PackedBatch) -> Tensor:
+        """A model's final hidden states at a micro-batch's targets, [S, d], on this rank's device."""
+        ids, positions, targets = (
+            torch.from_numpy(np.array(a)).to(self.device) for a in (batch.ids, batch.positions, batch.targets)
+        )
+        return self.get(name).hidden(ids, positions, Layout.of(batch.lengths, self.device), targets)
+
+    @torch.no_grad()
     def targets(self, name: str, batch: PackedBatch, kind: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
         """The distribution at each target of a micro-batch: `count` likeliest ids and their log-probabilities, or
         `count` ids drawn from it (with replacement; no values): [S, count] each, on the CPU.
         """
-        model = self.get(name)
-        ids, positions, targets = (
-            torch.from_numpy(np.array(a)).to(self.device) for a in (batch.ids, batch.positions, batch.targets)
-        )
-        states = model.hidden(ids, positions, Layout.of(batch.lengths, self.device), targets)
+        model, states = self.get(name), self.states(name, batch)
         dice = torch.Generator(self.device).manual_seed(seed)
         found = []
         for part in states.split(chunk_size(model.vocabulary)):

@@ -85,7 +85,7 @@ class Learner:
         self.optimizer, self.total_steps = optimizer, total_steps
         self.sizes = self._all("load", spec, optimizer, seed, zero, timeout=START_TIMEOUT)[0]
 
-    def load_frozen(self, spec: ModelSpec, name: str = "teacher0", head: bool = False) -> None:
+    def load_frozen(self, spec: ModelSpec, name: str, head: bool = False) -> None:
         """Add a model that isn't trained beside the one that is, or its head alone."""
         self._all("load_frozen", spec, name, head, timeout=START_TIMEOUT)
 
@@ -168,7 +168,7 @@ class Learner:
                 near, told = merged_draws(ids) if form.kind == "draws" else (ids.astype(np.int32), levels)
                 for index in np.unique(batch.samples[batch.samples >= 0]):
                     mine = batch.samples == index
-                    found[index] = _told(samples[index], near[mine], told[mine], form)
+                    found[index] = _told(samples[index], near[mine], told[mine])
         return found
 
     def _pack(
@@ -215,11 +215,10 @@ class Learner:
             ray.kill(actor)
 
 
-def _told(sample: Sample, ids: NDArray[np.int32], values: NDArray[np.float32], form: Form) -> Sample:
+def _told(sample: Sample, ids: NDArray[np.int32], values: NDArray[np.float32]) -> Sample:
     """The sample with [targets, k] spread over its tokens."""
-    absent = 0.0 if form.kind == "draws" else -np.inf
     all_ids = np.zeros((sample.tokens, ids.shape[1]), np.int32)
-    all_values = np.full((sample.tokens, ids.shape[1]), absent, np.float32)
+    all_values = np.full((sample.tokens, ids.shape[1]), -np.inf, np.float32)
     targets = np.flatnonzero(sample.loss_mask)
     all_ids[targets], all_values[targets] = ids, values
     return replace(sample, teacher_ids=all_ids, teacher_values=all_values)

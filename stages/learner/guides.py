@@ -69,8 +69,7 @@ class HeadGuide:
 class StoredGuide:
     """What a teacher said earlier: its likeliest ids with their log-probabilities, or ids drawn from it with shares.
 
-    `ids` [S, k]; `values` [S, k]: log-probabilities (`drawn` false; -inf where a row has fewer), or shares that sum
-    to 1 (`drawn`; 0 where a row has fewer).
+    `ids` [S, k]; `values` [S, k]: log-probabilities, or (`drawn`) shares that sum to 1; -inf where a row has fewer.
     """
 
     ids: Tensor
@@ -86,11 +85,10 @@ class StoredGuide:
     def compare(self, logits: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `Guide`. Drawn ids allow the forward KL alone, and its value lacks the teacher's entropy."""
         ids, values = parts
-        student = F.log_softmax(logits, dim=-1)
+        student, kept = F.log_softmax(logits, dim=-1), values > -torch.inf
         if self.drawn:
-            distance = sparse_cross_entropy(student, ids, values)
+            distance = sparse_cross_entropy(student, ids, torch.where(kept, values, 0.0))
         else:
-            kept = values > -torch.inf
             mine = torch.where(kept, student.gather(-1, ids), -torch.inf)
             # exp(-inf) (-inf - -inf) is nan: rows that are filled up get a pair of tiny equal probabilities instead.
             tiny = torch.full_like(values, -60.0)

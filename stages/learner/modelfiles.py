@@ -13,6 +13,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from posttrain.configs.schema import Lora, ModelSource
 from posttrain.errors import RecipeError
 
+REFERENCE = "reference"
+"""The learner's name for the frozen model that a KL holds the policy to."""
+
+
+def teacher_name(number: int = 0) -> str:
+    """The learner's name for a stage's teacher of this number."""
+    return f"teacher{number}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:

@@ -12,7 +12,7 @@ from posttrain.stages.data.load import derive_seed
 from posttrain.stages.data.models import model_path
 from posttrain.stages.data.row_checks import row_messages
 from posttrain.stages.data.stored import FOLDER, ROWS_A_FILE, Form, write_stored
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.learner.modelfiles import ModelSpec, teacher_name
 from posttrain.thinking import split_thinking
 from posttrain.types import Message, Sample
 
@@ -29,13 +29,13 @@ def store_distributions(context: StageContext, model: ModelSource, rule: Store, 
     chat = open_chat(path, source.revision)
     form = Form(kind="top_k", count=rule.top_k) if rule.top_k else Form(kind="draws", count=rule.draws)
     learner = context.workers.learner()
-    learner.load_frozen(ModelSpec.of(path, source), "teacher0")
+    learner.load_frozen(ModelSpec.of(path, source), teacher_name())
     context.progress.start(len(rows), unit="row")
     for number, start in enumerate(range(0, len(rows), ROWS_A_FILE)):
         context.check_stop()
         part = [training_sample(chat, row) for row in rows[start : start + ROWS_A_FILE]]
         seed = derive_seed(context.seed, context.name, "store", number)
-        told = learner.with_targets(part, form, frozen="teacher0", micro_tokens=MICRO_TOKENS, seed=seed)
+        told = learner.with_targets(part, form, frozen=teacher_name(), micro_tokens=MICRO_TOKENS, seed=seed)
         write_stored(context.artifact_dir / FOLDER, form, told, chat.fingerprint(), first=number)
         context.progress.advance(len(part), "distributions stored")
     learner.free()

@@ -10,13 +10,12 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import ray
 
 from posttrain.configs.schema import Cluster, TeacherCluster
 from posttrain.errors import PosttrainError, RunError
 from posttrain.stages.data.pack import PackedBatch
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.learner.modelfiles import ModelSpec, teacher_name
 
 START_TIMEOUT = 300.0
 
@@ -38,23 +37,11 @@ class TeacherWorker:
         """Load these and no others."""
         self.models.clear()
         for number, spec in enumerate(specs):
-            self.models.load(str(number), spec)
+            self.models.load(teacher_name(number), spec)
 
     def states(self, batches: Sequence[PackedBatch]) -> list[Any]:
         """The teacher's hidden states at each batch's targets: tensors [S, d], in the teacher's precision."""
-        import torch
-
-        from posttrain.stages.learner.attention import Layout
-
-        found = []
-        with torch.inference_mode():
-            for batch in batches:
-                ids, positions, targets = (
-                    torch.from_numpy(np.array(a)).to(self.device) for a in (batch.ids, batch.positions, batch.targets)
-                )
-                model = self.models.get(str(batch.teacher))
-                found.append(model.hidden(ids, positions, Layout.of(batch.lengths, self.device), targets).cpu())
-        return found
+        return [self.models.states(teacher_name(batch.teacher), batch).cpu() for batch in batches]
 
 
 class TeacherPool:

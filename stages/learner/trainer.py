@@ -13,9 +13,9 @@ from posttrain.stages.context import StageContext
 from posttrain.stages.data.load import derive_seed
 from posttrain.stages.data.models import model_path
 from posttrain.stages.learner.entropy import EntropyBand, hold_back
-from posttrain.stages.learner.experience import REFERENCE, TEACHER, Experience, experience
+from posttrain.stages.learner.experience import Experience, experience
 from posttrain.stages.learner.losses import PolicyLoss
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.learner.modelfiles import REFERENCE, ModelSpec, teacher_name
 from posttrain.stages.learner.offpolicy import Importance
 from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.rollout.collect import ScoredGroup
@@ -70,7 +70,7 @@ class PolicyTrainer:
         if spec.teacher is not None:
             path, source = model_path(self._context, spec.teacher)
             session.check_partner(path, source.revision, f"the teacher {spec.teacher.source}")
-            session.learner.load_frozen(ModelSpec.of(path, source), TEACHER)
+            session.learner.load_frozen(ModelSpec.of(path, source), teacher_name())
         if spec.kl.weight:
             session.learner.load_frozen(ModelSpec.of(session.path, session.source), REFERENCE)
             if spec.kl.refresh_every:

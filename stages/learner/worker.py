@@ -29,12 +29,10 @@ from posttrain.stages.learner.losses import (
     cross_entropy,
     policy_loss,
 )
-from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model, merged_names
+from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model, merged_names, teacher_name
 from posttrain.stages.learner.policy import Policy, chunk_size
 from posttrain.stages.learner.surrogates import Sequences
 
-TEACHER = "teacher"
-"""With a number behind it, the name of a frozen model that is distilled from."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BUCKET_BYTES = 256 << 20
 
@@ -223,18 +221,9 @@ class LearnerWorker:
             assert batch.teacher_values is not None
             ids, values = self._tensor(batch.teacher_ids.astype(np.int64)), self._tensor(batch.teacher_values)
             return StoredGuide(ids=ids, values=values, kind=loss.kind, beta=loss.beta, drawn=loss.drawn)
-        name = f"{TEACHER}{batch.teacher}"
-        if states is not None:
-            head: Any = self.frozen.heads[name]
-            states = states.to(self.device)
-        else:
-            teacher = self.frozen.get(name)
-            head = teacher.logits
-            with torch.no_grad():
-                states = teacher.hidden(
-                    self._tensor(batch.ids), self._tensor(batch.positions), Layout.of(batch.lengths, self.device),
-                    self._tensor(batch.targets),
-                )  # fmt: skip
+        name = teacher_name(batch.teacher)
+        head: Any = self.frozen.get(name).logits if states is None else self.frozen.heads[name]
+        states = self.frozen.states(name, batch) if states is None else states.to(self.device)
         return HeadGuide(
             states=states, head=head, kind=loss.kind, beta=loss.beta, top_k=loss.top_k, support=loss.support
         )

@@ -21,30 +21,7 @@ from posttrain.stages.data.store import read_rows
 from posttrain.stages.rollout import measure
 from posttrain.types import Prompt
 
-
-class Context:
-    """The parts of a stage's context that `curate` without a model reads."""
-
-    def __init__(self, folder: Path, node: Curate, stop_after: int | None = None) -> None:
-        self.name, self.spec, self.seed, self.recipe_dir, self.dir = "queries", node, 0, folder, folder / "queries"
-        self.artifact_dir, self.inputs, self.said, self.base = folder / "out", dict[str, Path](), list[str](), None
-        self.progress, self.checks, self.stop_after = self, 0, stop_after
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def start(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def advance(self, *args: Any) -> None: ...
-
-    def check_stop(self) -> None:
-        self.checks += 1
-        if self.stop_after is not None and self.checks > self.stop_after:
-            raise Stopped("stopped")
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+from .stand_ins import Context, write
 
 
 def node(**fields: Any) -> Curate:
@@ -73,7 +50,7 @@ class Result:
 def curated(folder: Path, rows: list[dict[str, Any]], **fields: Any) -> Result:
     write(folder / "rows.jsonl", rows)
     shutil.rmtree(folder / "out", ignore_errors=True)
-    context = Context(folder, node(**fields))
+    context = Context(folder, "queries", node(**fields), seed=0)
     curate.run(context)  # type: ignore[arg-type]
     return Result(folder, context)
 
@@ -229,7 +206,7 @@ def test_malformed_rows_stand_in_the_funnel(tmp_path: Path) -> None:
     with (tmp_path / "rows.jsonl").open("a") as file:
         file.write("{\n")
     source = {"from": "rows.jsonl", "on_bad_row": "skip", "max_bad_share": 0.5}
-    context = Context(tmp_path, node(prompts=source))
+    context = Context(tmp_path, "queries", node(prompts=source), seed=0)
     curate.run(context)  # type: ignore[arg-type]
     result = Result(tmp_path, context)
     assert result.funnel["steps"] == [{"reason": "malformed", "dropped": 1, "left": 6}]
@@ -276,10 +253,10 @@ def test_an_interrupted_stage_goes_on_behind_its_last_shard(
     real = curate.unverifiable
     monkeypatch.setattr(curate, "unverifiable", lambda p, *more: judged.append(p.id) or real(p, *more))
     with pytest.raises(Stopped):
-        curate.run(Context(tmp_path, node(), stop_after=stop_after))  # type: ignore[arg-type]
+        curate.run(Context(tmp_path, "queries", node(), 0, stop_after))  # type: ignore[arg-type]
     (tmp_path / "queries/scan/signatures").open("ab").write(b"half a shard")
     (tmp_path / "queries/scan/shard-000009.parquet").write_bytes(b"half")
-    context = Context(tmp_path, node())
+    context = Context(tmp_path, "queries", node(), seed=0)
     curate.run(context)  # type: ignore[arg-type]
     again = Result(tmp_path, context)
     assert len(judged) == len(rows)  # no row was judged twice

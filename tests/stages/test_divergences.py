@@ -34,6 +34,8 @@ from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.surrogates import Sequences
 from posttrain.types import Prompt, Sample
 
+from .stand_ins import backward
+
 KINDS = get_args(DivergenceKind)
 
 
@@ -213,32 +215,13 @@ def make_samples(count: int = 5, teacher: int = 0) -> list[Sample]:
     return made
 
 
-def backward(
-    worker: Any, samples: list[Sample], loss: DivergenceLoss, budget: int = 4096, remote: bool = False
+def passed(
+    worker: Any, samples: list[Sample], loss: DivergenceLoss, remote: bool = False
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    worker.policy.zero_grad()
+    """Loss and gradients; `remote`: with the teacher's states given, as another process would send them."""
     weights = token_weights(samples, "token")
-    total = 0.0
-    for indices in plan_micro_batches([s.tokens for s in samples], 1, budget)[0]:
-        batch = pack(samples, weights, indices)
-        states = None
-        if remote:
-            teacher = worker.frozen.get("teacher0")
-            layout = policy_layout(worker, batch)
-            with torch.no_grad():
-                states = teacher.hidden(*layout)
-        value, _ = worker._loss(batch, loss, states)
-        worker.engine.set_gradient_accumulation_boundary(False)
-        worker.engine.backward(value)
-        total += value.item()
-    return total, {n: p.grad.clone() for n, p in worker.policy.model.named_parameters() if p.grad is not None}
-
-
-def policy_layout(worker: Any, batch: Any) -> tuple[Any, ...]:
-    from posttrain.stages.learner.attention import Layout
-
-    tensors = [worker._tensor(a) for a in (batch.ids, batch.positions, batch.targets)]
-    return tensors[0], tensors[1], Layout.of(batch.lengths, worker.device), tensors[2]
+    packed = [pack(samples, weights, b) for b in plan_micro_batches([s.tokens for s in samples], 1, 4096)[0]]
+    return backward(worker, packed, loss, [worker.frozen.states("teacher0", b) for b in packed] if remote else None)
 
 
 def assert_same(got: tuple[float, dict[str, Any]], expected: tuple[float, dict[str, Any]]) -> None:
@@ -259,7 +242,7 @@ def test_chunks_equal_the_naive_computation(
 
     samples = make_samples()
     monkeypatch.setattr(policy_module, "CHUNK_ELEMENTS", 7 * loaded.policy.vocabulary)
-    got = backward(loaded, samples, DivergenceLoss(kind=kind, beta=0.3, top_k=top_k))
+    got = passed(loaded, samples, DivergenceLoss(kind=kind, beta=0.3, top_k=top_k))
     student, teacher = (AutoModelForCausalLM.from_pretrained(random_model, dtype=torch.float32) for _ in range(2))
     keep_layers(teacher, (1,))
     total, targets = torch.zeros(()), 0
@@ -282,7 +265,7 @@ def test_states_from_elsewhere_equal_a_teacher_that_stands_here(loaded: Any, ran
     """The head alone, read from the checkpoint, and the states that another process would send."""
     loaded.load_frozen(ModelSpec(path=str(random_model)), "teacher0", head=True)
     samples, loss = make_samples(), DivergenceLoss()
-    assert_same(backward(loaded, samples, loss, remote=True), backward(loaded, samples, loss))
+    assert_same(passed(loaded, samples, loss, remote=True), passed(loaded, samples, loss))
 
 
 def test_a_head_is_read_alone(random_model: Path) -> None:
@@ -299,10 +282,9 @@ def test_stored_targets_equal_the_teacher_they_came_from(loaded: Any) -> None:
     samples = make_samples(3)
     stored = []
     for s in samples:
-        batch = pack([s], [s.loss_mask], [0])
-        teacher = loaded.frozen.get("teacher0")
+        states = loaded.frozen.states("teacher0", pack([s], [s.loss_mask], [0]))
         with torch.no_grad():
-            logits = teacher.logits(teacher.hidden(*policy_layout(loaded, batch))).log_softmax(-1)
+            logits = loaded.frozen.get("teacher0").logits(states).log_softmax(-1)
         top = logits.topk(logits.shape[-1] - 1, -1)
         ids = np.zeros((s.tokens, top.indices.shape[1]), np.int32)
         values = np.zeros((s.tokens, top.indices.shape[1]), np.float32)
@@ -310,7 +292,7 @@ def test_stored_targets_equal_the_teacher_they_came_from(loaded: Any) -> None:
         stored.append(replace(s, teacher_ids=ids, teacher_values=values))
     for kind in ("forward_kl", "reverse_kl"):
         loss = DivergenceLoss(kind=kind)  # type: ignore[arg-type]
-        assert_same(backward(loaded, stored, loss), backward(loaded, samples, loss))
+        assert_same(passed(loaded, stored, loss), passed(loaded, samples, loss))
 
 
 def test_two_teachers_in_one_step_are_kept_apart(loaded: Any, random_model: Path) -> None:

@@ -57,6 +57,21 @@ def test_an_algorithm_is_what_is_written_out(name: str) -> None:
     assert spec(algorithm=name) == spec(**ALGORITHMS[name])
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("grpo", ("clip", (0.2, 0.2), "sequence", "group", 1)),  # 2402.03300, eq. 3
+        ("dapo", ("clip", (0.2, 0.28), "token", "group", 1)),  # 2503.14476, 3.1 and 3.3
+        ("dr_grpo", ("clip", (0.2, 0.2), "constant", "none", 1)),  # 2503.20783
+        ("lite_ppo", ("clip", (0.2, 0.2), "token", "batch", 1)),  # 2508.08221
+        ("gspo", ("gspo", (3e-4, 4e-4), "sequence", "group", 4)),  # 2507.18071, 5.1
+    ],
+)
+def test_presets_have_the_papers_numbers(name: str, expected: tuple[Any, ...]) -> None:
+    node = spec(algorithm=name)
+    assert (node.surrogate, node.clip, node.aggregate, node.scale_advantages, node.minibatches) == expected
+
+
 def test_what_the_recipe_says_wins() -> None:
     node = spec(algorithm="gspo", clip=[0.1, 0.2], minibatches=2)
     assert (node.surrogate, node.clip, node.minibatches, node.aggregate) == ("gspo", (0.1, 0.2), 2, "sequence")
@@ -137,7 +152,7 @@ def test_rewards_that_differ_apart_are_signal_where_each_is_normalised_by_itself
 
 
 def test_a_step_without_any_score_has_no_samples_and_does_not_fail() -> None:
-    found = experience([group([None, None])], spec(teacher="base"), 0, weights={}, learner=Frozen(teacher=-1.0))  # type: ignore[arg-type]
+    found = experience([group([None, None])], spec(teacher="base"), 0, weights={}, learner=Frozen(teacher0=-1.0))  # type: ignore[arg-type]
     assert found.samples == []
 
 
@@ -213,7 +228,7 @@ class Frozen:
 
 
 def test_a_teacher_adds_its_log_ratio_to_every_sampled_token() -> None:
-    learner = Frozen(teacher=-1.5)
+    learner = Frozen(teacher0=-1.5)
     node = spec(teacher={"from": "base", "weight": 0.2})
     found = experience([group(UNLIKE)], node, 0, weights={}, learner=learner)  # type: ignore[arg-type]
     (expected,) = group_advantages([UNLIKE])
@@ -221,13 +236,13 @@ def test_a_teacher_adds_its_log_ratio_to_every_sampled_token() -> None:
         assert sample.advantage == pytest.approx(advantage)
         assert sample.token_advantages is not None
         assert sample.token_advantages == pytest.approx([0, 0, 0.2 * (-1.5 + 1), 0, 0.2 * (-1.5 + 2)])
-    assert learner.temperatures == {"teacher": 1.0}
+    assert learner.temperatures == {"teacher0": 1.0}
     assert found.metrics["teacher_kl"] == pytest.approx(-(-0.5 + 0.5) / 2, abs=1e-6)
 
 
 def test_a_teacher_alone_leaves_the_rewards_out_and_is_bounded() -> None:
     node = spec(teacher={"from": "base", "reward_weight": 0.0, "bound": 0.25})
-    found = experience([group(UNLIKE)], node, 0, weights={}, learner=Frozen(teacher=-9.0))  # type: ignore[arg-type]
+    found = experience([group(UNLIKE)], node, 0, weights={}, learner=Frozen(teacher0=-9.0))  # type: ignore[arg-type]
     assert [s.advantage for s in found.samples] == [0.0, 0.0]
     assert found.samples[0].token_advantages == pytest.approx([0, 0, -0.25, 0, -0.25])
 

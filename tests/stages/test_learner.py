@@ -16,6 +16,8 @@ from posttrain.stages.learner.losses import CrossEntropy, DivergenceLoss
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.types import Sample
 
+from .stand_ins import backward
+
 
 @pytest.fixture(scope="module")
 def worker(learner_worker: Any) -> Any:
@@ -51,23 +53,6 @@ def make_samples(count: int = 7, seed: int = 0) -> list[Sample]:
 def batches(samples: list[Sample], budget: int, aggregate: str = "token") -> list[PackedBatch]:
     weights = token_weights(samples, aggregate)
     return [pack(samples, weights, b) for b in plan_micro_batches([s.tokens for s in samples], 1, budget)[0]]
-
-
-def gradients(worker: Any) -> dict[str, torch.Tensor]:
-    return {n: p.grad.clone() for n, p in worker.policy.model.named_parameters() if p.grad is not None}
-
-
-def backward(worker: Any, packed: list[PackedBatch], loss: Any) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradients through the worker's own path, without an optimizer step."""
-    worker.policy.zero_grad()
-    worker.engine.train()
-    total = 0.0
-    for batch in packed:
-        value, _ = worker._loss(batch, loss)
-        worker.engine.set_gradient_accumulation_boundary(False)
-        worker.engine.backward(value)
-        total += value.item()
-    return total, gradients(worker)
 
 
 def test_packed_sft_loss_equals_transformers_loss(loaded: Any, random_model: Path) -> None:

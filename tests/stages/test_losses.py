@@ -20,6 +20,8 @@ from posttrain.stages.learner.offpolicy import Importance, importance_weights, s
 from posttrain.stages.learner.surrogates import SURROGATES, Sequences
 from posttrain.types import Sample
 
+from .stand_ins import backward
+
 LONGEST = 40
 BOUNDED = Importance(mode="none")
 
@@ -55,18 +57,6 @@ def make_samples(count: int = 6, seed: int = 3, spread: float = 0.4) -> list[Sam
 def cut(samples: Sequence[Sample], budget: int, aggregate: str) -> list[PackedBatch]:
     weights = token_weights(samples, aggregate, LONGEST)
     return [pack(samples, weights, b) for b in plan_micro_batches([s.tokens for s in samples], 1, budget)[0]]
-
-
-def backward(worker: Any, packed: list[PackedBatch], loss: PolicyLoss) -> tuple[float, dict[str, torch.Tensor]]:
-    worker.policy.zero_grad()
-    worker.engine.train()
-    total = 0.0
-    for batch in packed:
-        value, _ = worker._loss(batch, loss)
-        worker.engine.set_gradient_accumulation_boundary(False)
-        worker.engine.backward(value)
-        total += value.item()
-    return total, {n: p.grad.clone() for n, p in worker.policy.model.named_parameters() if p.grad is not None}
 
 
 # (TRL's settings, our loss, our aggregate)

@@ -13,13 +13,14 @@ import pytest
 
 from posttrain.configs.schema import Sample
 from posttrain.errors import DataError, RewardError, Stopped
-from posttrain.rewards.mix import Scorer
 from posttrain.stages import sample
 from posttrain.stages.data.choose import OVER, SAME, choose
 from posttrain.stages.data.filters import bound
 from posttrain.stages.data.held_out import HeldOut
 from posttrain.stages.data.store import read_rows
 from posttrain.types import Completion, Prompt, Score
+
+from .stand_ins import Context, write
 
 ASKED = Prompt(id="p", messages=({"role": "user", "content": "1+1?"},), columns={"answer": "2"})
 
@@ -61,40 +62,12 @@ def test_a_candidate_that_was_never_answered_is_no_wrong_answer() -> None:
     assert choice.dropped == {0: "not answered: status 500"}
 
 
-class Context:
-    """What `sample` reads of a stage's context, without Ray: rewards are scored in this process."""
-
-    def __init__(self, folder: Path, node: Sample, stop_after: int | None = None) -> None:
-        self.name, self.spec, self.seed, self.recipe_dir, self.dir = "demos", node, 3, folder, folder / "demos"
-        self.artifact_dir, self.inputs, self.said = folder / "out", dict[str, Path](), list[str]()
-        self.workers, self.progress, self.base, self.checks, self.stop_after = self, self, None, 0, stop_after
-
-    def scorer(self, uses: Any) -> Scorer:
-        return Scorer(uses, recipe_dir=self.recipe_dir)
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def start(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def advance(self, *args: Any) -> None: ...
-
-    def check_stop(self) -> None:
-        self.checks += 1
-        if self.stop_after is not None and self.checks > self.stop_after:
-            raise Stopped("stopped")
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 ROWS = [{"id": f"q{i}", "prompt": f"{i}+1?", "answer": str(i + 1), "solution": f"{i}+1={i + 1}"} for i in range(6)]
 
 
 def run(folder: Path, rows: list[dict[str, Any]], **fields: Any) -> Context:
     write(folder / "rows.jsonl", rows)
-    context = Context(folder, spec(**fields))
+    context = Context(folder, "demos", spec(**fields), seed=3)
     sample.run(context)  # type: ignore[arg-type]
     return context
 
@@ -163,10 +136,10 @@ def test_an_interrupted_stage_goes_on_behind_its_last_batch(tmp_path: Path, monk
     monkeypatch.setattr(sample, "BATCH", 2)
     write(tmp_path / "rows.jsonl", ROWS)
     with pytest.raises(Stopped):
-        sample.run(Context(tmp_path, spec(), stop_after=2))  # type: ignore[arg-type]
+        sample.run(Context(tmp_path, "demos", spec(), 3, stop_after=2))  # type: ignore[arg-type]
     answered: list[str] = []
     monkeypatch.setattr(sample, "oracle_group", lambda p, real=sample.oracle_group: answered.append(p.id) or real(p))
-    sample.run(Context(tmp_path, spec()))  # type: ignore[arg-type]
+    sample.run(Context(tmp_path, "demos", spec(), seed=3))  # type: ignore[arg-type]
     assert answered == ["q4", "q5"]
     assert [row["answer"] for row in read_rows(tmp_path / "out/data.parquet")] == list("123456")
     assert not (tmp_path / "demos/parts").exists()
@@ -182,7 +155,7 @@ def asked_of(server: Any, **fields: Any) -> dict[str, Any]:
 
 def at_endpoint(folder: Path, server: Any, **fields: Any) -> list[dict[str, Any]]:
     write(folder / "rows.jsonl", ROWS[:2])
-    context = Context(folder, Sample.model_validate(asked_of(server, **fields)))
+    context = Context(folder, "demos", Sample.model_validate(asked_of(server, **fields)), seed=3)
     sample.run(context)  # type: ignore[arg-type]
     return read_rows(folder / "out/data.parquet")
 

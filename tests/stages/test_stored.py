@@ -62,7 +62,7 @@ def sample(seed: int, form: Form) -> Sample:
     ids, values = np.zeros((length, 3), np.int32), np.full((length, 3), -np.inf, np.float32)
     ids[2:], values[2:] = rng.integers(0, 400, (length - 2, 3)), -rng.integers(1, 4000, (length - 2, 3)) / 2048
     if form.kind == "draws":
-        values = np.where(values > -np.inf, 1 / 3, 0).astype(np.float32)
+        values = np.where(values > -np.inf, 1 / 3, -np.inf).astype(np.float32)
     return Sample(ids=rng.integers(0, 400, length), loss_mask=mask, teacher_ids=ids, teacher_values=values)
 
 
