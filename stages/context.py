@@ -89,9 +89,9 @@ class StageContext:
     """True once the run was told to stop: save a checkpoint and raise `Stopped`."""
 
     def check_stop(self) -> None:
-        """Between two batches of work that no checkpoint keeps. Raises Stopped if the run was told to stop."""
+        """Between two batches of work. Raises Stopped if the run was told to stop."""
         if self.stop_requested():
-            raise Stopped(f"{self.name}: stopped", fix="run the same command again; this stage starts over")
+            raise Stopped(f"{self.name}: stopped", fix="run the same command again")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ nan where there is no verdict: a scorer that failed is left out and counted, nev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,16 +72,3 @@ def bootstrap_interval(means: Table, level: float = 0.95) -> tuple[float, float]
     draws = means[rng.integers(len(means), size=(RESAMPLES, len(means)))].mean(1)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def paired_difference(before: Mapping[str, float], after: Mapping[str, float]) -> Row:
-    """The mean difference over the questions that both answered, with its interval: questions are drawn in pairs.
-
-    >>> paired_difference({"a": 0.0, "b": 1.0, "c": 1.0}, {"a": 1.0, "b": 1.0})["value"]
-    0.5
-    """
-    shared = [name for name in before if name in after]
-    differences = np.array([after[name] - before[name] for name in shared])
-    low, high = bootstrap_interval(differences)
-    value = float(differences.mean()) if shared else float("nan")
-    return {"value": value, "low": low, "high": high, "n": len(shared)}

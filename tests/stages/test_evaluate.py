@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from posttrain.configs.schema import PromptSource, Suite
 from posttrain.stages.data.load import load_prompts
 from posttrain.stages.evaluate import suite_params
-from posttrain.stages.measures import paired_difference, pass_at, summary
+from posttrain.stages.measures import pass_at, summary
 
 
 def by_enumeration(row: np.ndarray, k: int) -> float:
@@ -84,13 +84,3 @@ def test_two_questions_of_the_same_text_stay_two(tmp_path: Path) -> None:
     assert len({prompt.id for prompt in prompts}) == 3
     again = load_prompts((source,), recipe_dir=tmp_path, inputs={}, seed=1)[0]
     assert [p.id for p in prompts] == [p.id for p in again]  # what a paired comparison rests on
-
-
-def test_a_paired_difference_is_over_shared_questions_and_tighter_than_an_unpaired_one() -> None:
-    rng = np.random.default_rng(0)
-    hard = {f"q{i}": float(x) for i, x in enumerate(rng.random(200))}
-    after = {name: value + 0.01 for name, value in hard.items()}
-    found = paired_difference({**hard, "alone": 0.0}, after)
-    assert found["n"] == 200
-    assert found["value"] == pytest.approx(0.01)
-    assert found["low"] == pytest.approx(0.01)
