@@ -129,6 +129,23 @@ def report(
     typer.echo(f"report: {write_report(results)}")
 
 
+@app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="The folder of a run.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another; differences are B - A.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs: their recipes, their numbers with paired intervals, what they cost."""
+    from posttrain.pipelines.compare import compare_runs
+    from posttrain.pipelines.compare.show import print_comparison
+
+    compared = compare_runs(run_a, run_b)
+    if as_json:
+        _print_json(compared.to_json())
+    else:
+        print_comparison(compared, _console())
+
+
 @app.command(name="eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="builtin:tiny, a folder, or a Hub id.")],

@@ -72,13 +72,17 @@ def read_results(run_dir: Path) -> RunResults:
     """Read a run folder. Raises InputError if `run` never wrote there."""
     plan = read_json(run_dir / "plan.json")
     if not plan:
-        raise InputError("this isn't a run folder: it has no plan.json", where=str(run_dir))
+        raise InputError(
+            "this isn't a run folder: it has no plan.json",
+            where=str(run_dir),
+            fix="name a folder that `posttrain run` wrote: runs/NAME, or what --run-dir said",
+        )
     ledger = Ledger(run_dir)
     states = {stage["name"]: _state(ledger, stage["name"]) for stage in plan["stages"]}
-    rows = tuple(row for stage in plan["stages"] for row in _rows(ledger, stage))
+    rows = tuple(row for stage in plan["stages"] for row in evaluation_rows(ledger, stage))
     cells: dict[Cell, float] = {(row.stage, row.suite, row.mode, row.metric): row.value for row in rows}
     for stage in plan["stages"]:  # an evaluation answers to its own name too
-        for row in _rows(ledger, {**stage, "evaluates": stage["name"]}):
+        for row in evaluation_rows(ledger, {**stage, "evaluates": stage["name"]}):
             cells.setdefault((row.stage, row.suite, row.mode, row.metric), row.value)
     verdicts = tuple(judge(parse_check(item["check"], item["about"]), cells) for item in plan["thresholds"])
     return RunResults(
@@ -139,7 +143,8 @@ def _metric(row: Mapping[str, Any]) -> str:
     return name if budget is None or "@" in name else f"{name}@{budget}"
 
 
-def _rows(ledger: Ledger, stage: Mapping[str, Any]) -> list[Row]:
+def evaluation_rows(ledger: Ledger, stage: Mapping[str, Any]) -> list[Row]:
+    """The numbers of one stage of plan.json; none if it is no evaluation, or isn't done."""
     if stage["gives"] != "table":
         return []
     try:

@@ -37,10 +37,10 @@ def print_plan(plan: Plan, data: Sequence[Mapping[str, Any]] | None, console: Co
     _print_rows(console, header, rows)
     for source in data or ():
         names = ", ".join(source["columns"])
-        _line(console, f"data: {source['stage']} reads {source['from']}: {source['rows']} rows ({names})")
+        print_line(console, f"data: {source['stage']} reads {source['from']}: {source['rows']} rows ({names})")
     for warning in plan.warnings:
-        _line(console, f"note: {warning}")
-    _line(console, f"{len(plan.pending)} of {len(plan.stages)} stages need work in {plan.run_dir}")
+        print_line(console, f"note: {warning}")
+    print_line(console, f"{len(plan.pending)} of {len(plan.stages)} stages need work in {plan.run_dir}")
 
 
 def print_status(results: RunResults, console: Console) -> None:
@@ -66,14 +66,14 @@ def print_results(results: RunResults, console: Console) -> None:
     else:
         for row in rows:  # one number a line, which grep can find
             name = f"{row.stage}:{row.suite}:{row.mode}:{row.metric}"
-            _line(console, f"{name} = {cell(row)} (n={row.n})")
+            print_line(console, f"{name} = {cell(row)} (n={row.n})")
     for suite in results.overlaps:
-        _line(console, str(suite))
+        print_line(console, str(suite))
     for gate in results.gates:
-        _line(console, str(gate))
+        print_line(console, str(gate))
     for verdict in results.verdicts:
         about = f"  ({verdict.about})" if verdict.about else ""
-        _line(console, f"{verdict.word}  {verdict.text}: {verdict.detail}{about}")
+        print_line(console, f"{verdict.word}  {verdict.text}: {verdict.detail}{about}")
 
 
 def _matrix(rows: Sequence[Row]) -> Table:
@@ -97,7 +97,7 @@ def _print_rows(console: Console, header: Sequence[str], rows: Sequence[Sequence
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     for row in (header, *rows):
         padded = (text.ljust(width) for text, width in zip(row, widths, strict=True))
-        _line(console, "  ".join(padded).rstrip())
+        print_line(console, "  ".join(padded).rstrip())
 
 
 def _sizes(estimate: Estimate) -> str:
@@ -120,5 +120,6 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _line(console: Console, text: str) -> None:
+def print_line(console: Console, text: str) -> None:
+    """Print one line as it is: no markup, no colours, never broken."""
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -52,12 +52,23 @@ def pass_at(values: Table, k: int) -> Table:
 
 def summary(mode: str, metric: str, values: NDArray[Any]) -> Row:
     """A table row: the mean over questions of each question's mean, and its bootstrap interval."""
-    values = np.asarray(values, dtype=float)
-    known = values[~np.isnan(values).all(1)]
-    means = np.nanmean(known, axis=1) if len(known) else np.zeros(0)
+    means = question_means(np.asarray(values, dtype=float))
+    means = means[~np.isnan(means)]
     low, high = bootstrap_interval(means)
     value = float(means.mean()) if len(means) else float("nan")
     return {"mode": mode, "metric": metric, "value": value, "low": low, "high": high, "n": len(means)}
+
+
+def question_means(values: Table) -> Table:
+    """Each question's mean over its verdicts, [questions]; nan where there is none.
+
+    >>> question_means(np.array([[1.0, np.nan, 0.0], [np.nan] * 3])).tolist()
+    [0.5, nan]
+    """
+    known = ~np.isnan(values).all(1)
+    means = np.full(len(values), np.nan)
+    means[known] = np.nanmean(values[known], axis=1)
+    return means
 
 
 def bootstrap_interval(means: Table, level: float = 0.95) -> tuple[float, float]:
@@ -68,7 +79,25 @@ def bootstrap_interval(means: Table, level: float = 0.95) -> tuple[float, float]
     """
     if not len(means):
         return float("nan"), float("nan")
+    return _percentiles(_drawn_means(means, np.random.default_rng(0)), level)
+
+
+def difference_interval(a: Table, b: Table, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of mean(b) - mean(a) for means of different questions, each drawn again on its own.
+
+    Of the same questions, take `bootstrap_interval(b - a)`: what makes a question hard for both then drops out.
+    """
+    if not len(a) or not len(b):
+        return float("nan"), float("nan")
     rng = np.random.default_rng(0)
-    draws = means[rng.integers(len(means), size=(RESAMPLES, len(means)))].mean(1)
+    before = _drawn_means(a, rng)
+    return _percentiles(_drawn_means(b, rng) - before, level)
+
+
+def _drawn_means(means: Table, rng: np.random.Generator) -> Table:
+    return means[rng.integers(len(means), size=(RESAMPLES, len(means)))].mean(1)
+
+
+def _percentiles(draws: Table, level: float) -> tuple[float, float]:
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

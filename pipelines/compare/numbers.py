@@ -1,0 +1,206 @@
+"""The numbers of two runs against each other: B minus A, with an interval, where they are of one suite.
+
+paired          the same questions: an interval over questions' differences, drawn again by question
+unpaired        other questions of the same suite: both sets are drawn again, each on its own
+means only      questions can't be told apart any more: a difference, and no interval
+suites differ   a definition, a budget or the content of a file differs: no difference is given at all
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from posttrain.errors import InputError
+from posttrain.pipelines.compare.answers import Answers, read_answers
+from posttrain.pipelines.compare.recipes import differences, show_value
+from posttrain.pipelines.ledger import Ledger
+from posttrain.pipelines.results import Row, RunResults, evaluation_rows
+from posttrain.stages.measures import bootstrap_interval, difference_interval
+
+Basis = Literal["paired", "unpaired", "means only", "suites differ"]
+
+HOW_MUCH = ("k", "modes", "pass_at", "budgets")
+"""Fields of a suite that say how much is asked: what both were asked means the same in both."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """One number in both runs."""
+
+    a: Row
+    b: Row
+    basis: Basis
+    why: str = ""
+    """What keeps it from being paired, or is to be known about it."""
+    difference: float = math.nan
+    """b - a, over `questions`."""
+    low: float = math.nan
+    high: float = math.nan
+    questions: int = 0
+    """How many the difference is over, those of both runs if it isn't paired."""
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One finished evaluation, and what it was asked to do."""
+
+    name: str
+    folder: Path
+    rows: tuple[Row, ...]
+    spec: Mapping[str, Any]
+    """Of spec.json: spec.suites, files, version."""
+
+    def suite(self, name: str) -> Mapping[str, Any]:
+        return next((suite for suite in self.spec["spec"]["suites"] if suite["name"] == name), {})
+
+    @cached_property
+    def answers(self) -> Answers | None:
+        return read_answers(self.folder / "artifact")
+
+
+def compare_numbers(a: RunResults, b: RunResults) -> tuple[list[Number], list[str]]:
+    """All numbers that both runs have, in the order of A, and notes on what only one has.
+
+    Raises:
+        InputError: a finished evaluation is damaged.
+    """
+    mine, others = _evaluations(a), _evaluations(b)
+    numbers, notes = [], []
+    for key in (key for key in mine if key in others):
+        one, other = mine[key], others[key]
+        rows = {(row.mode, row.metric): row for row in other.rows if row.suite == key[1]}
+        differ = _suites_differ(one, other, key[1])
+        for row in one.rows:
+            if row.suite == key[1] and (row.mode, row.metric) in rows:
+                numbers.append(_compare(one, other, row, rows[row.mode, row.metric], differ))
+    for known, missing, side in ((mine, others, "A"), (others, mine, "B")):
+        only = [f"{stage}:{suite}" for stage, suite in known if (stage, suite) not in missing]
+        if only:
+            notes.append(f"evaluated in {side} only: {', '.join(only)}")
+    if not numbers:
+        notes.append("no stage is evaluated on one suite in both: there are no numbers to compare")
+    return numbers, notes
+
+
+def _evaluations(results: RunResults) -> dict[tuple[str, str], Evaluation]:
+    """Finished evaluations by the stage they are of and the suite; the first, where one was asked twice."""
+    ledger = Ledger(results.run_dir)
+    found: dict[tuple[str, str], Evaluation] = {}
+    for stage in results.stages:
+        name = stage["name"]
+        if stage["gives"] != "table" or results.states[name]["state"] != "done":
+            continue
+        spec, damage = ledger.recorded(name), ledger.damage(name)
+        if damage or not spec.get("spec", {}).get("suites"):
+            what = f"the evaluation `{name}` is damaged: {damage or 'its spec.json says nothing of suites'}"
+            raise InputError(what, where=str(ledger.dir(name)), fix=f"run the recipe again with --force {name}")
+        rows = tuple(evaluation_rows(ledger, stage))
+        evaluation = Evaluation(name, ledger.dir(name), rows, spec)
+        for row in rows:
+            found.setdefault((row.stage, row.suite), evaluation)
+    return found
+
+
+def _compare(one: Evaluation, other: Evaluation, a: Row, b: Row, differ: str) -> Number:
+    if differ:
+        return Number(a=a, b=b, basis="suites differ", why=differ)
+    answers, others = one.answers, other.answers
+    values = answers.by_question(a) if answers else None
+    against = others.by_question(b) if others else None
+    if values is None or against is None or answers is None or others is None:
+        why = "its completions don't tell it by question"
+        return Number(a=a, b=b, basis="means only", why=why, difference=b.value - a.value)
+    texts, other_texts = answers.questions(a.suite, a.mode, a.metric), others.questions(b.suite, b.mode, b.metric)
+    for question in texts.keys() & other_texts.keys():
+        if texts[question] != other_texts[question]:
+            return Number(a=a, b=b, basis="suites differ", why=f"question {question} doesn't say the same in both")
+    return _difference(a, b, values, against, _how_much(one.suite(a.suite), other.suite(b.suite)))
+
+
+def _difference(a: Row, b: Row, values: Mapping[str, float], against: Mapping[str, float], why: str) -> Number:
+    if values.keys() == against.keys():
+        pairs = np.array([(value, against[question]) for question, value in values.items()]).reshape(-1, 2)
+        known = pairs[~np.isnan(pairs).any(1)]
+        steps = known[:, 1] - known[:, 0]
+        low, high = bootstrap_interval(steps)
+        if 0 < len(known) < len(pairs):
+            without = f"{len(pairs) - len(known)} questions without a verdict in one of them are left out"
+            why = "; ".join(part for part in (without, why) if part)
+        return Number(
+            a=a, b=b, basis="paired", why=why, difference=_mean(steps), low=low, high=high, questions=len(known)
+        )  # fmt: skip
+    shared = len(values.keys() & against.keys())
+    sets = f"question sets differ: {len(values)} in A, {len(against)} in B, {shared} in both"
+    before, after = (np.array([v for v in side.values() if not math.isnan(v)]) for side in (values, against))
+    low, high = difference_interval(before, after)
+    return Number(
+        a=a,
+        b=b,
+        basis="unpaired",
+        why="; ".join(part for part in (sets, why) if part),
+        difference=_mean(after) - _mean(before),
+        low=low,
+        high=high,
+        questions=len(before) + len(after),
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _suites_differ(one: Evaluation, other: Evaluation, suite: str) -> str:
+    """What makes a suite of one name two suites: its definition, or what stands in the files it names."""
+    a, b = one.suite(suite), other.suite(suite)
+    found = [
+        f"{difference.path} {show_value(difference.a)} in A, {show_value(difference.b)} in B"
+        for difference in differences(a, b)
+        if difference.path.split(".")[0] not in HOW_MUCH and not _only_counts(difference.path)
+    ]
+    if one.spec.get("version") != other.spec.get("version"):
+        found.append("they were made by versions that read a recipe differently")
+    files = one.spec.get("files", {}), other.spec.get("files", {})
+    found += [
+        f"{name} doesn't hold the same in both"
+        for name in sorted(files[0].keys() & files[1].keys())
+        if files[0][name] != files[1][name] and _is_of(name, suite, one.spec)
+    ]
+    return "; ".join(found)
+
+
+def _only_counts(path: str) -> bool:
+    """`prompts.0.n`: how many questions of a source are asked."""
+    return path.startswith("prompts.") and path.endswith(".n") and path.count(".") == 2
+
+
+def _is_of(file: str, suite: str, spec: Mapping[str, Any]) -> bool:
+    """Whether a file of the evaluation's key belongs to the suite: its own prompts, or nobody's (a reward's code)."""
+    named = {one["name"]: {source["from"] for source in one["prompts"]} for one in spec["spec"]["suites"]}
+    if file == spec["spec"]["model"]["from"]:
+        return False
+    return file in named[suite] or not any(file in files for files in named.values())
+
+
+def _how_much(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    return "" if a.get("k") == b.get("k") else f"k is {a.get('k')} in A, {b.get('k')} in B"
+
+
+def why_not_paired(numbers: Iterable[Number]) -> list[str]:
+    """One line for each suite of a stage and each reason, for people."""
+    lines: dict[str, None] = {}
+    for number in numbers:
+        if number.why:
+            lines[f"{number.a.stage}:{number.a.suite}:{number.a.mode}: {number.basis}: {number.why}"] = None
+    return list(lines)

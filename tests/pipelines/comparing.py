@@ -1,0 +1,129 @@
+"""Runs whose evaluations are real but for the model: what a question scores is a function of its number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from posttrain.configs.load import load_recipe
+from posttrain.pipelines.run import run_recipe
+from posttrain.stages import evaluate
+from posttrain.stages.context import StageContext, StageResult
+from posttrain.stages.rollout.collect import ScoredGroup
+from posttrain.types import Completion, Group, Prompt, Score
+
+RECIPE = """name: r
+base: builtin:tiny
+stages:
+  cold: {kind: sft, model: base, data: train.jsonl, steps: 4}
+  rl: {kind: grpo, model: cold, prompts: train.jsonl, rewards: [math, format], steps: 6}
+evaluate:
+  suites:
+    - {name: held-out, prompts: held.jsonl, k: 4, modes: [think, no_think]}
+    - {name: budget, measure: budget, prompts: held.jsonl, budgets: [0, 16], modes: [think]}
+    - {name: flags, measure: mode_following, prompts: {from: builtin:dialogues, split: heldout, n: 12}}
+  after: [cold, rl]
+"""
+
+Scores = Callable[[str, int, int], float | None]
+"""(stage, number of the question, sample) -> its score; None: no verdict."""
+
+
+def even(stage: str, question: int, sample: int) -> float | None:
+    """Every second question is hard, and RL mends some of those."""
+    return float((question * 7 + sample * 3 + (question % 5 if stage == "rl" else 0)) % 4 > 1)
+
+
+@dataclass
+class Workers:
+    """Stands for models and rewards: answers by `scores`."""
+
+    stage: str
+    scores: Scores
+    environment: None = None
+
+    def rollout(self) -> Workers:
+        return self
+
+    def free(self) -> None: ...
+
+    @contextmanager
+    def scorer(self, uses: Any) -> Iterator[None]:
+        yield
+
+    def generate(self, prompts: Sequence[Prompt], n: int, params: Any, *, seed: int) -> Iterator[Group]:
+        for number, prompt in enumerate(prompts):
+            yield Group(prompt=prompt, completions=tuple(completion(prompt, number, i) for i in range(n)))
+
+    def collect(self, prompts: Sequence[Prompt], k: int) -> list[ScoredGroup]:
+        groups = []
+        for group in self.generate(prompts, k, None, seed=0):
+            number = int(str(group.prompt.messages[-1]["content"]).split("+")[0])
+            values = [self.scores(self.stage, number, i) for i in range(k)]
+            verdicts = [Score(value=v, status="infra_error" if v is None else "ok") for v in values]
+            groups.append(ScoredGroup(group=group, scores=tuple(verdicts)))
+        return groups
+
+
+def completion(prompt: Prompt, number: int, index: int) -> Completion:
+    """Of another length and form for each question and sample."""
+    tokens = 3 + number % 5 + index
+    text = "<think>\n\n</think>\n\n4" if (number + index) % 3 == 0 else "<think>\nhm\n</think>\n\n4"
+    return Completion(
+        prompt_id=prompt.id, index=index, prompt_ids=np.arange(3), token_ids=np.arange(tokens),
+        text=text if number % 7 else "4", sources=np.zeros(tokens, np.int8), logprobs=np.zeros(tokens, np.float32),
+        versions=np.zeros(tokens, np.int32), finish_reason="length" if number % 4 == 0 else "stop",
+    )  # fmt: skip
+
+
+@dataclass
+class Runs:
+    """Makes run folders in one folder of data."""
+
+    folder: Path
+    text: str = RECIPE
+
+    def rows(self, name: str, count: int, first: int = 0) -> None:
+        """`count` questions of two tasks and two domains, told apart by an id."""
+        rows = [
+            {"id": f"q{i}", "prompt": f"{i}+1?", "answer": str(i + 1), "response": "<think>\n\n</think>\n\n4",
+             "task": f"t{i % 2}", "domain": f"d{i % 3 % 2}"}
+            for i in range(first, first + count)
+        ]  # fmt: skip
+        (self.folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run(self, name: str, *overrides: str, scores: Scores = even, until: str | None = None) -> Path:
+        """Run the recipe into the folder `name`."""
+        (self.folder / "r.yaml").write_text(self.text)
+
+        def stage(context: StageContext) -> StageResult:
+            context.metrics.write(1, {"loss": 0.5, "reward": 0.25, "tokens": 100, "generated_tokens": 40})
+            if context.spec.kind == "evaluate":
+                workers: Any = Workers(context.spec.model.source, scores)
+                return evaluate.run(replace(context, workers=workers))
+            (context.artifact_dir / "result.txt").write_text(context.name)
+            return StageResult(kind="model", metrics={"loss": 0.5, "reward": 0.25})
+
+        with (self.folder / "printed.txt").open("w") as file:
+            loaded, console = load_recipe(self.folder / "r.yaml", overrides), Console(file=file, width=200)
+            code = run_recipe(loaded, self.folder / name, console=console, run_one=stage, until=until)
+        assert code == 0
+        return self.folder / name
+
+
+def make_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """Evaluations that ask `Workers`, over 40 held-out questions."""
+    monkeypatch.setattr(evaluate, "load_policy", lambda context, model: (context.workers, None))
+    monkeypatch.setattr(evaluate, "collect", lambda pool, scorer, prompts, k, *rest, **more: pool.collect(prompts, k))
+    made = Runs(folder)
+    made.rows("train.jsonl", 5, first=100)
+    made.rows("held.jsonl", 40)
+    return made
