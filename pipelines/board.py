@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +22,9 @@ MARKS = {
 }
 REST = 8
 """Lines left for what is printed above, and for the running stage itself."""
+
+SHORTEST = 8
+"""Columns that a stage's name gets in the narrowest terminal."""
 
 
 class Board:
@@ -63,8 +67,10 @@ class Board:
     def __rich__(self) -> Any:
         shown, hidden = self._window()
         table = Table.grid(padding=(0, 1))
-        for _ in range(4):
-            table.add_column(no_wrap=True, overflow="ellipsis")
+        cells = [max(len(self._stages[name][at] or "running") for name in shown) for at in (0, 2)]
+        room = max(SHORTEST, self._console.width - len("✓ ") - sum(cells) - 2)
+        for most in (None, room, None, None):  # a long name gives way, not what stands behind it
+            table.add_column(no_wrap=True, overflow="ellipsis", max_width=most)
         for name in shown:
             kind, state, time = self._stages[name]
             mark, style = MARKS[state]
@@ -75,7 +81,8 @@ class Board:
             parts.append(Text(f"  and {hidden} more", "dim"))
         if self._step:
             parts.append(_line(self._step))
-            parts.append(ProgressBar(total=1.0, completed=self._share, width=min(60, self._console.width - 4)))
+            bar = ProgressBar(total=1.0, completed=self._share, width=min(60, self._console.width - 4))
+            parts.append(Padding.indent(bar, 2))
         if self._note:
             parts.append(_line(self._note))
         return Group(*parts)
@@ -91,5 +98,6 @@ class Board:
         return names[first : first + room], len(names) - room
 
 
-def _line(text: str) -> Text:
-    return Text(f"  {text}", no_wrap=True, overflow="ellipsis")
+def _line(text: str) -> Padding:
+    """What has no room on one line goes on on the next: the last number is as good as the first."""
+    return Padding.indent(Text(text), 2)

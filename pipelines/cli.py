@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from posttrain.errors import InputError, PosttrainError
+from posttrain.pipelines.terminal import make_console, plain, silence_bars
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from posttrain.configs.load import LoadedRecipe
 
 app = typer.Typer(
@@ -47,10 +46,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of
 
 def main() -> None:
     """Run the command line; what went wrong on purpose is told without a traceback."""
+    silence_bars()
     try:
         app()
     except PosttrainError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 
@@ -89,7 +89,7 @@ def plan(
     if as_json:
         _print_json(loaded.mask_data(made.to_json() | ({} if data is None else {"data": data})))
     else:
-        print_plan(made, loaded.mask_data(data), _console())
+        print_plan(made, loaded.mask_data(data), make_console())
 
 
 @app.command()
@@ -102,7 +102,7 @@ def status(run_dir: RunDirArgument, as_json: AsJson = False) -> None:
     if as_json:
         _print_json(status_json(results))
     else:
-        print_status(results, _console())
+        print_status(results, make_console())
 
 
 @app.command()
@@ -125,7 +125,7 @@ def report(
     from posttrain.pipelines.show import print_results
 
     results = read_results(run_dir)
-    print_results(results, _console())
+    print_results(results, make_console())
     typer.echo(f"report: {write_report(results)}")
 
 
@@ -143,7 +143,7 @@ def compare(
     if as_json:
         _print_json(compared.to_json())
     else:
-        print_comparison(compared, _console())
+        print_comparison(compared, make_console())
 
 
 @app.command(name="eval")
@@ -170,7 +170,7 @@ def evaluate(
     if not names:
         raise InputError("name a --suite", fix=f"{', '.join(packaged_suites())}; recipe.yaml:NAME; a .jsonl file")
     changes = Changes(k=k, n=n, modes=tuple(mode or ()), rewards=tuple(reward or ()), max_tokens=max_tokens)
-    code, found = eval_model(model, names, changes, run_dir=run_dir, console=_console(stderr=as_json))
+    code, found = eval_model(model, names, changes, run_dir=run_dir, console=make_console(stderr=as_json))
     if out is not None:
         out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if as_json:
@@ -371,18 +371,12 @@ def sandbox_check() -> None:
 def _run(loaded: LoadedRecipe, run_dir: Path | None, *, until: str | None = None, force: tuple[str, ...] = ()) -> None:
     from posttrain.pipelines.run import run_recipe
 
-    code = run_recipe(loaded, _run_dir(loaded, run_dir), until=until, force=force, console=_console())
+    code = run_recipe(loaded, _run_dir(loaded, run_dir), until=until, force=force, console=make_console())
     raise typer.Exit(code)
 
 
 def _run_dir(loaded: LoadedRecipe, run_dir: Path | None) -> Path:
     return run_dir or Path("runs") / loaded.recipe.name
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(emoji=False, stderr=stderr)  # else a suite called flags prints a flag
 
 
 def _print_json(data: Any) -> None:

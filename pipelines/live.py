@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from posttrain.pipelines.board import Board
 from posttrain.pipelines.ledger import write_text
 from posttrain.pipelines.loggers import SafeLoggers
+from posttrain.pipelines.terminal import print_line
 
 MAIN_METRICS = (
     "loss",
@@ -140,7 +141,7 @@ class StageView:
 
     def say(self, text: str) -> None:
         """Print one line, above the bar if there is one."""
-        self._console.print(self._mask(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
+        print_line(self._console, self._mask(text))
 
     def start(self, total: int, done: int = 0, unit: str = "step") -> None:
         """Begin a bar of `total` units, `done` of them behind us."""

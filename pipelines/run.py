@@ -33,6 +33,7 @@ from posttrain.pipelines.report import write_report
 from posttrain.pipelines.results import OVERLAP, read_results
 from posttrain.pipelines.show import print_results
 from posttrain.pipelines.stop import StopRequest
+from posttrain.pipelines.terminal import print_line
 from posttrain.stages import run_stage
 from posttrain.stages.context import StageContext, StageResult
 
@@ -74,7 +75,7 @@ def run_recipe(
             console=console,
             run_one=run_one,
             board=Board(console, [(stage.name, stage.node.spec.kind) for stage in plan.due]),
-            refresher=Refresher(run_dir, lambda text: console.print(f"note: {loaded.mask(text)}", markup=False)),
+            refresher=Refresher(run_dir, lambda text: print_line(console, f"note: {loaded.mask(text)}")),
         )
         try:
             code = run.all_stages()
@@ -106,7 +107,7 @@ class _Run:
     refresher: Refresher
 
     def say(self, text: str) -> None:
-        self.console.print(self.loaded.mask(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
+        print_line(self.console, self.loaded.mask(text))
 
     def all_stages(self) -> int:
         stop = StopRequest(self.say)

@@ -13,6 +13,7 @@ from posttrain.pipelines.live import duration, main_metrics
 from posttrain.pipelines.plan import Plan
 from posttrain.pipelines.report.matrix import cell, columns
 from posttrain.pipelines.results import Row, RunResults
+from posttrain.pipelines.terminal import print_line
 
 _WIDE = 140
 
@@ -118,8 +119,3 @@ def _short(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g}{letter}"
     return str(count)
-
-
-def print_line(console: Console, text: str) -> None:
-    """Print one line as it is: no markup, no colours, never broken."""
-    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)

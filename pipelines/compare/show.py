@@ -16,7 +16,7 @@ from posttrain.pipelines.compare.recipes import ABSENT, Difference, show_value
 from posttrain.pipelines.live import MAIN_METRICS, duration
 from posttrain.pipelines.report.costs import StageCost, count_of
 from posttrain.pipelines.report.matrix import QUIET, cell
-from posttrain.pipelines.show import print_line
+from posttrain.pipelines.terminal import print_line
 
 _WIDE = 120
 """Columns from which a number and its interval stand side by side."""
