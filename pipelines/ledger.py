@@ -15,11 +15,12 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from posttrain.errors import HandoverError, InputError, RunError
 from posttrain.pipelines.keys import Hashes, StageKey
@@ -27,6 +28,10 @@ from posttrain.pipelines.keys import Hashes, StageKey
 State = Literal["done", "running", "failed", "pending"]
 
 MANIFEST = "manifest.json"
+
+_KILLED = "it was killed"
+_LOOK = 1.0
+"""Seconds that `lock` waits for others: `locked`, which `status` and a served report call, holds it for a moment."""
 
 
 @dataclass(frozen=True)
@@ -43,26 +48,32 @@ class Ledger:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run folder alone. Raises InputError if another command holds it."""
+        """Hold the run folder alone; stages that a killed command left running are marked as failed.
+
+        Raises InputError if another command holds it.
+        """
         self.run_dir.mkdir(parents=True, exist_ok=True)
         with (self.run_dir / ".lock").open("a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                what = "another command is writing to this run folder"
-                raise InputError(what, where=str(self.run_dir), fix="wait for it, or pass --run-dir") from None
+            until = time.monotonic() + _LOOK
+            while not _flock(handle, fcntl.LOCK_EX):
+                if time.monotonic() > until:
+                    what = "another command is writing to this run folder"
+                    raise InputError(what, where=str(self.run_dir), fix="wait for it, or pass --run-dir")
+                time.sleep(0.02)
+            for path in self.run_dir.glob("*/state.json"):
+                if read_json(path).get("state") == "running":  # else it would run again for whoever sees the lock held
+                    self.mark(path.parent.name, "failed", _KILLED)
             yield
 
     def locked(self) -> bool:
         """True while a command is at work in the run folder."""
         try:
             with (self.run_dir / ".lock").open() as handle:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return not _flock(handle, fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
-        except OSError:
+        except OSError:  # it can't even be looked at
             return True
-        return False
 
     def recorded(self, stage: str) -> dict[str, Any]:
         """spec.json of the stage: its key and what the key was made of; empty if it never started."""
@@ -80,7 +91,7 @@ class Ledger:
         if not written:
             return "pending", ""
         if written["state"] == "running":
-            return ("running", "") if self.locked() else ("failed", "it was killed")
+            return ("running", "") if self.locked() else ("failed", _KILLED)
         return written["state"], written.get("error", "")
 
     def damage(self, stage: str) -> str:
@@ -193,6 +204,15 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     os.chmod(name, 0o644)
     os.replace(name, path)
+
+
+def _flock(handle: IO[str], how: int) -> bool:
+    """Take the lock; False if another process has one that keeps this one out, or the file system has none."""
+    try:
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _sync(path: Path) -> None:

@@ -125,6 +125,7 @@ class StageView:
         self._task: Any = None
 
     def __enter__(self) -> Self:
+        self._forget()  # where a killed attempt stood
         self.say(f"{self._title}: start")
         return self
 
@@ -132,6 +133,9 @@ class StageView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end_bar()
+        self._forget()
+
+    def _forget(self) -> None:
         if self._folder is not None:
             (self._folder / LIVE).unlink(missing_ok=True)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from posttrain.errors import InputError
+from posttrain.errors import InputError, PosttrainError
 from posttrain.pipelines.ledger import Ledger
 from posttrain.pipelines.report import render
 from posttrain.pipelines.results import read_results
@@ -31,20 +32,27 @@ class ReportServer(ThreadingHTTPServer):
             what = f"can't listen on port {port}: {error.strerror}"
             raise InputError(what, where=str(run_dir), fix="give another --port; 0 takes a free one") from None
         self.run_dir = run_dir
-        self._page, self._until = b"", 0.0
+        self._page, self._going, self._until = b"", True, 0.0
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that goes away before it has the page is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.server_port}/"
 
-    def page(self) -> bytes:
-        """The report of now, or of a moment ago."""
+    def page(self) -> tuple[bytes, bool]:
+        """The report of now, or of a moment ago, and whether the run went on when it was made."""
         began = time.monotonic()
         if began >= self._until:
+            # Asked first: a page of a run that has ended since must be asked for once more.
+            self._going = Ledger(self.run_dir).locked()
             self._page = render(read_results(self.run_dir)).encode()
             ended = time.monotonic()
             self._until = ended + (ended - began)
-        return self._page
+        return self._page, self._going
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -57,13 +65,18 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path.split("?")[0] not in ("/", "/report.html"):
             self.send_error(404)
         else:
-            self._send(self.server.page())
+            try:
+                page, going = self.server.page()
+            except PosttrainError as error:  # the folder was moved away
+                self.send_error(503, "there is no report", str(error))
+                return
+            self._send(page, going)
 
-    def _send(self, body: bytes) -> None:
+    def _send(self, body: bytes, going: bool) -> None:
         self.send_response(200)
         headers: dict[str, Any] = {"Content-Type": "text/html; charset=utf-8", "Content-Length": len(body)}
         headers |= {"Cache-Control": "no-store"}
-        if Ledger(self.server.run_dir).locked():
+        if going:
             headers["Refresh"] = REFRESH
         for name, value in headers.items():
             self.send_header(name, str(value))
