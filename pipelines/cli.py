@@ -164,7 +164,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="A file for the JSON of --json.")] = None,
 ) -> None:
     """Evaluate one model on suites."""
-    from posttrain.pipelines.eval_model import Changes, eval_model, packaged_suites
+    from posttrain.pipelines.eval_model import Changes, eval_model, harness_lines, packaged_suites
 
     names = [*(suite or ()), *(prompts or ())]
     if not names:
@@ -175,9 +175,9 @@ def evaluate(
         out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if as_json:
         _print_json(found)
-    elif any(row["suite"].startswith("lm-eval:") for row in found["rows"]):
-        for row in found["rows"]:
-            typer.echo(f"{row['suite']}:{row['metric']} = {row['value']:.3f} (n={row['n']})")
+    else:
+        for line in harness_lines(found["rows"]):  # our own suites were printed by their run
+            typer.echo(line)
     raise typer.Exit(code)
 
 

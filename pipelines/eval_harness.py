@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ def evaluate(model: str, tasks: Sequence[str], *, limit: int | None) -> list[dic
     The intervals are the harness's standard errors times 1.96: it gives no answers by question to draw from.
 
     Raises:
-        InputError: the harness knows no such task.
+        InputError: the harness knows no such task, or a task's data, or the model, can't be loaded.
     """
     import lm_eval
     import torch
+    from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     folders = sorted({str(Path(task).resolve().parent) for task in tasks if task.endswith((".yaml", ".yml"))})
@@ -39,18 +41,29 @@ def evaluate(model: str, tasks: Sequence[str], *, limit: int | None) -> list[dic
     known = set(manager.all_tasks)
     if missing := [name for name in names if name not in known]:
         raise InputError(f"lm-evaluation-harness has no task {missing[0]!r}", fix="list them: lm-eval ls tasks")
-    path = builtin_path(model) or model
-    found = lm_eval.simple_evaluate(
-        model="hf",
-        model_args={"pretrained": path},
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        tasks=names,
-        limit=limit,
-        task_manager=manager,
-        bootstrap_iters=1000,
-    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        asked = HFLM(pretrained=builtin_path(model) or model, device=device)
+        if not sys.stderr.isatty():
+            for name in _WITH_BARS:
+                setattr(asked, name, _without_bar(getattr(asked, name)))
+        found = lm_eval.simple_evaluate(
+            model=asked, tasks=names, limit=limit, task_manager=manager, bootstrap_iters=1000
+        )
+    except OSError as error:  # also what datasets raises where it reaches no hub
+        what = f"can't load {model} or the data of {', '.join(names)}: {str(error).splitlines()[0]}"
+        fix = "check the name and the connection; or write a task file over data of your own: lm-eval:task.yaml"
+        raise InputError(what, fix=fix) from None
     counts = {name: count["effective"] for name, count in found.get("n-samples", {}).items()}
     return [row for name, metrics in found["results"].items() for row in _rows(name, metrics, counts.get(name, 0))]
+
+
+_WITH_BARS = ("generate_until", "loglikelihood", "loglikelihood_rolling", "_loglikelihood_tokens")
+"""Methods of the harness's model whose bar is drawn whatever TQDM_DISABLE says."""
+
+
+def _without_bar(call: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: call(*args, **{**kwargs, "disable_tqdm": True})
 
 
 def _task_name(task: str) -> str:

@@ -73,6 +73,17 @@ def eval_model(
     return code, {"model": model, "run_dir": str(folder) if ours else None, "rows": plain}
 
 
+def harness_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The rows of lm-evaluation-harness for people: one number a line, with its interval where there is one."""
+    return [
+        f"{row['suite']}:{row['metric']} = {row['value']:.3f}"
+        + ("" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]")
+        + f" (n={row['n']})"
+        for row in rows
+        if row["suite"].startswith(LM_EVAL)
+    ]
+
+
 def evaluation(model: str, names: Sequence[str], changes: Changes) -> LoadedRecipe:
     """A recipe of one `evaluate` stage. Raises InputError."""
     recipe_dir, suites = Path.cwd(), []

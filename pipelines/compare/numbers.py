@@ -106,7 +106,10 @@ def _evaluations(results: RunResults) -> dict[tuple[str, str], Evaluation]:
         if damage or not spec.get("spec", {}).get("suites"):
             what = f"the evaluation `{name}` is damaged: {damage or 'its spec.json says nothing of suites'}"
             raise InputError(what, where=str(ledger.dir(name)), fix=f"run the recipe again with --force {name}")
-        rows = tuple(evaluation_rows(ledger, stage))
+        of = stage["evaluates"]
+        # A model that is no stage (`posttrain eval MODEL`) has another name in each run, which its evaluation hasn't.
+        known = of if of == "base" or of in results.states else name
+        rows = tuple(evaluation_rows(ledger, {**stage, "evaluates": known}))
         evaluation = Evaluation(name, ledger.dir(name), rows, spec)
         for row in rows:
             found.setdefault((row.stage, row.suite), evaluation)

@@ -209,6 +209,16 @@ def test_another_model_or_more_samples_leave_a_suite_what_it_is(runs: Runs) -> N
     assert not [n for n in compared.numbers if n.a.mode == "no_think"]
 
 
+def test_two_models_that_are_no_stages_are_compared_by_their_evaluation(runs: Runs) -> None:
+    """As two `posttrain eval MODEL --run-dir` leave them."""
+    suite = "{name: held-out, prompts: held.jsonl, modes: [think]}"
+    runs.text = f"name: e\nstages:\n  evaluation: {{kind: evaluate, model: builtin:tiny, suites: [{suite}]}}\n"
+    a, b = runs.run("a"), runs.run("b", "stages.evaluation.model=builtin:oracle", scores=lambda *_: 1.0)
+    compared = compare_runs(a, b)
+    assert number(compared, "evaluation:held-out:think:accuracy").basis == "paired"
+    assert [one.path for one in compared.recipe] == ["stages.evaluation.model.from"]
+
+
 # ---------------------------------------------------------------- recipes and costs
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 
 from posttrain.errors import InputError
 from posttrain.pipelines.dag import build_dag
-from posttrain.pipelines.eval_model import Changes, evaluation, packaged_suites
+from posttrain.pipelines.eval_model import Changes, evaluation, harness_lines, packaged_suites
 from posttrain.stages.data.load import load_rows
 
 RECIPE = """name: r
@@ -101,7 +104,10 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="needs posttrain[lm-eval]")
+needs_harness = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="needs posttrain[lm-eval]")
+
+
+@needs_harness
 def test_the_harness_runs_a_task_of_a_file(tmp_path: Path) -> None:
     from posttrain.pipelines.eval_harness import evaluate
 
@@ -113,3 +119,33 @@ def test_the_harness_runs_a_task_of_a_file(tmp_path: Path) -> None:
     assert found["low"] <= found["value"] <= found["high"]
     with pytest.raises(InputError, match="no task 'nonsense_xyz'"):
         evaluate("builtin:tiny", ["nonsense_xyz"], limit=None)
+
+
+@needs_harness
+def test_a_task_whose_data_cannot_be_had_is_said(tmp_path: Path) -> None:
+    from posttrain.pipelines.eval_harness import evaluate
+
+    (tmp_path / "task.yaml").write_text(TASK.format(data=tmp_path / "nowhere.jsonl"))
+    with pytest.raises(InputError, match="can't load builtin:tiny or the data of local_sums"):
+        evaluate("builtin:tiny", [str(tmp_path / "task.yaml")], limit=None)
+
+
+@needs_harness
+def test_the_harness_in_a_pipe_draws_no_bars_and_stands_beside_our_suites(tmp_path: Path) -> None:
+    rows = [{"question": f"{i}+{i}=?", "answer": str(2 * i)} for i in range(3)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "task.yaml").write_text(TASK.format(data=tmp_path / "q.jsonl"))
+    command = [sys.executable, "-m", "posttrain", "eval", "builtin:tiny", "--suite", "lm-eval:task.yaml"]
+    done = subprocess.run([*command, "--suite", "sums", "--n", "2"], capture_output=True, cwd=tmp_path, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(rb"[\x00-\x08\x0b-\x1f\x7f]", done.stdout + done.stderr) == []
+    assert re.search(rb"^lm-eval:local_sums:exact_match = 0\.\d+ \[.*\] \(n=2\)$", done.stdout, re.M)
+    assert re.search(rb"^builtin:tiny:sums:default:accuracy = ", done.stdout, re.M)
+
+
+def test_rows_of_the_harness_are_told_with_their_intervals_and_ours_are_not_told_twice() -> None:
+    row = {"suite": "lm-eval:t", "mode": "default", "metric": "acc", "value": 0.5, "low": 0.25, "high": 0.75, "n": 9}
+    unsure = row | {"metric": "f1", "low": None, "high": None}
+    assert harness_lines([row | {"suite": "sums"}, row, unsure]) == [
+        "lm-eval:t:acc = 0.500 [0.25, 0.75] (n=9)", "lm-eval:t:f1 = 0.500 (n=9)",
+    ]  # fmt: skip
