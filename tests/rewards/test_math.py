@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from posttrain.rewards.arithmetic import TooLarge, Unreadable, evaluate
+from posttrain.rewards.contract import RowError
 from posttrain.rewards.math import Symbolic, is_safe, math, same, verify
+from posttrain.rewards.workers import Service
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,22 @@ def test_what_never_ends_is_wrong_in_time(symbolic: Symbolic, monkeypatch: pytes
     started = time.monotonic()
     assert same("x", "(x+y+z+w+v+1)^{60}*(x+y+z)^{80}-\\sqrt[7]{x+y}^{99}", symbolic) is False
     assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Service(module="posttrain.rewards.math", attribute="NoSuchParser"),  # can't be loaded
+        Service(module="types", attribute="SimpleNamespace"),  # fails at every call
+    ],
+)
+def test_a_parser_that_fails_is_an_error_and_no_zero(broken: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posttrain.rewards.math.SYMBOLIC", broken)
+    process = Symbolic()
+    try:
+        assert isinstance(verify("x^2+1", r"\boxed{y^2+1}", process), RowError)
+    finally:
+        process.close()
 
 
 @pytest.mark.parametrize(
