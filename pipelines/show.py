@@ -7,11 +7,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from posttrain.pipelines.estimate import Estimate
 from posttrain.pipelines.live import duration, main_metrics
 from posttrain.pipelines.plan import Plan
-from posttrain.pipelines.report.matrix import cell, columns
+from posttrain.pipelines.report.matrix import cell, columns, goes_without_saying
 from posttrain.pipelines.results import Row, RunResults
 from posttrain.pipelines.terminal import print_line
 
@@ -63,7 +64,7 @@ def print_results(results: RunResults, console: Console) -> None:
     """Print the evaluation matrix, how far its questions are held out, and the thresholds."""
     rows = [row for row in results.rows if "/" not in row.metric]  # accuracy/algebra and its like: in the report
     if console.is_terminal and rows:
-        console.print(_matrix(rows))
+        console.print(_matrix([row for row in rows if not goes_without_saying(row, rows)], console.width))
     else:
         for row in rows:  # one number a line, which grep can find
             name = f"{row.stage}:{row.suite}:{row.mode}:{row.metric}"
@@ -77,15 +78,43 @@ def print_results(results: RunResults, console: Console) -> None:
         print_line(console, f"{verdict.word}  {verdict.text}: {verdict.detail}{about}")
 
 
-def _matrix(rows: Sequence[Row]) -> Table:
-    """Stages across, results down: a run has few stages and many results."""
-    stages = list(dict.fromkeys(row.stage for row in rows))
-    table = Table("suite", "mode", "metric", *stages, title="evaluation", title_justify="left")
-    cells = {(row.stage, row.suite, row.mode, row.metric): cell(row) for row in rows}
-    for suite, mode, metric in columns(rows):
-        values = (cells.get((stage, suite, mode, metric), "") for stage in stages)
-        table.add_row(suite, mode, metric, *values)
+def _matrix(rows: Sequence[Row], room: int) -> Table:
+    """Stages across where they have room, with their intervals beside or below the numbers; else one number a row."""
+    for between in (" ", "\n"):
+        lines = _across(rows, between)
+        if _width(lines) <= room:
+            break
+    else:
+        lines = _down(rows)
+    table = Table(*lines[0], title="evaluation", title_justify="left")
+    for line in lines[1:]:
+        table.add_row(*map(Text, line))
     return table
+
+
+def _across(rows: Sequence[Row], between: str) -> list[list[str]]:
+    """A run has few stages and many results: stages across, results down."""
+    stages = list(dict.fromkeys(row.stage for row in rows))
+    cells = {(row.stage, row.suite, row.mode, row.metric): cell(row).replace(" ", between, 1) for row in rows}
+    return [
+        ["suite", "mode", "metric", *stages],
+        *([*column, *(cells.get((stage, *column), "") for stage in stages)] for column in columns(rows)),
+    ]
+
+
+def _down(rows: Sequence[Row]) -> list[list[str]]:
+    lines, before = [["stage", "suite mode metric", "value", "n"]], ""
+    for row in rows:
+        stage = "" if row.stage == before else row.stage
+        lines.append([stage, f"{row.suite} {row.mode} {row.metric}", cell(row), str(row.n)])
+        before = row.stage
+    return lines
+
+
+def _width(lines: Sequence[Sequence[str]]) -> int:
+    """What a table of these lines takes, with its borders."""
+    widest = [max(len(part) for text in column for part in text.split("\n")) for column in zip(*lines, strict=True)]
+    return sum(widest) + 3 * len(widest) + 1
 
 
 def _print_rows(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

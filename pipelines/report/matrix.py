@@ -42,7 +42,7 @@ class Matrix:
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Matrix:
         """The matrix of a run's rows."""
-        shown = [column for column in columns(rows) if not _goes_without_saying(column, rows)]
+        shown = columns(row for row in rows if not goes_without_saying(row, rows))
         return cls(
             stages=tuple(dict.fromkeys(row.stage for row in rows)),
             main=tuple(column for column in shown if "/" not in column[2]),
@@ -61,9 +61,11 @@ def cell(row: Row) -> str:
     return f"{row.value:.3f} [{row.low:.2f}, {row.high:.2f}]"
 
 
-def _goes_without_saying(column: Column, rows: Iterable[Row]) -> bool:
-    mine = [row.value for row in rows if (row.suite, row.mode, row.metric) == column]
-    return column[2] in QUIET and not any(mine)
+def goes_without_saying(row: Row, rows: Iterable[Row]) -> bool:
+    """Whether a number is a share of trouble that no stage had any of."""
+    if row.metric not in QUIET:
+        return False
+    return not any(r.value for r in rows if (r.suite, r.mode, r.metric) == (row.suite, row.mode, row.metric))
 
 
 def _cell(row: Row) -> Cell:

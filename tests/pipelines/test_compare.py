@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -12,11 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
 
 from posttrain.errors import InputError
 from posttrain.pipelines.compare import Comparison, compare_runs
 from posttrain.pipelines.compare.numbers import Number
 from posttrain.pipelines.compare.recipes import differences
+from posttrain.pipelines.compare.show import print_comparison
 from posttrain.stages.data.store import read_rows, write_rows
 from posttrain.stages.measures import RESAMPLES
 
@@ -288,6 +293,20 @@ def test_a_pipe_gets_one_fact_a_line(runs: Runs) -> None:
     assert line.endswith(f"  {found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]")
     assert [line for line in lines if line.startswith("rl:budget:") and line.endswith("  suites differ")]
     assert "note: rl:budget:think: suites differ: sampling.max_tokens 64 in A, 9 in B" in lines
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_terminal_gets_tables_within_its_width_and_whole_numbers(runs: Runs, width: int) -> None:
+    compared = compare_runs(runs.run("a"), runs.run("b", "stages.rl.steps=9", scores=better))
+    out = io.StringIO()
+    print_comparison(compared, Console(file=out, force_terminal=True, color_system=None, width=width))
+    tables = [line for line in re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines() if line[:1] in "┏┃┡│├└"]
+    assert max(map(cell_len, tables)) <= width
+    text = "\n".join(tables)
+    assert "…" not in text
+    found = number(compared)
+    for part in ("stages.rl.steps", f"{found.difference:+.3f}", f"[{found.low:+.3f}, {found.high:+.3f}]", "reward"):
+        assert part in text
 
 
 def test_json_is_what_every_reader_takes(runs: Runs) -> None:
