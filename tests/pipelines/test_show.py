@@ -26,23 +26,12 @@ def test_a_name_between_colons_is_printed_as_it_is(name: str, tmp_path: Path) ->
     assert out.getvalue() == f"rl:{name}:think:turns = 0.500 [0.40, 0.60] (n=9)\n"
 
 
-STAGES = (
-    "base",
-    "cold_start",
-    "reasoning_rl",
-    "shuffled_rl",
-    "fusion",
-    "general_rl",
-    "off_policy",
-    "on_policy",
-    "more",
-)
+STAGES = ("base", "cold_start", "reasoning_rl", "shuffled_rl", "fusion", "general_rl", "off_policy", "on_policy")
 
 
-def drawn(width: int, *print_it: Any) -> list[str]:
+def drawn(width: int, draw: Any, *things: Any) -> list[str]:
     """What a terminal of that width is sent, colours aside."""
     out = io.StringIO()
-    draw, *things = print_it
     draw(*things, Console(file=out, force_terminal=True, color_system=None, width=width, emoji=False))
     return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
 
