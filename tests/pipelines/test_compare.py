@@ -196,6 +196,37 @@ def test_a_question_file_of_other_content_is_another_suite(runs: Runs) -> None:
     assert (found.basis, found.why) == ("suites differ", "held.jsonl doesn't hold the same in both")
 
 
+def test_a_file_counts_for_the_suites_that_name_it_alone(runs: Runs) -> None:
+    runs.rows("more.jsonl", 5)
+    runs.text = runs.text.replace("measure: budget, prompts: held.jsonl", "measure: budget, prompts: more.jsonl")
+    a = runs.run("a")
+    runs.rows("more.jsonl", 6)
+    compared = compare_runs(a, runs.run("b"))
+    assert number(compared, "rl:budget:think:accuracy@0").basis == "suites differ"
+    assert number(compared).basis == "paired"
+
+
+def test_other_code_of_a_reward_is_another_suite(runs: Runs) -> None:
+    code = "def grade(prompts, completions, **columns):\n    return [1.0] * len(completions)\n"
+    (runs.folder / "mine.py").write_text(code)
+    runs.text = runs.text.replace("prompts: held.jsonl, k: 4", 'prompts: held.jsonl, k: 4, rewards: "mine.py:grade"')
+    a = runs.run("a")
+    (runs.folder / "mine.py").write_text(code.replace("1.0", "0.5"))
+    assert number(compare_runs(a, runs.run("b"))).why == "mine.py doesn't hold the same in both"
+
+
+def test_another_model_under_one_name_is_no_other_suite(runs: Runs) -> None:
+    (runs.folder / "model").mkdir()
+    (runs.folder / "model" / "config.json").write_text("{}")
+    suite = "{name: held-out, prompts: held.jsonl, modes: [think]}"
+    runs.text = f"name: e\nstages:\n  evaluation: {{kind: evaluate, model: model, suites: [{suite}]}}\n"
+    a = runs.run("a")
+    (runs.folder / "model" / "config.json").write_text("{ }")
+    compared = compare_runs(a, runs.run("b"))
+    assert number(compared, "evaluation:held-out:think:accuracy").basis == "paired"
+    assert [one.path for one in compared.recipe] == ["content of model"]
+
+
 def test_a_question_that_says_something_else_is_another_suite(runs: Runs) -> None:
     a, b = runs.run("a"), runs.run("b")
     edit(
@@ -229,11 +260,13 @@ def test_two_models_that_are_no_stages_are_compared_by_their_evaluation(runs: Ru
 
 def test_a_change_of_the_recipe_appears_with_its_path(runs: Runs) -> None:
     changes = ("stages.rl.optimizer.lr=2e-6", "stages.rl.rewards.1.gate=true", "seed=5", "cluster.learner.zero=1")
+    changes = (*changes, "stages.rl.checkpoint_every=3")
     compared = compare_runs(runs.run("a"), runs.run("b", *changes))
     found = {one.path: (one.a, one.b, one.decides) for one in compared.recipe}
     assert found == {
         "seed": (17, 5, True),
         "cluster.learner.zero": (2, 1, False),
+        "stages.rl.checkpoint_every": (0, 3, False),
         "stages.rl.optimizer.lr": (1e-4, 2e-6, True),
         "stages.rl.rewards.1.gate": (False, True, True),
     }
