@@ -178,7 +178,7 @@ class Learner:
         shares: list[list[PackedBatch]] = [[] for _ in range(self.ranks)]
         for teacher in sorted({s.teacher for s in samples}):
             mine = [i for i, s in enumerate(samples) if s.teacher == teacher]
-            plan = plan_micro_batches([samples[i].tokens for i in mine], self.ranks, micro_tokens)
+            plan = plan_micro_batches([samples[i] for i in mine], self.ranks, micro_tokens)
             for share, batches in zip(shares, plan, strict=True):
                 packed = (pack(samples, weights, [mine[i] for i in indices]) for indices in batches)
                 share += [replace(batch, teacher=teacher) for batch in packed]
