@@ -31,10 +31,12 @@ class Layout:
     T tokens in the row, N in the documents: more, where they share a prefix, whose queries each of them repeats.
     """
 
-    parts: tuple[Tensor, ...]
-    """Documents of like lengths, [documents, longest of them] each, into the row."""
+    padded: Tensor
+    """Into the row: parts of documents of like lengths, laid flat one behind the other."""
+    parts: tuple[tuple[int, int], ...]
+    """Each part's documents, and the longest of them."""
     where: Tensor
-    """[T], one place of each token in the parts, laid flat one behind the other."""
+    """[T], one place of each token in `padded`."""
     rows: Tensor | None
     """[N] into the row; None where nothing is shared, and it would be 0 to T - 1."""
     first: Tensor
@@ -48,14 +50,14 @@ class Layout:
         """A micro-batch's layout, on a device."""
         sizes = np.array(batch.lengths)
         boundaries = np.concatenate([[0], sizes.cumsum()])
-        parts, where, end = [], np.zeros(len(batch.ids), np.int64), 0
+        padded, where, end = [], np.zeros(len(batch.ids), np.int64), 0
         for part in np.array_split(np.argsort(sizes, kind="stable"), -(-len(sizes) // PART)):
             column, own = np.arange(sizes[part].max()), sizes[part, None]
             # Slots behind a document's end repeat its last token: causality keeps them out of all real rows.
             index = batch.rows[boundaries[part, None] + np.minimum(column, own - 1)]
             slots = end + np.arange(index.size).reshape(index.shape)
             where[index[column < own]] = slots[column < own]
-            parts.append(index)
+            padded.append(index)
             end += index.size
         first = np.unique(batch.rows, return_index=True)[1]
 
@@ -63,7 +65,8 @@ class Layout:
             return torch.from_numpy(array).to(device)
 
         return cls(
-            tuple(map(there, parts)), there(where), there(batch.rows) if len(batch.rows) > len(batch.ids) else None,
+            there(np.concatenate([p.ravel() for p in padded])), tuple(p.shape for p in padded), there(where),
+            there(batch.rows) if len(batch.rows) > len(batch.ids) else None,
             there(first), there(boundaries).to(torch.int32), int(sizes.max()),
         )  # fmt: skip
 
@@ -102,13 +105,13 @@ def packed_attention(
         )  # fmt: skip
         assert isinstance(out, Tensor)  # a tuple only if asked for the log-sum-exp
         return (out if layout.rows is None else out[layout.first]).unsqueeze(0), None
+    # index_select has the fast backward; gathering for all parts at once, it has one
+    gathered = [x[0].transpose(0, 1).index_select(0, layout.padded) for x in (query, key, value)]
+    pieces = [x.split([documents * longest for documents, longest in layout.parts]) for x in gathered]
     flat = []
-    for index in layout.parts:
-        # [1, heads, T, d] -> [documents, heads, longest, d]; the backward of index_select is the fast one
-        q, k, v = (
-            x[0].transpose(0, 1).index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2)
-            for x in (query, key, value)
-        )
+    for shape, *piece in zip(layout.parts, *pieces, strict=True):
+        # [documents x longest, heads, d] -> [documents, heads, longest, d]
+        q, k, v = (x.unflatten(0, shape).transpose(1, 2) for x in piece)
         out = F.scaled_dot_product_attention(
             q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=key.shape[1] != heads
         )
