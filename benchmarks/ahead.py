@@ -6,6 +6,7 @@ sum of the phases that the stage writes: together they are all of its loop.
 
     python benchmarks/ahead.py --model runs/x/cold_start/artifact          # two CPU cores
     python benchmarks/ahead.py --gpus --shape 0.6b                         # learner and engine on a GPU each
+    python benchmarks/ahead.py --model ... --threads 2 1 --code            # one setting in turn, programs to judge too
 
 A random model (`--shape`) writes `--max-tokens` tokens always: no long tail, which is what ahead would hide best.
 
@@ -45,13 +46,19 @@ def recipe(options: argparse.Namespace, setting: dict[str, Any]) -> dict[str, An
         "optimizer": {"lr": 1e-6}, "sampling": {"max_tokens": options.max_tokens}, "micro_tokens": options.micro_tokens,
         "shuffle_rewards": bool(options.shape),
     }  # fmt: skip
+    if options.code:
+        mine = {"when": {"task": "math"}}
+        stage["rewards"] = [{"use": "math", **mine}, {"use": "format", "gate": True, **mine}]
+        stage["tasks"] = ["programs"]
     if setting["ahead"]:
         stage["asynchronous"] = {"ahead": 1, "staleness": 2}
+    sandbox = {"sandbox": {"workers": 2}} if options.code else {}
     place = {"gpus": 1, "dtype": "bfloat16"} if options.gpus else {}
     return {
         "name": "ahead",
         "seed": 1,
         "cluster": {
+            **sandbox,
             "learner": {"workers": 1, "zero": 1, "threads": setting["learner"], **place},
             "rollout": {"workers": 1, "threads": setting["rollout"], "batch": options.prompts * options.group, **place},
         },
@@ -87,6 +94,9 @@ def run(options: argparse.Namespace, setting: dict[str, Any]) -> dict[str, float
 
 def settings(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Synchronous ones first: all threads for both, which take turns, then fewer; ahead: every split."""
+    if options.threads:
+        learner, rollout = options.threads
+        return [{"ahead": False, "learner": learner, "rollout": rollout}]
     if options.gpus:
         return [{"ahead": a, "learner": None, "rollout": None} for a in (False, True)]
     both = [{"ahead": False, "learner": n, "rollout": m} for n in (1, 2) for m in (1, 2)]
@@ -98,6 +108,8 @@ def main() -> None:
     parser.add_argument("--model", default="builtin:tiny")
     parser.add_argument("--shape", choices=SHAPES)
     parser.add_argument("--gpus", action="store_true")
+    parser.add_argument("--threads", type=int, nargs=2, metavar=("LEARNER", "ROLLOUT"), help="one setting, in turn")
+    parser.add_argument("--code", action="store_true", help="the task `programs` beside mathematics")
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=64)
@@ -114,6 +126,8 @@ def main() -> None:
         row = f"{name + threads:<28}{found['step']:>7.2f}" + "".join(f"{found[p]:>10.2f}" for p in PHASES)
         print(f"{row}{3600 / found['step']:>9.0f}{found['tokens'] / found['step']:>10.0f}", flush=True)
         best[setting["ahead"]] = min(best.get(setting["ahead"], float("inf")), found["step"])
+    if len(best) < 2:
+        return
     print(f"best ahead against best in turn: {best[False] / best[True]:.2f} x")
 
 

@@ -176,7 +176,7 @@ def run_posttrain(work: Work) -> Report:
         samples = experience(scored, spec, step, weights={}).samples
         scored_at = work.now()
         weights = token_weights(samples, spec.aggregate)
-        (share,) = plan_micro_batches([s.tokens for s in samples], 1, spec.micro_tokens)
+        (share,) = plan_micro_batches(samples, 1, spec.micro_tokens)
         learner.step([pack(samples, weights, bin) for bin in share], PolicyLoss(), 1e-6)
         trained = work.now()
         new = learner.weights()

@@ -3,7 +3,8 @@
     posttrain run table21-tiny --run-dir runs/table21-tiny && python benchmarks/table21.py runs/table21-tiny
 
 Compute is counted in FLOPs, with N parameters of the student and M of the teacher: 2N a sampled token, 6N a trained
-token, 2N a token that is scored again (RL's second minibatch), 2M a token that the teacher scores. Seconds are the
+token (a prompt that several samples share counts once, as it is computed), 2N a token that is scored again (RL's second
+minibatch), 2M a token that the teacher scores. Seconds are the
 stages' own, on whatever machine it was. RL's compute counts until its held-out accuracy first reaches what it ends
 with (the mean of its last three looks); the whole of it stands beside that.
 """
@@ -36,7 +37,7 @@ def compute(run: Path, stage: str, kind: str, teacher: float) -> dict[str, float
     """FLOPs, sampled tokens and seconds of a stage; for RL also those until it first was as good as in the end."""
     steps, found = lines(run, stage), manifest(run, stage)
     size = found["metrics"]["parameters"]
-    trained = [line["tokens"] for line in steps]
+    trained = [line["packed_tokens"] for line in steps]
     sampled = [line.get("generated_tokens", 0.0) for line in steps]
     extra = {"rl": 2 * size * 0.5, "on_policy": 2 * teacher}.get(kind, 0.0)
     flops = [2 * size * s + (6 * size + extra) * t for s, t in zip(sampled, trained, strict=True)]

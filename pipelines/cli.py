@@ -190,11 +190,16 @@ def distill(
     off_policy_steps: Annotated[int, typer.Option(min=1, help="Steps on the teacher's responses.")] = 200,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 512,
     verify: Annotated[bool, typer.Option(help="Learn only from responses with the right `answer`.")] = False,
+    out: Annotated[Path | None, typer.Option(help="An empty folder for a copy of the student.")] = None,
     run_dir: RunDir = None,
 ) -> None:
     """Distil a teacher into a student: off-policy on its responses, then on-policy on its distribution."""
-    from posttrain.pipelines.compose import distillation
+    from posttrain.folders import check_empty, copy_whole
+    from posttrain.pipelines.compose import STUDENT, distillation
+    from posttrain.pipelines.run import run_recipe
 
+    if out is not None:
+        check_empty(out)
     loaded = distillation(
         teacher,
         student,
@@ -204,7 +209,12 @@ def distill(
         max_tokens=max_tokens,
         verify=verify,
     )
-    _run(loaded, run_dir)
+    folder = _run_dir(loaded, run_dir)
+    code = run_recipe(loaded, folder, console=make_console())
+    if code == 0 and out is not None:
+        copy_whole(folder / STUDENT / "artifact", out)
+        typer.echo(f"student: {out}")
+    raise typer.Exit(code)
 
 
 @app.command()

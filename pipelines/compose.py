@@ -6,6 +6,9 @@ from pathlib import Path
 
 from posttrain.configs.load import LoadedRecipe, recipe_from_data
 
+STUDENT = "on_policy"
+"""The stage that leaves the finished student."""
+
 
 def distillation(
     teacher: str, student: str, prompts: str, *, steps: int, off_policy_steps: int, max_tokens: int, verify: bool
@@ -33,7 +36,7 @@ def distillation(
             "steps": off_policy_steps,
             "max_length": max_tokens * 4,
         },
-        "on_policy": {
+        STUDENT: {
             "kind": "distill",
             "model": "off_policy",
             "teacher": absolute(teacher),

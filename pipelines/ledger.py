@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from posttrain.errors import HandoverError, InputError, RunError
+from posttrain.folders import sync
 from posttrain.pipelines.keys import Hashes, StageKey
 
 State = Literal["done", "running", "failed", "pending"]
@@ -134,7 +135,7 @@ class Ledger:
         stem = f"{stage}-{self.recorded(stage).get('key', 'unknown')[:8]}"
         target = next(path for n in range(1, 1 << 30) if not (path := replaced / f"{stem}-{n}").exists())
         folder.rename(target)
-        _sync_folder(self.run_dir)
+        sync(self.run_dir)
         return target
 
     def begin(self, stage: str, key: StageKey, extra: Mapping[str, Any]) -> Path:
@@ -159,7 +160,7 @@ class Ledger:
             if path.is_symlink():
                 raise RunError(f"{path.name} is a link; an artifact holds its own files", where=str(filled))
             if path.is_file():
-                _sync(path)
+                sync(path)
                 entry = {"sha256": hashes.file(path), "size": path.stat().st_size}
                 files[path.relative_to(filled).as_posix()] = entry
         if not files:
@@ -167,9 +168,9 @@ class Ledger:
         filled.chmod(0o755)  # mkdtemp's 0700 would lock out whoever serves the model
         write_json(filled / MANIFEST, {"stage": stage, "key": key, **about, "files": files})
         for path in (*(p for p in filled.rglob("*") if p.is_dir()), filled):
-            _sync_folder(path)
+            sync(path)
         filled.rename(self.artifact(stage))
-        _sync_folder(self.dir(stage))
+        sync(self.dir(stage))
         self.mark(stage, "done")
 
     def carry_forward(self, aside: Path, stage: str) -> None:
@@ -213,16 +214,3 @@ def _flock(handle: IO[str], how: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,6 +4,15 @@ Worked example, samples A (3 tokens, the last one is the target) and B (2 tokens
 
     ids        a0 a1 a2 b0 b1      position  0 1 2 0 1      lengths  3 2
     targets    index 2 (predicted from the hidden state at 1), index 4 (from 3)
+
+What precedes the first target of several samples alike (a group's prompt) stands in the row once. A and C with the
+prompt p0 p1, one target each:
+
+    ids        p0 p1 a2 c2         position  0 1 2 2        lengths  3 3
+    rows       0 1 2, 0 1 3        targets   2 and 3, both predicted from the hidden state at 1
+
+Exact, backward too: under causal attention a prompt's states don't depend on what follows, and its gradient is the sum
+over its samples (as in Prefix Grouper, 2506.05433, there with two attention calls).
 """
 
 from __future__ import annotations
@@ -18,6 +27,9 @@ from numpy.typing import NDArray
 from posttrain.errors import RunError
 from posttrain.types import Sample
 
+LEAST_SHARED = 8
+"""Tokens from which on a common prefix is shared: plain documents that begin alike by chance aren't kept together."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackedBatch:
@@ -26,8 +38,12 @@ class PackedBatch:
     ids: NDArray[np.int64]
     positions: NDArray[np.int64]
     lengths: tuple[int, ...]
+    rows: NDArray[np.int64]
+    """[sum of lengths]: where each token of each sample stands in ids; every place is named at least once."""
     targets: NDArray[np.int64]
     """Indices into ids of the tokens to predict; never the first token of a sample."""
+    sources: NDArray[np.int64]
+    """[S], where in ids the token before each target stands, whose hidden state predicts it."""
     weights: NDArray[np.float32]
     """Share of each target in the loss, before the global normaliser; 0 in a filler batch."""
     advantages: NDArray[np.float32]
@@ -61,21 +77,51 @@ def first_fit_decreasing(lengths: Sequence[int], budget: int) -> list[list[int]]
     return bins
 
 
-def plan_micro_batches(lengths: Sequence[int], ranks: int, budget: int) -> list[list[list[int]]]:
+def prefix(sample: Sample) -> bytes:
+    """What precedes a sample's first target, to compare: empty if there is none, or too little to be worth sharing."""
+    targets = np.flatnonzero(sample.loss_mask)
+    first = int(targets[0]) if len(targets) else 0
+    return sample.ids[:first].tobytes() if first >= LEAST_SHARED else b""
+
+
+def _families(samples: Sequence[Sample], budget: int) -> list[tuple[list[int], int]]:
+    """Samples that share a prefix, cut where their tokens pass `budget`: indices, and tokens with the prefix once."""
+    families: list[tuple[list[int], int]] = []
+    latest: dict[bytes, int] = {}
+    for index, sample in enumerate(samples):
+        common = prefix(sample)
+        family = latest.get(common) if common else None
+        if family is not None:
+            indices, tokens = families[family]
+            together = tokens + sample.tokens - len(common) // sample.ids.itemsize
+            if together <= budget:
+                families[family] = ([*indices, index], together)
+                continue
+        latest[common] = len(families)
+        families.append(([index], sample.tokens))
+    return families
+
+
+def plan_micro_batches(samples: Sequence[Sample], ranks: int, budget: int) -> list[list[list[int]]]:
     """Indices by rank and micro-batch: as few as fit, balanced by tokens, equally many on every rank.
 
-    A rank with less work gets empty micro-batches (unequal counts hang ZeRO-3).
+    Samples with a common prefix stay together, and it counts once. A rank with less work gets empty micro-batches
+    (unequal counts hang ZeRO-3).
     """
-    bins = first_fit_decreasing(lengths, budget)
-    if len(bins) < ranks <= len(lengths):  # too few bins to go round: split the samples evenly instead
-        order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    families = _families(samples, budget)
+    if len(families) < ranks <= len(samples):
+        families = [([index], sample.tokens) for index, sample in enumerate(samples)]
+    sizes = [tokens for _, tokens in families]
+    bins = first_fit_decreasing(sizes, budget)
+    if len(bins) < ranks <= len(families):  # too few bins to go round: split what there is evenly instead
+        order = sorted(range(len(families)), key=lambda i: (-sizes[i], i))
         bins = [order[r::ranks] for r in range(ranks)]
     loads = [0] * ranks
     shares: list[list[list[int]]] = [[] for _ in range(ranks)]
-    for group in sorted(bins, key=lambda b: -sum(lengths[i] for i in b)):
+    for chosen in sorted(bins, key=lambda b: -sum(sizes[i] for i in b)):
         rank = min(range(ranks), key=lambda r: (len(shares[r]), loads[r]))
-        shares[rank].append(sorted(group))
-        loads[rank] += sum(lengths[i] for i in group)
+        shares[rank].append(sorted(index for i in chosen for index in families[i][0]))
+        loads[rank] += sum(sizes[i] for i in chosen)
     most = max(len(s) for s in shares)
     for share in shares:
         share.extend([] for _ in range(most - len(share)))
@@ -111,19 +157,18 @@ def pack(samples: Sequence[Sample], weights: Sequence[NDArray[np.float32]], indi
     if not indices:
         zero = np.zeros(1, np.float32)
         return PackedBatch(
-            ids=np.zeros(2, np.int64), positions=np.arange(2), lengths=(2,), targets=np.array([1]), weights=zero,
-            advantages=zero, engine_logprobs=zero * np.nan, old_logprobs=zero * np.nan, reference_logprobs=zero,
-            penalties=zero, samples=np.array([-1]),
+            ids=np.zeros(2, np.int64), positions=np.arange(2), lengths=(2,), rows=np.arange(2), targets=np.array([1]),
+            sources=np.array([0]), weights=zero, advantages=zero, engine_logprobs=zero * np.nan,
+            old_logprobs=zero * np.nan, reference_logprobs=zero, penalties=zero, samples=np.array([-1]),
             teacher_ids=np.zeros((1, width), np.int32) if stored else None,
             teacher_values=np.zeros((1, width), np.float32) if stored else None,
         )  # fmt: skip
     chosen = [samples[i] for i in indices]
-    lengths = tuple(s.tokens for s in chosen)
-    offsets = np.cumsum((0, *lengths[:-1]))
     local = [np.flatnonzero(s.loss_mask) for s in chosen]
     if any(len(t) and t[0] == 0 for t in local):
         raise RunError("the first token of a sample can't be a target: nothing precedes it")
     pick = list(zip(chosen, local, strict=True))
+    places, kept = _place(chosen)
 
     def field(values: Sequence[NDArray[np.float32] | None], absent: float = 0.0) -> NDArray[np.float32]:
         parts = [np.full(len(t), absent) if v is None else v[t] for v, t in zip(values, local, strict=True)]
@@ -138,10 +183,12 @@ def pack(samples: Sequence[Sample], weights: Sequence[NDArray[np.float32]], indi
         ).astype(dtype)
 
     return PackedBatch(
-        ids=np.concatenate([s.ids for s in chosen]),
-        positions=np.concatenate([np.arange(n) for n in lengths]),
-        lengths=lengths,
-        targets=np.concatenate([t + o for t, o in zip(local, offsets, strict=True)]),
+        ids=np.concatenate([s.ids[n:] for s, n in zip(chosen, kept, strict=True)]),
+        positions=np.concatenate([np.arange(n, s.tokens) for s, n in zip(chosen, kept, strict=True)]),
+        lengths=tuple(s.tokens for s in chosen),
+        rows=np.concatenate(places),
+        targets=np.concatenate([p[t] for p, t in zip(places, local, strict=True)]),
+        sources=np.concatenate([p[t - 1] for p, t in zip(places, local, strict=True)]),
         weights=field([weights[i] for i in indices]),
         advantages=field([s.token_advantages for s in chosen])
         + np.concatenate([np.full(len(t), s.advantage, np.float32) for s, t in pick]),
@@ -154,3 +201,21 @@ def pack(samples: Sequence[Sample], weights: Sequence[NDArray[np.float32]], indi
         teacher_ids=wide("teacher_ids", np.int32, 0),
         teacher_values=wide("teacher_values", np.float32, -np.inf),
     )
+
+
+def _place(samples: Sequence[Sample]) -> tuple[list[NDArray[np.int64]], list[int]]:
+    """Each sample's tokens' places in the row, and how many of its first ones an earlier sample has put there."""
+    places: list[NDArray[np.int64]] = []
+    kept: list[int] = []
+    earlier: dict[bytes, NDArray[np.int64]] = {}
+    end = 0
+    for sample in samples:
+        common = prefix(sample)
+        before = earlier.get(common, np.zeros(0, np.int64))
+        own = np.arange(end, end + sample.tokens - len(before))
+        end += len(own)
+        places.append(np.concatenate([before, own]))
+        kept.append(len(before))
+        if common:
+            earlier[common] = places[-1][: len(common) // sample.ids.itemsize]
+    return places, kept

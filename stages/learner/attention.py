@@ -7,37 +7,68 @@ variable-length kernel runs on the packed row itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from posttrain.stages.data.pack import PackedBatch
+
 NAME = "posttrain_packed"
+PART = 16
+"""About how many documents a padded batch has: less padding in more, smaller calls."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the documents of a packed row lie: `index` [documents, longest] into the row, `where` its inverse."""
+    """Where the documents of a packed row lie.
 
-    index: Tensor
+    T tokens in the row, N in the documents: more, where they share a prefix, whose queries each of them repeats.
+    """
+
+    padded: Tensor
+    """Into the row: parts of documents of like lengths, laid flat one behind the other."""
+    parts: tuple[tuple[int, int], ...]
+    """Each part's documents, and the longest of them."""
     where: Tensor
+    """[T], one place of each token in `padded`."""
+    rows: Tensor | None
+    """[N] into the row; None where nothing is shared, and it would be 0 to T - 1."""
+    first: Tensor
+    """[T], one place of each token in `rows`."""
     boundaries: Tensor
+    """[documents + 1] into `rows`."""
     longest: int
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> Layout:
-        sizes = torch.tensor(lengths, device=device)
-        boundaries = F.pad(sizes.cumsum(0), (1, 0)).to(torch.int32)
-        longest = int(max(lengths))
-        column = torch.arange(longest, device=device)
-        # Slots behind a document's end repeat its last token: causality keeps them out of all real rows.
-        index = boundaries[:-1, None] + torch.minimum(column[None], sizes[:, None] - 1)
-        where = (torch.arange(len(lengths), device=device)[:, None] * longest + column)[column[None] < sizes[:, None]]
-        return cls(index, where, boundaries, longest)
+    def of(cls, batch: PackedBatch, device: torch.device) -> Layout:
+        """A micro-batch's layout, on a device."""
+        sizes = np.array(batch.lengths)
+        boundaries = np.concatenate([[0], sizes.cumsum()])
+        padded, where, end = [], np.zeros(len(batch.ids), np.int64), 0
+        for part in np.array_split(np.argsort(sizes, kind="stable"), -(-len(sizes) // PART)):
+            column, own = np.arange(sizes[part].max()), sizes[part, None]
+            # Slots behind a document's end repeat its last token: causality keeps them out of all real rows.
+            index = batch.rows[boundaries[part, None] + np.minimum(column, own - 1)]
+            slots = end + np.arange(index.size).reshape(index.shape)
+            where[index[column < own]] = slots[column < own]
+            padded.append(index)
+            end += index.size
+        first = np.unique(batch.rows, return_index=True)[1]
+
+        def there(array: NDArray[np.int64]) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
+        return cls(
+            there(np.concatenate([p.ravel() for p in padded])), tuple(p.shape for p in padded), there(where),
+            there(batch.rows) if len(batch.rows) > len(batch.ids) else None,
+            there(first), there(boundaries).to(torch.int32), int(sizes.max()),
+        )  # fmt: skip
 
 
 def packed_attention(
@@ -64,6 +95,8 @@ def packed_attention(
 
         groups = heads // key.shape[1]
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        if layout.rows is not None:
+            q, k, v = q[layout.rows], k[layout.rows], v[layout.rows]
         if groups > 1:
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
         out = varlen_attn(
@@ -71,14 +104,19 @@ def packed_attention(
             layout.longest, layout.longest, scale=scaling, window_size=(-1, 0),
         )  # fmt: skip
         assert isinstance(out, Tensor)  # a tuple only if asked for the log-sum-exp
-        return out.unsqueeze(0), None
-    # [1, heads, T, d] -> [documents, heads, longest, d]
-    q, k, v = (x[0][:, layout.index].transpose(0, 1) for x in (query, key, value))
-    out = F.scaled_dot_product_attention(
-        q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=key.shape[1] != heads
-    )
-    flat = out.transpose(1, 2).reshape(-1, heads, dim)
-    return flat[layout.where].unsqueeze(0), None
+        return (out if layout.rows is None else out[layout.first]).unsqueeze(0), None
+    # index_select has the fast backward; gathering for all parts at once, it has one
+    gathered = [x[0].transpose(0, 1).index_select(0, layout.padded) for x in (query, key, value)]
+    pieces = [x.split([documents * longest for documents, longest in layout.parts]) for x in gathered]
+    flat = []
+    for shape, *piece in zip(layout.parts, *pieces, strict=True):
+        # [documents x longest, heads, d] -> [documents, heads, longest, d]
+        q, k, v = (x.unflatten(0, shape).transpose(1, 2) for x in piece)
+        out = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=key.shape[1] != heads
+        )
+        flat.append(out.transpose(1, 2).reshape(-1, heads, dim))
+    return torch.cat(flat)[layout.where].unsqueeze(0), None
 
 
 AttentionInterface.register(NAME, packed_attention)

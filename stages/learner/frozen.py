@@ -83,10 +83,10 @@ class FrozenModels:
     @torch.no_grad()
     def states(self, name: str, batch: PackedBatch) -> Tensor:
         """A model's final hidden states at a micro-batch's targets, [S, d], on this rank's device."""
-        ids, positions, targets = (
-            torch.from_numpy(np.array(a)).to(self.device) for a in (batch.ids, batch.positions, batch.targets)
+        ids, positions, sources = (
+            torch.from_numpy(np.array(a)).to(self.device) for a in (batch.ids, batch.positions, batch.sources)
         )
-        return self.get(name).hidden(ids, positions, Layout.of(batch.lengths, self.device), targets)
+        return self.get(name).hidden(ids, positions, Layout.of(batch, self.device), sources)
 
     @torch.no_grad()
     def targets(self, name: str, batch: PackedBatch, kind: str, count: int, seed: int) -> tuple[Tensor, Tensor]:

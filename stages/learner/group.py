@@ -114,6 +114,8 @@ class Learner:
     ) -> dict[str, float]:
         """One optimizer step over all `samples`; returns the means over targets of the loss's metrics.
 
+        Beside them `tokens` of the samples, and `packed_tokens` that were computed: a shared prompt counts once.
+
         The loss is normalised over the whole batch: how it's cut into ranks and micro-batches changes nothing.
         Where loss or gradient isn't finite, all ranks leave the weights alone together: `skipped_step` is 1.
         """
@@ -134,7 +136,10 @@ class Learner:
         }
         metrics |= {"loss": sum(r["loss"] for r in results), "grad_norm": results[0]["grad_norm"], "lr": lr}
         metrics["skipped_step"] = float(not np.isfinite(metrics["grad_norm"]))
-        return metrics | {"targets": targets, "tokens": float(sum(s.tokens for s in samples))}
+        packed = sum(len(b.ids) for share in shares for b in share if b.samples[0] >= 0)
+        return metrics | {
+            "targets": targets, "tokens": float(sum(s.tokens for s in samples)), "packed_tokens": float(packed),
+        }  # fmt: skip
 
     def logprobs(
         self, samples: Sequence[Sample], *, micro_tokens: int, temperature: float = 1.0, frozen: str = ""
@@ -178,7 +183,7 @@ class Learner:
         shares: list[list[PackedBatch]] = [[] for _ in range(self.ranks)]
         for teacher in sorted({s.teacher for s in samples}):
             mine = [i for i, s in enumerate(samples) if s.teacher == teacher]
-            plan = plan_micro_batches([samples[i].tokens for i in mine], self.ranks, micro_tokens)
+            plan = plan_micro_batches([samples[i] for i in mine], self.ranks, micro_tokens)
             for share, batches in zip(shares, plan, strict=True):
                 packed = (pack(samples, weights, [mine[i] for i in indices]) for indices in batches)
                 share += [replace(batch, teacher=teacher) for batch in packed]

@@ -31,15 +31,15 @@ class Policy(nn.Module):
         self.model = model
         self.vocabulary: int = model.config.vocab_size
 
-    def hidden(self, ids: Tensor, positions: Tensor, layout: Layout, targets: Tensor) -> Tensor:
-        """Final hidden states at the positions that predict `targets`: [S, d]."""
+    def hidden(self, ids: Tensor, positions: Tensor, layout: Layout, sources: Tensor) -> Tensor:
+        """Final hidden states at `sources`: [S, d]."""
         backbone = self.model.base_model
         if hasattr(self.model, "get_base_model"):  # peft keeps the causal model one level down
             backbone = self.model.get_base_model().base_model
         states = backbone(
             input_ids=ids[None], position_ids=positions[None], attention_mask=None, use_cache=False, layout=layout
         ).last_hidden_state[0]
-        return states[targets - 1]
+        return states[sources]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 logits [n, V] of a head that multiplies in the model's own precision."""
@@ -51,6 +51,7 @@ class Policy(nn.Module):
         ids: Tensor,
         positions: Tensor,
         layout: Layout,
+        sources: Tensor,
         targets: Tensor,
         chunks: int,
         temperature: float = 1.0,
@@ -62,7 +63,7 @@ class Policy(nn.Module):
 
         `chunks` is the number of head calls, the same on all ranks.
         """
-        hidden = self.hidden(ids, positions, layout, targets)
+        hidden = self.hidden(ids, positions, layout, sources)
         labels = ids[targets]
 
         def stats(part: Tensor, label: Tensor) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from posttrain.errors import InputError
+from posttrain.folders import check_empty
 from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model
 
 
@@ -33,8 +34,7 @@ def prune(path: str, out: Path, *, layers: tuple[int, ...] = (), keep: int | Non
         RecipeError: a layer to keep doesn't exist.
         InputError: see `evenly`; or `out` isn't empty.
     """
-    if out.exists() and any(out.iterdir()):
-        raise InputError("the folder isn't empty", where=str(out), fix="name another one")
+    check_empty(out)
     chosen = layers
     if keep is not None:
         chosen = evenly(len(load_model(ModelSpec(path=path), torch.float32, "eager").base_model.layers), keep)

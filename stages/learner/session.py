@@ -10,7 +10,6 @@ return session.finish()
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any
 
 from posttrain.configs.schema import ModelSource, TrainingStage
 from posttrain.errors import RunError, Stopped
+from posttrain.folders import sync, sync_tree
 from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.chat import ChatFormat, check_handover, open_chat
 from posttrain.stages.data.models import model_path
@@ -153,7 +153,7 @@ class TrainingSession:
         final = folder / f"step-{step:06d}"
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-        _sync(folder)
+        sync(folder)
         whole = sorted(folder.glob("step-*"))
         for old in whole[: -self.context.spec.keep_checkpoints]:
             shutil.rmtree(old)
@@ -171,19 +171,3 @@ def last_checkpoint(stage_dir: Path) -> Path | None:
     """The newest whole checkpoint; half-written ones have another name."""
     whole = sorted((stage_dir / "checkpoints").glob("step-*"))
     return whole[-1] if whole else None
-
-
-def sync_tree(folder: Path) -> None:
-    """fsync every file and folder below `folder`."""
-    for root, _, names in os.walk(folder):
-        for name in names:
-            _sync(Path(root) / name)
-        _sync(Path(root))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,6 +21,9 @@ from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.rollout.collect import ScoredGroup
 from posttrain.types import Sample
 
+SUMS = ("tokens", "packed_tokens")
+"""Of a step's minibatches these are added up; everything else is averaged."""
+
 
 class PolicyTrainer:
     """Trains on scored groups: the frozen models, the entropy's weight and the minibatches of an RL stage."""
@@ -99,10 +102,10 @@ class PolicyTrainer:
             for number, part in enumerate(parts)
         ]  # fmt: skip
         whole = [r for r in results if not r["skipped_step"]] or results
-        metrics = {k: float(np.mean([r[k] for r in whole])) for k in results[0] if k not in ("tokens", "targets")}
+        metrics = {k: float(np.mean([r[k] for r in whole])) for k in results[0] if k not in (*SUMS, "targets")}
         metrics["importance_ess"] = metrics["importance"] ** 2 / max(metrics.pop("importance_square"), 1e-12)
         metrics["skipped_step"] = float(np.mean([r["skipped_step"] for r in results]))
-        return metrics | {"lr": results[-1]["lr"], "tokens": sum(r["tokens"] for r in results)}
+        return metrics | {"lr": results[-1]["lr"], **{name: sum(r[name] for r in results) for name in SUMS}}
 
     def _old(self, parts: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
         """The samples with the learner's log-probabilities of before the step.

@@ -211,8 +211,8 @@ class LearnerWorker:
             extra = {"guide": self._guide(batch, loss, states)}
         assert self.policy is not None
         return module(
-            self._tensor(batch.ids), self._tensor(batch.positions), Layout.of(batch.lengths, self.device),
-            self._tensor(batch.targets), self._chunks(len(batch.targets)), **extra,
+            self._tensor(batch.ids), self._tensor(batch.positions), Layout.of(batch, self.device),
+            self._tensor(batch.sources), self._tensor(batch.targets), self._chunks(len(batch.targets)), **extra,
         )  # fmt: skip
 
     def _guide(self, batch: PackedBatch, loss: DivergenceLoss, states: torch.Tensor | None) -> Guide:

@@ -25,8 +25,11 @@ class ThinkingBudget:
     close_id: int | None
     early_stop: tuple[int, ...]
     empty: tuple[int, ...]
-    opened_in_prompt: bool = False
     closed_in_prompt: bool = False
+    thought_from: int | None = None
+    """How many ids stood before the thought's first one; None as long as no block is open."""
+    read: int = 0
+    """How many ids have been looked at."""
     spent: bool = False
 
     @classmethod
@@ -37,7 +40,7 @@ class ThinkingBudget:
         closes = max((i for i, t in enumerate(tail) if t == chat.close_id), default=-1)
         return cls(
             budget=budget, open_id=chat.open_id, close_id=chat.close_id, early_stop=chat.early_stop,
-            empty=chat.empty_block, opened_in_prompt=opens > closes, closed_in_prompt=closes > opens,
+            empty=chat.empty_block, closed_in_prompt=closes > opens, thought_from=0 if opens > closes else None,
         )  # fmt: skip
 
     def resume(self, ids: Sequence[int], sources: Sequence[int]) -> list[int]:
@@ -50,19 +53,20 @@ class ThinkingBudget:
         return list(text[trailing:]) if trailing else []
 
     def inject(self, ids: Sequence[int]) -> list[int]:
-        """The ids to force next, given all ids so far; empty when the model may go on by itself."""
+        """The ids to force next, given all ids so far; empty when the model may go on by itself.
+
+        Asked again, it looks only at what is new.
+        """
         if self.budget is None or self.spent or self.closed_in_prompt:
             return []
-        if self.close_id in ids:
+        new, start = ids[self.read :], self.read
+        self.read = len(ids)
+        if self.close_id in new:
             self.spent = True
             return []
-        if self.opened_in_prompt:
-            thought = len(ids)
-        elif self.open_id in ids:
-            thought = len(ids) - 1 - list(ids).index(self.open_id)  # type: ignore[arg-type]
-        else:
-            return []
-        if thought < self.budget:
+        if self.thought_from is None and self.open_id in new:
+            self.thought_from = start + list(new).index(self.open_id) + 1  # type: ignore[arg-type]
+        if self.thought_from is None or len(ids) - self.thought_from < self.budget:
             return []
         self.spent = True
         return list(self.empty if self.budget == 0 else self.early_stop)

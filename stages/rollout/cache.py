@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-BLOCK = 32  # attention reads the cache up to a multiple of this: few distinct shapes
+BLOCK = 16  # attention reads the cache up to a multiple of this: few distinct shapes
 
 
 class RowCache:
-    """Buffers [rows, kv heads, capacity, d] a layer; row r holds `lengths[r]` tokens. transformers calls `update`.
+    """Buffers [rows, kv heads, capacity, d] a layer, the keys' transposed; transformers calls `update`.
 
-    Set `positions` [rows, q] (where the new tokens go) before each forward pass, and pass `mask()` to the model.
+    Say with `place` where the new tokens go before each forward pass, and pass `mask()` to the model.
     """
 
     def __init__(
@@ -22,11 +22,10 @@ class RowCache:
     ) -> None:
         heads = config.num_key_value_heads
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (rows, heads, capacity, dim)
         layers = range(config.num_hidden_layers)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
-        self.capacity = capacity
+        self.keys = [torch.zeros(rows, heads, dim, capacity, dtype=dtype, device=device) for _ in layers]
+        self.values = [torch.zeros(rows, heads, capacity, dim, dtype=dtype, device=device) for _ in layers]
+        self.capacity, self.dtype = capacity, dtype
         self.positions = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self.width = 0
 
@@ -38,15 +37,16 @@ class RowCache:
         self.rows = torch.arange(len(positions), device=positions.device)[:, None]
 
     def mask(self) -> Tensor:
-        """[rows, 1, q, width], true where a query may look."""
+        """[rows, 1, q, width]: 0 where a query may look, minus infinity elsewhere."""
         slots = torch.arange(self.width, device=self.positions.device)
-        return (slots <= self.positions[:, :, None])[:, None]
+        hidden = slots > self.positions[:, :, None]
+        return torch.zeros_like(hidden, dtype=self.dtype).masked_fill_(hidden, -torch.inf)[:, None]
 
     def update(self, key: Tensor, value: Tensor, layer: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """transformers' Cache.update: store [rows, heads, q, d], give back all keys and values up to `width`."""
-        self.keys[layer][self.rows, :, self.positions] = key.transpose(1, 2)
+        self.keys[layer][self.rows, :, :, self.positions] = key.transpose(1, 2)
         self.values[layer][self.rows, :, self.positions] = value.transpose(1, 2)
-        return self.keys[layer][:, :, : self.width], self.values[layer][:, :, : self.width]
+        return self.keys[layer][..., : self.width].transpose(-1, -2), self.values[layer][:, :, : self.width]
 
     def get_seq_length(self, layer: int = 0) -> int:
         """Only asked when no positions are given, which never happens here."""

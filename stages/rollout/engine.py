@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from posttrain.errors import InputError
 from posttrain.stages.data.chat import ChatFormat
+from posttrain.stages.rollout.attention import NAME
 from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.stages.rollout.cache import RowCache
 from posttrain.stages.rollout.gate import Gate
@@ -49,6 +50,7 @@ class TransformersEngine:
 
     def __init__(self, model: Any, tokenizer: Any, *, batch: int = 256) -> None:
         self.model, self.tokenizer, self.batch = model, tokenizer, batch
+        model.set_attn_implementation(NAME)
         self.chat = ChatFormat(tokenizer)
         self.version = 0
         self.gate = Gate()

@@ -28,15 +28,14 @@ def draw(logits: Tensor, random: Tensor, params: SamplingParams) -> tuple[Tensor
     logits = logits.float()
     if params.temperature == 0:
         tokens = logits.argmax(-1)
-    else:
-        logits = logits / params.temperature
-        probabilities = _cut(F.softmax(logits, dim=-1), params).double()
-        cumulative = probabilities.cumsum(-1)
-        # Inverse transform: the first token whose cumulative probability passes the uniform.
-        threshold = random.double()[:, None] * cumulative[:, -1:]
-        tokens = (cumulative <= threshold).sum(-1).clamp(max=logits.shape[-1] - 1)
-    logprobs = logits.gather(-1, tokens[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
-    return tokens, logprobs
+        return tokens, logits.gather(-1, tokens[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
+    probabilities = F.softmax(logits if params.temperature == 1 else logits / params.temperature, dim=-1)
+    cumulative = _cut(probabilities, params).cumsum(-1, dtype=torch.float64)
+    # Inverse transform: the first token whose cumulative probability passes the uniform.
+    threshold = random.double()[:, None] * cumulative[:, -1:]
+    tokens = (cumulative <= threshold).sum(-1).clamp_(max=logits.shape[-1] - 1)
+    # Exact enough without the logits: what was drawn has a probability that float32 can hold.
+    return tokens, probabilities.gather(-1, tokens[:, None])[:, 0].log()
 
 
 def _cut(probabilities: Tensor, params: SamplingParams) -> Tensor:

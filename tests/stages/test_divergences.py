@@ -220,7 +220,7 @@ def passed(
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients; `remote`: with the teacher's states given, as another process would send them."""
     weights = token_weights(samples, "token")
-    packed = [pack(samples, weights, b) for b in plan_micro_batches([s.tokens for s in samples], 1, 4096)[0]]
+    packed = [pack(samples, weights, b) for b in plan_micro_batches(samples, 1, 4096)[0]]
     return backward(worker, packed, loss, [worker.frozen.states("teacher0", b) for b in packed] if remote else None)
 
 

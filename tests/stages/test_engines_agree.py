@@ -45,7 +45,7 @@ def sampled(engine: TransformersEngine, params: SamplingParams) -> list[Completi
 def packed(completions: list[Completion]) -> list[PackedBatch]:
     """The completions as the learner gets them in a step: several documents a row, several rows."""
     samples = make_samples([Group(prompt=Prompt(id="x", messages=()), completions=tuple(completions))], {"x": 0})
-    (share,) = plan_micro_batches([s.tokens for s in samples], 1, 200)
+    (share,) = plan_micro_batches(samples, 1, 150)
     assert len(share) > 2
     return [pack(samples, [s.loss_mask for s in samples], indices) for indices in share]
 

@@ -11,6 +11,7 @@ import torch
 
 from posttrain.configs.schema import LearnerCluster, Optimizer
 from posttrain.stages.data.pack import PackedBatch, pack, plan_micro_batches, token_weights
+from posttrain.stages.learner import attention
 from posttrain.stages.learner import policy as policy_module
 from posttrain.stages.learner.losses import CrossEntropy, DivergenceLoss
 from posttrain.stages.learner.modelfiles import ModelSpec
@@ -52,7 +53,7 @@ def make_samples(count: int = 7, seed: int = 0) -> list[Sample]:
 
 def batches(samples: list[Sample], budget: int, aggregate: str = "token") -> list[PackedBatch]:
     weights = token_weights(samples, aggregate)
-    return [pack(samples, weights, b) for b in plan_micro_batches([s.tokens for s in samples], 1, budget)[0]]
+    return [pack(samples, weights, b) for b in plan_micro_batches(samples, 1, budget)[0]]
 
 
 def test_packed_sft_loss_equals_transformers_loss(loaded: Any, random_model: Path) -> None:
@@ -77,6 +78,67 @@ def test_how_a_step_is_cut_changes_neither_loss_nor_gradient(loaded: Any) -> Non
     assert cut == pytest.approx(whole, abs=1e-5)
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-4)
+
+
+def shared_prompts(groups: int = 3, size: int = 4, targets_from: int = 0) -> list[Sample]:
+    """Groups of samples with a prompt in common, in one case with a stretch that is no target between two turns."""
+    rng = np.random.default_rng(5)
+    samples = []
+    for _ in range(groups):
+        prompt = rng.integers(10, 400, int(rng.integers(9, 30)))
+        for _ in range(size):
+            own = rng.integers(10, 400, int(rng.integers(4, 25)))
+            mask = np.concatenate([np.zeros(len(prompt)), np.ones(len(own))]).astype(np.float32)
+            mask[len(prompt) + 1 : len(prompt) + 1 + targets_from] = 0
+            samples.append(Sample(ids=np.concatenate([prompt, own]), loss_mask=mask))
+    return samples
+
+
+@pytest.mark.parametrize("gap", [0, 2])
+def test_sharing_a_prompt_changes_neither_loss_nor_gradient(loaded: Any, gap: int) -> None:
+    samples = shared_prompts(targets_from=gap)
+    weights = token_weights(samples, "token")
+    alone, expected = backward(loaded, [pack(samples, weights, [i]) for i in range(len(samples))], CrossEntropy())
+    row = pack(samples, weights, list(range(len(samples))))
+    assert len(row.ids) < sum(row.lengths)
+    together, got = backward(loaded, [row], CrossEntropy())
+    assert together == pytest.approx(alone, abs=1e-5)
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_documents_in_several_parts_change_nothing(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = shared_prompts()
+    row = [pack(samples, token_weights(samples, "token"), list(range(len(samples))))]
+    whole, expected = backward(loaded, row, CrossEntropy())
+    monkeypatch.setattr(attention, "PART", 5)
+    assert len(attention.Layout.of(row[0], torch.device("cpu")).parts) == 3
+    cut, got = backward(loaded, row, CrossEntropy())
+    assert cut == pytest.approx(whole, abs=1e-5)
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_kernel_for_gpus_sees_the_same_documents(shared: bool) -> None:
+    samples = shared_prompts() if shared else make_samples()
+    row = pack(samples, token_weights(samples, "token"), list(range(len(samples))))
+    layout = attention.Layout.of(row, torch.device("cuda"))
+    assert (layout.rows is not None) == shared
+    parts = torch.randn(3, 1, len(row.ids), 4, 32, device="cuda").transpose(2, 3)
+    query, key, value = (p.bfloat16().requires_grad_() for p in parts)
+    plain = [p.detach().float().requires_grad_() for p in (query, key, value)]
+    fast, _ = attention.packed_attention(None, query, key[:, :2], value[:, :2], None, layout=layout)  # type: ignore[arg-type]
+    slow, _ = attention.packed_attention(None, plain[0], plain[1][:, :2], plain[2][:, :2], None, layout=layout)  # type: ignore[arg-type]
+    torch.testing.assert_close(fast.float(), slow, atol=0.03, rtol=0.03)
+    direction = torch.randn_like(slow)
+    (fast.float() * direction).sum().backward()
+    (slow * direction).sum().backward()
+    for mine, exact in zip((query, key, value), plain, strict=True):
+        assert mine.grad is not None
+        assert exact.grad is not None
+        torch.testing.assert_close(mine.grad.float(), exact.grad, atol=0.2, rtol=0.05)
 
 
 def test_head_chunks_change_nothing(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:

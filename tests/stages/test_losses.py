@@ -56,7 +56,7 @@ def make_samples(count: int = 6, seed: int = 3, spread: float = 0.4) -> list[Sam
 
 def cut(samples: Sequence[Sample], budget: int, aggregate: str) -> list[PackedBatch]:
     weights = token_weights(samples, aggregate, LONGEST)
-    return [pack(samples, weights, b) for b in plan_micro_batches([s.tokens for s in samples], 1, budget)[0]]
+    return [pack(samples, weights, b) for b in plan_micro_batches(samples, 1, budget)[0]]
 
 
 # (TRL's settings, our loss, our aggregate)

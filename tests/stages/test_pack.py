@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.errors import RunError
-from posttrain.stages.data.pack import first_fit_decreasing, pack, plan_micro_batches, token_weights
+from posttrain.stages.data.pack import LEAST_SHARED, first_fit_decreasing, pack, plan_micro_batches, token_weights
 from posttrain.types import Sample
 
 
@@ -30,15 +32,16 @@ def test_bins_hold_every_index_once_within_budget(sizes: list[int]) -> None:
 
 @given(lengths, st.integers(1, 4))
 def test_every_rank_gets_equally_many_micro_batches(sizes: list[int], ranks: int) -> None:
-    shares = plan_micro_batches(sizes, ranks, 64)
+    shares = plan_micro_batches([sample(n, 1, start=100 * i) for i, n in enumerate(sizes)], ranks, 64)
     assert len(shares) == ranks
     assert len({len(share) for share in shares}) == 1
     assert sorted(i for share in shares for b in share for i in b) == list(range(len(sizes)))
 
 
 def test_ranks_are_balanced_by_tokens() -> None:
-    shares = plan_micro_batches([60, 50, 10, 10, 10, 10, 10, 40], 2, 4096)
-    loads = [sum([60, 50, 10, 10, 10, 10, 10, 40][i] for b in share for i in b) for share in shares]
+    sizes = [60, 50, 10, 10, 10, 10, 10, 40]
+    shares = plan_micro_batches([sample(n, 1, start=100 * i) for i, n in enumerate(sizes)], 2, 4096)
+    loads = [sum(sizes[i] for b in share for i in b) for share in shares]
     assert max(loads) - min(loads) <= 60
     assert min(loads) > 0
 
@@ -64,6 +67,66 @@ def test_positions_restart_and_targets_point_at_their_tokens() -> None:
     assert batch.positions.tolist() == [0, 1, 2, 3, 0, 1, 2]
     assert batch.ids[batch.targets].tolist() == [12, 13, 22]
     assert batch.samples.tolist() == [0, 0, 1]
+
+
+def group(prompt: int, completions: list[int], start: int = 0) -> list[Sample]:
+    """Samples with one prompt and completions of their own, all of which are targets."""
+    made = []
+    for number, count in enumerate(completions):
+        own = np.arange(count) + start + 1000 * (number + 1)
+        mask = np.concatenate([np.zeros(prompt, np.float32), np.ones(count, np.float32)])
+        made.append(Sample(ids=np.concatenate([np.arange(prompt) + start, own]), loss_mask=mask))
+    return made
+
+
+groups = st.lists(
+    st.tuples(st.integers(1, 30), st.lists(st.integers(1, 20), min_size=1, max_size=5)), min_size=1, max_size=4
+)
+
+
+@given(groups, st.randoms())
+def test_a_row_with_shared_prompts_holds_every_sample_whole(shapes: list[tuple[int, list[int]]], random: Any) -> None:
+    samples = [s for g, (prompt, counts) in enumerate(shapes) for s in group(prompt, counts, start=100_000 * g)]
+    order = list(range(len(samples)))
+    random.shuffle(order)
+    batch = pack(samples, [s.loss_mask for s in samples], order)
+    ends = np.cumsum(batch.lengths)
+    for index, end in zip(order, ends, strict=True):
+        place = batch.rows[end - samples[index].tokens : end]
+        assert batch.ids[place].tolist() == samples[index].ids.tolist()
+        assert batch.positions[place].tolist() == list(range(samples[index].tokens))
+        mine = batch.samples == index
+        targets = np.flatnonzero(samples[index].loss_mask)
+        assert batch.targets[mine].tolist() == place[targets].tolist()
+        assert batch.sources[mine].tolist() == place[targets - 1].tolist()
+    assert set(batch.rows.tolist()) == set(range(len(batch.ids)))
+
+
+def test_a_prompt_of_several_samples_stands_in_the_row_once() -> None:
+    samples = group(20, [3, 5, 4]) + group(20, [6], start=500)
+    assert len(pack(samples, [s.loss_mask for s in samples], [0, 1, 2, 3]).ids) == 20 + 3 + 5 + 4 + 20 + 6
+
+
+def test_samples_that_begin_alike_by_a_few_tokens_share_nothing() -> None:
+    samples = group(LEAST_SHARED - 1, [3, 5])
+    assert len(pack(samples, [s.loss_mask for s in samples], [0, 1]).ids) == 2 * (LEAST_SHARED - 1) + 8
+
+
+def test_a_shared_prompt_counts_once_in_a_plan_and_stays_together() -> None:
+    samples = [s for g in range(3) for s in group(40, [10, 10, 10], start=100_000 * g)]
+    (share,) = plan_micro_batches(samples, 1, 70)
+    assert sorted(share) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+def test_a_group_over_the_budget_is_cut() -> None:
+    samples = group(40, [10] * 6)
+    (share,) = plan_micro_batches(samples, 1, 70)
+    assert sorted(share) == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_one_group_is_enough_work_for_two_ranks() -> None:
+    shares = plan_micro_batches(group(40, [10] * 6), 2, 4096)
+    assert [len(b) for share in shares for b in share] == [3, 3]
 
 
 def test_a_first_token_as_target_is_refused() -> None:
