@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -97,7 +97,7 @@ class _Queries:
             key = content(prompt)
             draw = derive_seed("validation", self.context.seed, self.context.name, key)
             full = len(chosen) == self.spec.validation
-            if draw in inside or (full and draw >= -chosen[0][0]) or judge(prompt):
+            if draw in inside or (full and draw >= -chosen[0][0]) or judge([prompt])[0]:
                 continue
             inside.add(draw)
             last = heapq.heappushpop(chosen, (-draw, number, prompt)) if full else None
@@ -112,24 +112,28 @@ class _Queries:
             )  # fmt: skip
         return [prompt for *_, prompt in sorted(chosen, key=lambda item: item[1])]
 
-    def judge(self, reserved: Sequence[Prompt]) -> Any:
-        """The reason against a query that it alone decides, as a function."""
+    def judge(self, reserved: Sequence[Prompt]) -> Callable[[Sequence[Prompt]], list[str | None]]:
+        """The reasons against queries that each of them alone decides, as a function."""
         spec, limits = self.spec, self.spec.decontaminate
         mine = {content(prompt) for prompt in reserved}
         sets = [*self._held_out, ("the validation split", list(reserved))]
         held_out = HeldOut(sets, ngram=limits.ngram, at_most=limits.at_most, near=limits.near)
 
-        def reason(prompt: Prompt) -> str | None:
+        def alone(prompt: Prompt) -> str | None:
             if not self._used.isdisjoint(_marks(prompt)):
                 return USED
             if content(prompt) in mine:
                 return RESERVED
-            if (why := unverifiable(prompt, spec.rules, spec.rewards, self._needed)) is not None:
-                return why
-            found = held_out.find(prompt)
-            return f"{CONTAMINATED}: {found}" if found else None
+            return unverifiable(prompt, spec.rules, spec.rewards, self._needed)
 
-        return reason
+        def reasons(prompts: Sequence[Prompt]) -> list[str | None]:
+            against = [alone(prompt) for prompt in prompts]
+            left = [i for i, reason in enumerate(against) if reason is None]
+            for i, found in zip(left, held_out.find_all([prompts[i] for i in left]), strict=True):
+                against[i] = f"{CONTAMINATED}: {found}" if found else None
+            return against
+
+        return reasons
 
     def _read(self, source: PromptSource, bad: BadRows | None = None) -> Iterator[Prompt]:
         make = prompt_maker(source)

@@ -22,7 +22,7 @@ _MANY, _MANY_SHARE = 3, 0.1
 _FEWEST_GRAMS = 5
 _FEWEST_MASKED = 12
 _FORMS = tuple(
-    tokens(form)
+    (tokens(form), " ".join(tokens(form)))
     for form in (
         "Please reason step by step, and put your final answer within \\boxed{}.",
         "Think step by step.",
@@ -79,13 +79,28 @@ class HeldOut:
 
     def find(self, prompt: Prompt, said: str = "") -> Found | None:
         """The item that a question, or what is said to it, is too near to."""
+        found = self.find_all([prompt])[0]
+        return found or (self._near(_words(said)) if said and self._items else None)
+
+    def find_all(self, prompts: Sequence[Prompt]) -> list[Found | None]:
+        """The item that each question is too near to; many at once are signed at once."""
         if not self._items:
-            return None
+            return [None] * len(prompts)
+        words = [
+            _words("\n".join(str(m.get("content") or "") for m in p.messages if m.get("role") != "system"))
+            for p in prompts
+        ]
+        found = [self._same(prompt) or self._near(own) for prompt, own in zip(prompts, words, strict=True)]
+        left = [i for i, item in enumerate(found) if item is None]
+        for i, item in zip(left, self._nearly([words[i] for i in left]), strict=True):
+            found[i] = item
+        return found
+
+    def _same(self, prompt: Prompt) -> Found | None:
         for key in (content(prompt), *questions(prompt)):
             if key in self._contents:
                 return Found(how="the same question", item=self._contents[key])
-        asked = "\n".join(str(m.get("content") or "") for m in prompt.messages if m.get("role") != "system")
-        return self._near(asked) or (self._near(said, whole=False) if said else None)
+        return None
 
     def _add(self, name: str, prompt: Prompt) -> None:
         asked = "\n".join(str(m.get("content") or "") for m in prompt.messages if m.get("role") == "user")
@@ -122,8 +137,7 @@ class HeldOut:
             for hash_ in hashes.tolist():
                 self._bands[hash_].append(row)
 
-    def _near(self, text: str, whole: bool = True) -> Found | None:
-        words = _without_forms(tokens(text))
+    def _near(self, words: list[str]) -> Found | None:
         if len(words) < _SHORT:
             return None
         for gram in shingles(words, self.ngram) if len(words) >= self.ngram else ():
@@ -138,24 +152,38 @@ class HeldOut:
             # A short question, said whole.
             if needed and count == needed == len(item.short) and _holds(words, item.words):
                 return Found(how="the question, word for word", item=item.label)
-        return self._nearly(words) if whole else None
-
-    def _nearly(self, words: Sequence[str]) -> Found | None:
-        masked = _masked(words)
-        if len(masked) < _FEWEST_MASKED or not self._masked_of:
-            return None
-        own = signatures([shingles(masked, 2)])
-        rows = {row for hash_ in bands(own)[0].tolist() for row in self._bands.get(hash_, ())}
-        for row in sorted(rows):
-            alike = float(similarity(self._masked[row], own[0]))
-            if alike >= self.near:
-                label = self._items[self._masked_of[row]].label
-                return Found(how=f"MinHash similarity {alike:.2f}, numbers aside", item=label)
         return None
+
+    def _nearly(self, texts: Sequence[list[str]]) -> list[Found | None]:
+        """By MinHash, numbers aside. One call signs them all: each has a cost of its own."""
+        found: list[Found | None] = [None] * len(texts)
+        masked = [(i, _masked(words)) for i, words in enumerate(texts)]
+        long = [(i, words) for i, words in masked if len(words) >= _FEWEST_MASKED]
+        if not long or not self._masked_of:
+            return found
+        signed = signatures([shingles(words, 2) for _, words in long])
+        hashed = bands(signed)
+        known = np.isin(hashed, np.fromiter(self._bands, np.uint64, len(self._bands)))
+        for place in np.flatnonzero(known.any(-1)).tolist():
+            rows = {row for hash_ in hashed[place].tolist() for row in self._bands.get(hash_, ())}
+            for row in sorted(rows):
+                alike = float(similarity(self._masked[row], signed[place]))
+                if alike >= self.near:
+                    label = self._items[self._masked_of[row]].label
+                    found[long[place][0]] = Found(how=f"MinHash similarity {alike:.2f}, numbers aside", item=label)
+                    break
+        return found
+
+
+def _words(text: str) -> list[str]:
+    return _without_forms(tokens(text))
 
 
 def _without_forms(words: list[str]) -> list[str]:
-    for form in _FORMS:
+    text = " ".join(words)
+    for form, said in _FORMS:
+        if said not in text:
+            continue
         for start in range(len(words) - len(form), -1, -1):
             if words[start : start + len(form)] == form:
                 words = words[:start] + words[start + len(form) :]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -60,11 +60,11 @@ class Scan:
     def fill(
         self,
         prompts: Iterable[Prompt],
-        judge: Callable[[Prompt], str | None],
+        judge: Callable[[Sequence[Prompt]], list[str | None]],
         as_row: Callable[[Prompt], Row],
         done: Callable[[int], None],
     ) -> None:
-        """Scan all `prompts`; `judge` gives the reason against one, `done` hears of each shard's rows."""
+        """Scan all `prompts`; `judge` gives the reasons against a shard's, `done` hears of its rows."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._cut()
         source = iter(prompts)
@@ -99,9 +99,12 @@ class Scan:
                         place += 1
 
     def _shard(
-        self, prompts: list[Prompt], judge: Callable[[Prompt], str | None], as_row: Callable[[Prompt], Row]
+        self,
+        prompts: list[Prompt],
+        judge: Callable[[Sequence[Prompt]], list[str | None]],
+        as_row: Callable[[Prompt], Row],
     ) -> None:
-        reasons = [judge(prompt) for prompt in prompts]
+        reasons = judge(prompts)
         asked = [asked_text(prompt.messages) for prompt in prompts]
         keys = [content(prompt) for prompt in prompts]
         alive = np.array([reason is None for reason in reasons])
