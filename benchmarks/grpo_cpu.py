@@ -19,7 +19,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import socket
 import statistics
 import tempfile
 import time
@@ -79,10 +78,9 @@ def learner_worker(work: Work) -> Any:
     from posttrain.configs.schema import LearnerCluster
     from posttrain.stages.learner.worker import LearnerWorker
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return LearnerWorker(0, 1, "127.0.0.1", port, LearnerCluster(), work.threads)
+    worker = LearnerWorker(0, 1, LearnerCluster(), work.threads)
+    worker.join("127.0.0.1", worker.host("127.0.0.1"))
+    return worker
 
 
 def cold_start(work: Work, folder: str) -> Report:

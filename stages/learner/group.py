@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,15 +34,26 @@ class Learner:
         self.ranks, self.settings = settings.workers, settings
         threads = settings.threads or max(1, (os.cpu_count() or 1) // (1 if settings.gpus else settings.workers))
         actor = ray.remote(_worker_class())
-        port = _free_port()
-        address = ray.util.get_node_ip_address() if cluster.address else "127.0.0.1"
         self.actors = [
             actor.options(num_cpus=0 if not settings.gpus else 1, num_gpus=settings.gpus, max_concurrency=1).remote(
-                rank, self.ranks, address, port, settings, threads
+                rank, self.ranks, settings, threads
             )
             for rank in range(self.ranks)
         ]
         self.sizes: dict[str, float] = {}
+        self._meet("" if cluster.address else "127.0.0.1")
+
+    def _meet(self, address: str) -> None:
+        """Bring the ranks together where rank 0 stands: on a cluster that may be another node than this one."""
+        first = self.actors[0]
+        try:
+            address = address or ray.get(first.__ray_call__.remote(_node_address), timeout=START_TIMEOUT)
+            port = ray.get(first.host.remote(address), timeout=START_TIMEOUT)
+        except ray.exceptions.GetTimeoutError:
+            raise RunError(
+                f"the learner's first rank didn't start in {START_TIMEOUT:.0f} s", fix="see whether its node has room"
+            ) from None
+        self._all("join", address, port, timeout=START_TIMEOUT)
 
     def _all(
         self,
@@ -235,7 +245,5 @@ def _worker_class() -> type:
     return LearnerWorker
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _node_address(_: Any) -> str:
+    return str(ray.util.get_node_ip_address())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from posttrain.configs.schema import LearnerCluster, Optimizer
 from posttrain.errors import RunError
@@ -35,32 +37,48 @@ from posttrain.stages.learner.surrogates import Sequences
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BUCKET_BYTES = 256 << 20
+MEET_TIMEOUT = 300.0
+"""Seconds that a rank waits for the others."""
 
 
 class LearnerWorker:
     """Holds at most one training engine, and frozen models by name. Every method is called on all ranks together."""
 
-    def __init__(self, rank: int, ranks: int, address: str, port: int, settings: LearnerCluster, threads: int) -> None:
+    def __init__(self, rank: int, ranks: int, settings: LearnerCluster, threads: int) -> None:
         self.rank, self.ranks, self.settings = rank, ranks, settings
         self.cuda = settings.gpus > 0
         self.device = torch.device("cuda", 0) if self.cuda else torch.device("cpu")
         torch.set_num_threads(threads)
-        os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(ranks))
-        os.environ["LOCAL_RANK"] = "0"
         if not self.cuda:
             os.environ["DS_ACCELERATOR"] = "cpu"
-        import deepspeed
-
-        deepspeed.utils.logging.logger.setLevel("WARNING")
-        # DeepSpeed would compile a shared-memory collective at first use; gloo serves without a compiler.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        dist.init_process_group("nccl" if self.cuda else "gloo", rank=rank, world_size=ranks)
-        deepspeed.init_distributed("nccl" if self.cuda else "gloo", verbose=False)
+        self._store: TCPStore | None = None
         self.engine: Any = None
         self.policy: Policy | None = None
         self.frozen = FrozenModels(self.device, DTYPES[settings.dtype], settings.offload_frozen)
 
     # ------------------------------------------------------------ set-up
+
+    def host(self, address: str) -> int:
+        """Open the ranks' meeting place on this rank's node; returns its port, which the system chose: never taken."""
+        wait = timedelta(seconds=MEET_TIMEOUT)
+        self._store = TCPStore(address, 0, self.ranks, is_master=True, timeout=wait, wait_for_workers=False)
+        return int(self._store.port)
+
+    def join(self, address: str, port: int) -> None:
+        """Meet the other ranks at rank 0's `address`; all ranks at a time."""
+        rank, ranks = self.rank, self.ranks
+        os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(ranks))
+        os.environ["LOCAL_RANK"] = "0"
+        import deepspeed
+
+        deepspeed.utils.logging.logger.setLevel("WARNING")
+        # DeepSpeed would compile a shared-memory collective at first use; gloo serves without a compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        backend = "nccl" if self.cuda else "gloo"
+        if self._store is None:
+            self._store = TCPStore(address, port, ranks, timeout=timedelta(seconds=MEET_TIMEOUT))
+        dist.init_process_group(backend, store=self._store, rank=rank, world_size=ranks)
+        deepspeed.init_distributed(backend, verbose=False)
 
     def load(
         self, spec: ModelSpec, optimizer: Optimizer | None, seed: int, zero: int | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,10 +17,8 @@ def learner_worker() -> Iterator[Any]:
 
     from posttrain.stages.learner.worker import LearnerWorker
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    made = LearnerWorker(0, 1, "127.0.0.1", port, LearnerCluster(zero=0), 2)
+    made = LearnerWorker(0, 1, LearnerCluster(zero=0), 2)
+    made.join("127.0.0.1", made.host("127.0.0.1"))
     yield made
     made.free()
     torch.distributed.destroy_process_group()
