@@ -24,7 +24,7 @@ from posttrain.stages.data.row_checks import check_response, row_messages
 from posttrain.stages.data.schedule import BatchSchedule
 from posttrain.stages.learner.losses import CrossEntropy
 from posttrain.stages.learner.session import TrainingSession
-from posttrain.thinking import CLOSE, last_flag, split_thinking
+from posttrain.thinking import CLOSE, flag_in_force, split_thinking
 from posttrain.types import Sample
 
 Conversation = list[dict[str, Any]]
@@ -119,7 +119,7 @@ def _messages(row: Row, source: DataSource, number: int) -> list[dict[str, Any]]
         split = split_thinking(last["content"])
         messages[-1] = {**last, "reasoning_content": split.thinking, "content": split.answer}
     flag = _flag(row, source, number)
-    if source.flag == "mixed" and last_flag([str(m.get("content", "")) for m in messages if m["role"] == "user"]):
+    if source.flag == "mixed" and flag_in_force(messages):
         flag = None  # a dialogue that has flags of its own was answered by them
     if flag:
         messages = [*with_flag(messages[:-1], flag), messages[-1]]  # type: ignore[list-item]
@@ -160,7 +160,7 @@ def _dialogue(messages: Conversation, earlier: Earlier, rng: np.random.Generator
     /think, and half of the turns whose flag only repeats what is in force lose it, so that inheriting is trained too.
     """
     history = [m for conversation in earlier.draw(int(rng.integers(1, 3)), rng) for m in conversation]
-    inherited, own = (last_flag([m["content"] for m in part if m["role"] == "user"]) for part in (history, messages))
+    inherited, own = flag_in_force(history), flag_in_force(messages)
     question, answer = messages[:-1], messages[-1]
     if own is None and inherited == "no_think":
         question = list(with_flag(question, "/think"))  # type: ignore[arg-type]
