@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain.configs.load import LoadedRecipe
@@ -244,6 +244,25 @@ def _check_dialogues(loaded: LoadedRecipe, source: PromptSource) -> None:
                 where=f"{source.source}:{number}",
                 fix="see builtin:dialogues",
             )
+        _check_modes(row, f"{source.source}:{number}")
+
+
+def _check_modes(row: Mapping[str, Any], where: str) -> None:
+    """Raises DataError where `modes` says something else than the flags do: it would be measured wrongly."""
+    from posttrain.stages.data.chat import flagged
+    from posttrain.thinking import last_flag
+
+    said = [row.get("system") or ""]
+    for turn, (query, flag, mode) in enumerate(zip(row["queries"], row["flags"], row["modes"], strict=True)):
+        if flag not in ("", "/think", "/no_think"):
+            raise DataError(f"flags[{turn}] is {flag!r}", where=where, fix='use "/think", "/no_think" or ""')
+        said.append(flagged(query, flag) if flag else query)
+        wanted = last_flag(said) or "think"
+        if mode not in (wanted, "closed"):
+            raise DataError(
+                f"modes[{turn}] is {mode!r}, and the last flag met asks for {wanted!r}", where=where,
+                fix="mend it; `closed` is for turns that are asked with the hard switch",
+            )  # fmt: skip
 
 
 def _check_columns(loaded: LoadedRecipe, source: PromptSource, uses: Sequence[RewardUse], spec: object) -> None:

@@ -136,7 +136,7 @@ def _own_words(text: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    """`text` without what stands in backticks, tags of code, or quotation marks; a mark without its end hides nothing."""
+    """`text` without what stands in backticks, tags or quotation marks; a mark without its end hides nothing."""
     marks = list(_MARK.finditer(text))
     ends = _ends(text, marks)
     parts, done, at = [], 0, 0
@@ -155,26 +155,23 @@ def _ends(text: str, marks: Sequence[re.Match[str]]) -> dict[int, int]:
     nearest: dict[str, int] = {}
     for at in range(len(marks) - 1, -1, -1):
         mark = marks[at][0].lower()
-        before, after = (
-            text[max(marks[at].start() - 1, 0) : marks[at].start()],
-            text[marks[at].end() : marks[at].end() + 1],
-        )
+        start, end = marks[at].span()
+        before, after = text[max(start - 1, 0) : start], text[end : end + 1]
+        opens, closes, ending = True, True, _CLOSING.get(mark, mark)
         if mark[0] == "\n":  # backticks end within their paragraph; quotations go on
-            nearest = {end: place for end, place in nearest.items() if end[0] != "`"}
+            nearest = {key: place for key, place in nearest.items() if key[0] != "`"}
             continue
         if mark[0] == "<":
             name = mark.strip("</>").split()[0]
-            opens, ends, closes = mark[1] != "/", (f"</{name}>",), mark
+            opens, closes, ending = mark[1] != "/", mark[1] == "/", f"</{name}>"
         elif mark == '"':  # 5" is no quotation
-            opens, ends = not _wordlike(before) and after.strip() != "", (mark,)
-            closes = mark if before.strip() and not _wordlike(after) else ""
-        else:
-            opens, ends, closes = True, tuple(_CLOSING.get(mark, mark)) if mark[0] != "`" else (mark,), mark
-        places = [nearest[end] for end in ends if end in nearest]
+            opens = not _wordlike(before) and bool(after.strip())
+            closes = not _wordlike(after) and bool(before.strip())
+        places = [nearest[key] for key in ((ending,) if mark[0] in "`<" else ending) if key in nearest]
         if opens and places:
             found[at] = min(places)
         if closes:
-            nearest[closes] = at
+            nearest[ending if mark[0] == "<" else mark] = at
     return found
 
 
