@@ -121,18 +121,23 @@ class ChatFormat:
             raise DataError("a conversation has no assistant turn to learn from")
         return Sample(ids=ids, loss_mask=mask, weight=weight)
 
-    def last_turn(self, messages: Sequence[Message], tools: Any = None, weight: float = 1.0) -> Sample:
+    def last_turn(
+        self, messages: Sequence[Message], tools: Any = None, weight: float = 1.0, *, closed: bool = False
+    ) -> Sample:
         """A training sample whose only target is the last assistant turn.
 
         What precedes it is rendered as it will be when the model is used: earlier think blocks are gone. The target
-        is what the template adds to that for the last turn, tool calls included, up to its end of turn.
+        is what the template adds to that for the last turn, tool calls included, up to its end of turn. An empty think
+        block is part of the target, since a soft switch has the model write it; `closed`, the hard switch, has it in
+        the prompt, and the answer alone is the target.
 
         Raises:
             DataError: the template doesn't render the last turn behind the prompt, or drops its thinking.
         """
         render = partial(self.tokenizer.apply_chat_template, tools=tools, tokenize=False)
         context, last = [dict(m) for m in messages[:-1]], dict(messages[-1])
-        prompt = self._encode(before := render(context, add_generation_prompt=True))
+        before = render(context, add_generation_prompt=True, enable_thinking=not closed)
+        prompt = self._encode(before)
         whole = render([*context, {**last, "content": last.get("content") or ""}])
         target = whole.removeprefix(before).rpartition(self.tokenizer.convert_ids_to_tokens(self.end_of_turn))[0]
         if (
