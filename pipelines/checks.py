@@ -11,6 +11,7 @@ from posttrain.errors import DataError, InputError, RecipeError, RewardError
 from posttrain.pipelines.dag import Node, sources
 from posttrain.pipelines.keys import model_folder
 from posttrain.pipelines.ledger import read_json
+from posttrain.pipelines.reading import check_lengths
 
 if TYPE_CHECKING:
     from posttrain.pipelines.plan import Plan
@@ -152,6 +153,10 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
             columns = list(report.columns)
             read = {"stage": stage.name, "from": source.source, "rows": report.rows, "columns": columns}
             found.append({**read, "skipped": report.skipped} if report.skipped else read)
+        long = check_lengths(loaded, stage.node)
+        for entry in found:
+            if entry["stage"] == stage.name and long.get(entry["from"]):
+                entry["too_long"] = long[entry["from"]]
         for source in _dialogues(spec):
             if source.source not in loaded.recipe.stages:
                 _check_dialogues(loaded, source)

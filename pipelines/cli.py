@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from posttrain.errors import InputError, PosttrainError
+from posttrain.pipelines.data_cli import data_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,6 +32,7 @@ rewards_app = typer.Typer(no_args_is_help=True, help="List rewards, and try one 
 sandbox_app = typer.Typer(no_args_is_help=True, help="Judge code on JSON lines, and check the confinement.")
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(sandbox_app, name="sandbox")
+app.add_typer(data_app, name="data")
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a packaged recipe's name.")]
 Overrides = Annotated[

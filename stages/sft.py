@@ -44,6 +44,10 @@ def run(context: StageContext) -> StageResult:
     return session.finish({"loss": metrics["loss"], "rows": float(rows)} if metrics else {"rows": float(rows)})
 
 
+Pair = tuple[Example, Example]
+"""A row alone, and as it is trained: with other rows in front, or the same again."""
+
+
 class Reading(Protocol):
     """What of a stage's context its data depend on: `posttrain data show` has no more."""
 
@@ -65,37 +69,48 @@ def build_sources(context: Reading, chat: ChatFormat, spec: Sft) -> list[list[Sa
         DataError: a row has nothing to learn from or is longer than max_length, with its place; or more rows than
             max_bad_share are, where they are skipped.
     """
-    bad = [BadRows(_patient(context, source)) for source in spec.data]
     if spec.text:
-        return [_documents(context, chat, spec, counted) for counted in bad]
+        return [_documents(context, chat, spec, source) for source in spec.data]
+    return [_samples(context, chat, spec, *part) for part in conversations(context, spec)]
+
+
+def conversations(context: Reading, spec: Sft) -> list[tuple[BadRows, list[Pair]]]:
+    """The rows of each source, as they are and with what other rows put in front of some; and the malformed ones.
+
+    Raises:
+        DataError: as `build_sources`, lengths aside.
+    """
+    bad = [BadRows(_patient(context, source)) for source in spec.data]
     tables = [_examples(context, counted) for counted in bad]
     earlier = Earlier(tables, [source.weight for source in spec.data])
     rng = np.random.default_rng(derive_seed(context.seed, context.name, "dialogues"))
-    samples = []
-    for rows, counted in zip(tables, bad, strict=True):
-        mine: list[Sample] = []
-        left = 0
-        for row in rows:
-            joined = row
-            if earlier.pools and rng.random() < spec.multi_turn:
-                joined = dialogue(row, earlier, rng)
-            found, contradicting = _rendered(chat, spec, joined, row)
-            left += contradicting
-            longest = max(sample.tokens for sample in found)
-            if longest > spec.max_length:
-                counted.rows -= 1
-                counted.met(too_long(longest, spec, row.where))
-                continue
-            mine += found
-        if left:
-            context.say(f"{context.name}: {left} earlier turns are no targets: their thinking is lost")
-        counted.settle()
-        if not mine:
-            raise DataError("no row is left to learn from", where=counted.source.source)
-        if counted.skipped:
-            context.say(f"{context.name}: {counted}")
-        samples.append(mine)
-    return samples
+
+    def joined(row: Example) -> Example:
+        return dialogue(row, earlier, rng) if earlier.pools and rng.random() < spec.multi_turn else row
+
+    return [(counted, [(row, joined(row)) for row in rows]) for counted, rows in zip(bad, tables, strict=True)]
+
+
+def _samples(context: Reading, chat: ChatFormat, spec: Sft, bad: BadRows, pairs: list[Pair]) -> list[Sample]:
+    found: list[Sample] = []
+    lost = 0
+    for row, joined in pairs:
+        samples, contradicting = render(chat, spec, row, joined)
+        lost += contradicting
+        longest = max(sample.tokens for sample in samples)
+        if longest > spec.max_length:
+            bad.rows -= 1
+            bad.met(too_long(longest, spec, row.where))
+        else:
+            found += samples
+    bad.settle()
+    if lost:
+        context.say(f"{context.name}: {lost} earlier turns are no targets: their thinking is lost")
+    if bad.skipped:
+        context.say(f"{context.name}: {bad}")
+    if not found:
+        raise DataError("no row is left to learn from", where=bad.source.source)
+    return found
 
 
 def too_long(tokens: int, spec: Sft, where: str) -> DataError:
@@ -112,22 +127,22 @@ def _patient(context: Reading, source: DataSource) -> DataSource:
     return source.model_copy(update={"on_bad_row": "skip"})
 
 
-def _rendered(chat: ChatFormat, spec: Sft, joined: Example, alone: Example) -> tuple[list[Sample], int]:
-    """The row's samples, and how many of its turns are no targets; without other rows in front if that is too long."""
+def render(chat: ChatFormat, spec: Sft, row: Example, joined: Example) -> tuple[list[Sample], int]:
+    """A row's samples, and how many of its turns are no targets; alone, if what is in front makes it too long."""
     if spec.turns == "all" and not joined.closed:
         samples, left = [chat.conversation(joined.messages, joined.tools)], 0
     else:
         chosen, left = targets(joined, spec.turns)
         samples = [chat.last_turn(messages, joined.tools, closed=joined.closed) for messages in chosen]
-    if joined is not alone and any(sample.tokens > spec.max_length for sample in samples):
-        return _rendered(chat, spec, alone, alone)
+    if joined is not row and any(sample.tokens > spec.max_length for sample in samples):
+        return render(chat, spec, row, row)
     return samples, left
 
 
 def _examples(context: Reading, bad: BadRows) -> list[Example]:
     source, numbers = bad.source, count(1)
     assert isinstance(source, DataSource)
-    seed = derive_seed(context.seed, context.name, source.source) % 2**32
+    seed = row_seed(context, source)
 
     def make(row: Row, where: str) -> Example:
         check_row(row, source, where, kind="sft")
@@ -136,17 +151,22 @@ def _examples(context: Reading, bad: BadRows) -> list[Example]:
     return list(read(source, make, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, bad=bad))
 
 
-def _documents(context: Reading, chat: ChatFormat, spec: Sft, bad: BadRows) -> list[Sample]:
+def row_seed(context: Reading, source: DataSource) -> int:
+    """What `fusion.example` draws a source's flags and switches by."""
+    return derive_seed(context.seed, context.name, source.source) % 2**32
+
+
+def _documents(context: Reading, chat: ChatFormat, spec: Sft, source: DataSource) -> list[Sample]:
+    bad = BadRows(source)
+
     def make(row: Row, where: str) -> Sample:
-        check_row(row, bad.source, where, kind="sft", text=True)
+        check_row(row, source, where, kind="sft", text=True)
         ids = chat.document_ids(row["text"])[: spec.max_length]
         mask = np.ones(len(ids), np.float32)
         mask[0] = 0
         return Sample(ids=ids, loss_mask=mask)
 
-    found = list(
-        read(bad.source, make, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, bad=bad)
-    )
+    found = list(read(source, make, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, bad=bad))
     if bad.skipped:
         context.say(f"{context.name}: {bad}")
     return found
