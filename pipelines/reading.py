@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain.configs.data_stages import NO_MODEL
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import DataSource, ModelSource, Sft
 from posttrain.errors import InputError
@@ -76,7 +77,7 @@ class StageReading:
         stages = self.loaded.recipe.stages
         while source is not None and source.source in stages and source.source not in self.inputs:
             source = getattr(stages[source.source], "model", None)
-        if source is None or source.source == "builtin:oracle":
+        if source is None or source.source in NO_MODEL:
             source = self.base
         if source is None:
             raise InputError(f"{self.name} has no model whose tokenizer could be taken", fix="add base: to the recipe")

@@ -522,11 +522,11 @@ def test_the_oracle_writes_a_well_formed_solution() -> None:
 
 def test_the_oracle_drops_rows_without_a_solution() -> None:
     worked = prompt(columns={"solution": "1+1=2", "answer": "2"})
-    kept, without = sample.with_solutions([prompt(), worked, prompt()], "here")
+    kept, without = sample.with_answers([prompt(), worked, prompt()], sample.ORACLE, "here")
     assert kept == [worked]
     assert len(without) == 2
     with pytest.raises(DataError, match="no row has it"):
-        sample.with_solutions([prompt()], "here")
+        sample.with_answers([prompt()], sample.ORACLE, "here")
 
 
 def test_any_text_can_be_written_down(tmp_path: Path) -> None:
