@@ -30,7 +30,7 @@ from posttrain.stages.data.store import write_rows
 from posttrain.stages.learner.storing import store_distributions
 from posttrain.stages.rollout.collect import ScoredGroup, collect, load_policy, sampling_params
 from posttrain.stages.rollout.teacher import EndpointTeacher
-from posttrain.thinking import CLOSE
+from posttrain.thinking import CLOSE, OPEN
 from posttrain.types import Completion, Group, Message, Prompt
 
 BATCH = 128
@@ -268,9 +268,9 @@ def oracle_group(prompt: Prompt) -> Group:
 
 
 def given_group(prompt: Prompt) -> Group:
-    """The response that a row has; an empty think block stands before one without thinking."""
+    """The response that a row has; an empty think block stands before one without any."""
     response = str(prompt.columns["response"])
-    return _written(prompt, response if CLOSE in response else f"<think>\n\n</think>\n\n{response}")
+    return _written(prompt, response if OPEN in response or CLOSE in response else f"<think>\n\n</think>\n\n{response}")
 
 
 def _written(prompt: Prompt, text: str) -> Group:
