@@ -29,6 +29,10 @@ QUOTED = {
     "in a nested block quotation": "> > /no_think\nWho said that?",
     "in indented code": "Here is the log:\n\n    user: hi\n    /no_think\n\nWhat went wrong?",
     "in code tags": "What is <code>\n/no_think\n</code>?",
+    "in a list of flags": "The flags are:\n- /think\n- /no_think\n1. /no_think\nWhich is better?",
+    "in triple quotes": 'What does this hold?\n"""\n2+2? /no_think\n"""',
+    "in a cell of a table": "| flag | meaning |\n| /no_think | off |",
+    "in JSON": '{"role": "user", "content": "2+2? /no_think"}',
     "in the middle of a line": "Does the /no_think switch work with vLLM?",
     "part of a path": "Delete /tmp/think and /var/no_think",
     "part of a word": "a/think b/no_think",
@@ -52,6 +56,8 @@ SWITCHES = {
     "behind an open backtick": "What does ` mean? /no_think",
     "behind backticks of another paragraph": "One ` here.\n\n2+2? /no_think\n\nAnd ` there.",
     "in a text that is indented as a whole": "\n    2+2?\n\n    /no_think\n",
+    "at the end of a list": "- Be brief.\n- Answer in French. /no_think",
+    "behind Windows line ends": "2+2?\r\n/no_think\r\n",
     "behind a flag that is quoted": "What does `/think` do? /no_think",
 }
 

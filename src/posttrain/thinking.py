@@ -104,6 +104,8 @@ def _flag_of(text: str) -> str | None:
         return None  # Qwen3's template takes it for a tool's turn
     for line in reversed(_own_words(text).splitlines()):
         words = line.split()
+        if words and _BULLET.fullmatch(words[0]) and all(word in FLAGS for word in words[1:]):
+            continue  # a list of flags
         first = list(takewhile(FLAGS.__contains__, words))
         last = list(takewhile(FLAGS.__contains__, reversed(words)))
         if last or first:
@@ -111,8 +113,9 @@ def _flag_of(text: str) -> str | None:
     return None
 
 
+_BULLET = re.compile(r"[-*+•]|\(?\d{1,3}[.)]")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
-_MARK = re.compile(r"`+|[\"“”„«»「」]|</?(?:code|pre|blockquote|q)\b[^<>\n]{0,200}>|\n[ \t]*\n", re.IGNORECASE)
+_MARK = re.compile(r"`+|\"{3}|[\"“”„«»「」]|</?(?:code|pre|blockquote|q)\b[^<>\n]{0,200}>|\n[ \t]*\n", re.IGNORECASE)
 _CLOSING = {"“": "”", "„": "“”", "«": "»", "»": "«", "「": "」"}
 _SOMETHING = " \N{HORIZONTAL ELLIPSIS} "  # stands where a quotation stood, so that no other word gets to an edge
 
@@ -167,7 +170,8 @@ def _ends(text: str, marks: Sequence[re.Match[str]]) -> dict[int, int]:
         elif mark == '"':  # 5" is no quotation
             opens = not _wordlike(before) and bool(after.strip())
             closes = not _wordlike(after) and bool(before.strip())
-        places = [nearest[key] for key in ((ending,) if mark[0] in "`<" else ending) if key in nearest]
+        keys = ending if mark in _CLOSING else (ending,)
+        places = [nearest[key] for key in keys if key in nearest]
         if opens and places:
             found[at] = min(places)
         if closes:
