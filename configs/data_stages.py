@@ -117,12 +117,16 @@ class FilterUse(Strict):
 
     model_config = ConfigDict(extra="allow")
 
-    use: str = Field(description="correct, repetition, guesswork, consistent, language, similar or complete")
+    use: str = Field(description="correct, repetition, guesswork, consistent, language, similar, complete or checklist")
 
     @property
     def params(self) -> dict[str, Any]:
         """What the recipe sets."""
         return dict(self.model_extra or {})
+
+
+NO_MODEL = ("builtin:oracle", "builtin:given")
+"""What answers in a `sample` stage without being a model."""
 
 
 class Store(Strict):
@@ -145,7 +149,11 @@ class Sample(StageBase):
     """
 
     kind: Literal["sample"]
-    model: Model | None = Field(None, description="what answers: a stage, base, builtin:oracle, a folder, a Hub id")
+    model: Model | None = Field(
+        None,
+        description="what answers: a stage, base, a folder, a Hub id; builtin:oracle writes the rows' solutions out, "
+        "builtin:given takes the responses that they have",
+    )
     endpoint: JudgeModel | None = Field(None, description="in place of `model`: an OpenAI-compatible endpoint")
     prompts: tuple[PromptSource, ...]
     n: int = Field(1, ge=1, description="candidates a prompt")
@@ -172,7 +180,7 @@ class Sample(StageBase):
             raise ValueError("who answers? name `model` or `endpoint: {endpoint: URL, model: NAME}`, one of the two")
         if self.endpoint is not None and self.endpoint.endpoint is None:
             raise ValueError("`endpoint` is {endpoint: URL, model: NAME}; what the run holds is named in `model`")
-        if self.store is not None and (self.model is None or self.model.source == "builtin:oracle"):
+        if self.store is not None and (self.model is None or self.model.source in NO_MODEL):
             raise ValueError(
                 "`store` keeps the distributions of a model of the run: neither endpoint nor oracle has any"
             )

@@ -68,6 +68,16 @@ class DataSource(PromptSource):
         None,
         description="appended to the last user turn; mixed: the row's own mode decides, a third has no flag",
     )
+    unflagged: float = Field(
+        1 / 3, ge=0, le=1, description="with flag: mixed, share of the thinking rows without one: the default mode"
+    )
+    in_system: float = Field(0.0, ge=0, le=1, description="share of the flags that stand in the system message")
+    hard_switch: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the rows without thinking that are asked with enable_thinking=False, whatever their flag",
+    )
 
 
 def as_mapping(value: Any, key: str) -> Any:

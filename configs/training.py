@@ -57,11 +57,14 @@ class Sft(TrainingStage):
     kind: Literal["sft"]
     data: tuple[DataSource, ...]
     batch_size: int = Field(32, ge=1, description="sequences a step, over all ranks")
-    max_length: int = Field(1024, ge=8, description="tokens; longer conversations are refused, plain documents cut")
+    max_length: int = Field(
+        1024, ge=8, description="tokens; longer conversations are malformed rows (`on_bad_row`), plain documents cut"
+    )
     multi_turn: float = Field(0.0, ge=0, le=1, description="share of rows that get earlier turns of other rows")
-    turns: Literal["last", "all"] = Field(
+    turns: Literal["last", "each", "all"] = Field(
         "last",
-        description="targets: the last assistant turn, history rendered as in use; or all turns, think blocks kept",
+        description="targets: the last assistant turn; or each, as a sample of its own, both with the history as it "
+        "is in use; or all in one sample, think blocks kept",
     )
     text: bool = Field(False, description="plain documents (column `text`), loss on every token: pre-training")
 

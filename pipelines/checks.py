@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain.configs.load import LoadedRecipe
@@ -11,6 +11,7 @@ from posttrain.errors import DataError, InputError, RecipeError, RewardError
 from posttrain.pipelines.dag import Node, sources
 from posttrain.pipelines.keys import model_folder
 from posttrain.pipelines.ledger import read_json
+from posttrain.pipelines.reading import check_lengths
 
 if TYPE_CHECKING:
     from posttrain.pipelines.plan import Plan
@@ -152,6 +153,10 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
             columns = list(report.columns)
             read = {"stage": stage.name, "from": source.source, "rows": report.rows, "columns": columns}
             found.append({**read, "skipped": report.skipped} if report.skipped else read)
+        long = check_lengths(loaded, stage.node)
+        for entry in found:
+            if entry["stage"] == stage.name and long.get(entry["from"]):
+                entry["too_long"] = long[entry["from"]]
         for source in _dialogues(spec):
             if source.source not in loaded.recipe.stages:
                 _check_dialogues(loaded, source)
@@ -244,6 +249,25 @@ def _check_dialogues(loaded: LoadedRecipe, source: PromptSource) -> None:
                 where=f"{source.source}:{number}",
                 fix="see builtin:dialogues",
             )
+        _check_modes(row, f"{source.source}:{number}")
+
+
+def _check_modes(row: Mapping[str, Any], where: str) -> None:
+    """Raises DataError where `modes` says something else than the flags do: it would be measured wrongly."""
+    from posttrain.stages.data.chat import flagged
+    from posttrain.thinking import last_flag
+
+    said = [row.get("system") or ""]
+    for turn, (query, flag, mode) in enumerate(zip(row["queries"], row["flags"], row["modes"], strict=True)):
+        if flag not in ("", "/think", "/no_think"):
+            raise DataError(f"flags[{turn}] is {flag!r}", where=where, fix='use "/think", "/no_think" or ""')
+        said.append(flagged(query, flag) if flag else query)
+        wanted = last_flag(said) or "think"
+        if mode not in (wanted, "closed"):
+            raise DataError(
+                f"modes[{turn}] is {mode!r}, and the last flag met asks for {wanted!r}", where=where,
+                fix="mend it; `closed` is for turns that are asked with the hard switch",
+            )  # fmt: skip
 
 
 def _check_columns(loaded: LoadedRecipe, source: PromptSource, uses: Sequence[RewardUse], spec: object) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from posttrain.errors import InputError, PosttrainError
+from posttrain.pipelines.data_cli import data_app
 from posttrain.pipelines.judging import rewards_app, sandbox_app
 from posttrain.pipelines.terminal import make_console, plain, silence_bars
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(sandbox_app, name="sandbox")
+app.add_typer(data_app, name="data")
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a packaged recipe's name.")]
 Overrides = Annotated[

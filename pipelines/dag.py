@@ -211,7 +211,7 @@ class _Settler:
         from posttrain.stages.data.models import BUILTIN
 
         name = source.removeprefix("builtin:")
-        known, what = (GENERATORS, "generator") if wants == "data" else ((*BUILTIN, "oracle"), "model")
+        known, what = (GENERATORS, "generator") if wants == "data" else ((*BUILTIN, "oracle", "given"), "model")
         if name not in known:
             raise self._error(at, f"there is no {what} {source}; {closest(name, known)}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from posttrain.rewards import (
+    checklists,
     choices,
     code,
     format,
@@ -83,7 +84,7 @@ def merged(tables: Iterable[Mapping[str, BuiltinReward]]) -> dict[str, BuiltinRe
 
 _MODULES = (
     format, modes, instructions, text, choices, structured, lengths, languages, tools, retrieval, premises, refusals,
-    environment, reasoning_gym, judge, reward_model,
+    environment, reasoning_gym, judge, checklists, reward_model,
 )  # fmt: skip
 
 BUILTINS: dict[str, BuiltinReward] = merged((VERIFIERS, *(module.REWARDS for module in _MODULES)))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from posttrain.rewards.contract import BuiltinReward, Case
-from posttrain.thinking import CLOSE, OPEN, last_flag, split_thinking
+from posttrain.thinking import CLOSE, OPEN, flag_in_force, split_thinking
 
 
 def wanted_mode(prompt: Sequence[Any], mode: str | None = None) -> str:
@@ -16,8 +16,7 @@ def wanted_mode(prompt: Sequence[Any], mode: str | None = None) -> str:
     """
     if mode in ("think", "no_think", "closed"):
         return mode
-    texts = [m["content"] for m in prompt if m.get("role") in ("user", "system") and isinstance(m["content"], str)]
-    return last_flag(texts) or "think"
+    return flag_in_force(prompt) or "think"
 
 
 def follows(text: str, wanted: str) -> bool:

@@ -7,8 +7,7 @@ completion stands in completions.parquet, under `ask` (the mode, with its budget
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,10 +15,11 @@ from posttrain.configs.schema import Evaluate, Suite
 from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.load import derive_seed, load_prompts
 from posttrain.stages.data.store import write_rows
+from posttrain.stages.dialogue import follow, follow_rows
 from posttrain.stages.measures import Row, completion_table, pass_at, score_table, summary
 from posttrain.stages.rollout.collect import ScoredGroup, collect, load_policy, rollout_rows
 from posttrain.thinking import split_thinking
-from posttrain.types import Completion, Mode, Prompt, SamplingParams, Score
+from posttrain.types import Completion, Group, Mode, Prompt, SamplingParams
 
 TABLE = "table.json"
 THINKING, NON_THINKING = (0.6, 0.95, 20), (0.7, 0.8, 20)
@@ -128,37 +128,14 @@ def _budget(context: StageContext, suite: Suite, prompts: list[Prompt]) -> tuple
 
 
 def _mode_following(context: StageContext, suite: Suite, prompts: list[Prompt]) -> tuple[list[Row], Asked]:
-    """Multi-turn dialogues with random flags (ThinkFollow, report 4.7): is the mode right at each turn?
+    """ThinkFollow (report, 4.7): is the mode right at each turn of a dialogue?"""
 
-    The model answers turn after turn; its own answers, think blocks stripped, are the history. A turn passes iff it
-    has one well-formed block, empty iff the last flag met is /no_think.
-    """
-    pool, params = context.workers.rollout(), suite_params(suite, "default")
-    turns = len(prompts[0].columns["queries"])
-    histories: list[list[dict[str, Any]]] = [[] for _ in prompts]
-    passed = np.zeros((len(prompts), turns))
-    everything: Asked = {}
-    for turn in range(turns):
-        asked = []
-        for prompt, history in zip(prompts, histories, strict=True):
-            query, flag = prompt.columns["queries"][turn], prompt.columns["flags"][turn]
-            history.append({"role": "user", "content": f"{query} {flag}".strip()})
-            asked.append(Prompt(id=prompt.id, messages=tuple(history), task=prompt.task, domain=f"turn{turn + 1}"))
-        seed = derive_seed("evaluate", context.seed, suite.name, turn)
-        groups = {g.prompt.id: g for g in pool.generate(asked, 1, params, seed=seed)}
-        for i, prompt in enumerate(asked):
-            group = groups[prompt.id]
-            split = split_thinking(group.completions[0].text)
-            wanted = prompts[i].columns["modes"][turn]
-            passed[i, turn] = split.well_formed and split.empty == (wanted == "no_think")
-            verdict = Score(value=float(passed[i, turn]), parts={wanted: float(passed[i, turn])})
-            everything.setdefault(f"turn {turn + 1}", []).append(ScoredGroup(group=group, scores=(verdict,)))
-            histories[i].append({"role": "assistant", "content": split.answer})
-    rows = [summary("flags", "turns", passed), summary("flags", "dialogues", passed.min(1, keepdims=True))]
-    for mode in ("think", "no_think"):
-        wanted = np.array([p.columns["modes"] for p in prompts]) == mode
-        rows.append(summary("flags", f"turns/{mode}", np.where(wanted, passed, np.nan)))
-    return rows, everything
+    def ask(turn: int, mode: Mode, asked: Sequence[Prompt]) -> Iterator[Group]:
+        seed = derive_seed("evaluate", context.seed, suite.name, turn, *(["closed"] if mode == "closed" else []))
+        return context.workers.rollout().generate(asked, 1, suite_params(suite, mode), seed=seed)
+
+    passed, asked = follow(prompts, ask)
+    return follow_rows(prompts, passed), asked
 
 
 def _well_formed(completion: Completion) -> float:

@@ -1,17 +1,20 @@
 """Responses of a model to prompts, verified, filtered and chosen: cold-start candidates, rejection sampling for fusion
 (the stage-2 model answers the stage-1 queries itself; report, 4.3), teacher outputs in both modes (4.5).
 
-The teacher is a model that the run holds, or one behind an endpoint. `builtin:oracle` is no model: it writes out the
-worked solution that rows of builtin:arithmetic and of some reasoning_gym tasks carry.
+The teacher is a model that the run holds, or one behind an endpoint. Two are no models: `builtin:oracle` writes out
+the worked solution that rows of builtin:arithmetic and of some reasoning_gym tasks carry; `builtin:given` takes the
+response that a data set has, so that the filters look at it too (non-thinking data of fusion, 4.3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from posttrain.configs.data_stages import NO_MODEL
 from posttrain.configs.schema import Sample
 from posttrain.errors import DataError
 from posttrain.stages.context import StageContext, StageResult
@@ -27,11 +30,15 @@ from posttrain.stages.data.store import write_rows
 from posttrain.stages.learner.storing import store_distributions
 from posttrain.stages.rollout.collect import ScoredGroup, collect, load_policy, sampling_params
 from posttrain.stages.rollout.teacher import EndpointTeacher
+from posttrain.thinking import CLOSE, OPEN
 from posttrain.types import Completion, Group, Message, Prompt
 
 BATCH = 128
-ORACLE = "builtin:oracle"
-NO_SOLUTION = "no worked solution"
+ORACLE, GIVEN = NO_MODEL
+WRITES = {ORACLE: "solution", GIVEN: "response"}
+"""The column that each of them answers with."""
+
+WITHOUT = {ORACLE: "no worked solution", GIVEN: "no response"}
 OVER_LIMIT = "over the limit"
 
 Row = dict[str, Any]
@@ -45,9 +52,10 @@ def run(context: StageContext) -> StageResult:
     rows, settled = _reviewed(context, spec)
     funnel.rows_in += len(rows)
     prompts = [p for p in _prompts(context, spec) if content(p) not in settled]
-    if _is_oracle(spec):
-        prompts, without = with_solutions(prompts, context.name)
-        dropped += [dropped_row(p, NO_SOLUTION) for p in without]
+    writer = _writer(spec)
+    if writer:
+        prompts, without = with_answers(prompts, writer, context.name)
+        dropped += [dropped_row(p, WITHOUT[writer]) for p in without]
         funnel.rows_in += len(without)
     teacher = _Teacher(context, spec)
     filters = [bound(use, _held_out(context, spec)) for use in spec.filters]
@@ -136,7 +144,7 @@ class _Teacher:
         if spec.endpoint is not None:
             self.made_by = {"teacher": spec.endpoint.model}
             self._endpoint = EndpointTeacher(spec.endpoint, spec.sampling, spec.n, _seed(context))
-        elif not _is_oracle(spec):
+        elif not _writer(spec):
             assert spec.model is not None
             self._pool, chat = load_policy(context, spec.model)
             self.made_by = chat.fingerprint()
@@ -160,7 +168,8 @@ class _Teacher:
                 seed=derive_seed(self.context.seed, self.context.name, start),
                 environments=self.context.workers.environment,
             )  # fmt: skip
-        groups = self._endpoint.groups(prompts) if self._endpoint else [oracle_group(p) for p in prompts]
+        written = given_group if _writer(self.spec) == GIVEN else oracle_group
+        groups = self._endpoint.groups(prompts) if self._endpoint else [written(p) for p in prompts]
         items = [(g.prompt, c) for g in groups for c in g.completions]
         scores = iter(self._scorer.score(items))
         return [ScoredGroup(group=g, scores=tuple(next(scores) for _ in g.completions)) for g in groups]
@@ -170,8 +179,8 @@ def _seed(context: StageContext) -> int:
     return derive_seed(context.seed, context.name)
 
 
-def _is_oracle(spec: Sample) -> bool:
-    return spec.model is not None and spec.model.source == ORACLE
+def _writer(spec: Sample) -> str | None:
+    return spec.model.source if spec.model is not None and spec.model.source in WRITES else None
 
 
 def _prompts(context: StageContext, spec: Sample) -> Iterator[Prompt]:
@@ -224,25 +233,47 @@ def as_row(prompt: Prompt, response: str | None, turns: Sequence[Message] = ()) 
     return row if response is None else {**row, "response": response}
 
 
-def with_solutions(prompts: Sequence[Prompt], where: str) -> tuple[list[Prompt], list[Prompt]]:
-    """The prompts that carry a worked solution, and the others: reasoning_gym's answer isn't always what steps lead to.
+def with_answers(prompts: Sequence[Prompt], writer: str, where: str) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts that carry what `writer` answers with, those apart from it, and the others.
+
+    Not every row of reasoning_gym has a worked solution: its answer isn't always what steps lead to.
 
     Raises:
-        DataError: none carries one.
+        DataError: none carries it.
     """
-    kept = [p for p in prompts if p.columns.get("solution")]
+    column = WRITES[writer]
+    prompts = [_apart(p) for p in prompts] if writer == GIVEN else prompts
+    kept = [p for p in prompts if isinstance(p.columns.get(column), str) and p.columns[column].strip()]
     if prompts and not kept:
-        raise DataError(
-            f"{ORACLE} needs the column `solution`, and no row has it",
-            where=where,
-            fix="use builtin:arithmetic, or a task of stages/data/worked.py",
-        )
-    return kept, [p for p in prompts if not p.columns.get("solution")]
+        fixes = {ORACLE: "builtin:arithmetic, or a task of stages/data/worked.py", GIVEN: "rows with their responses"}
+        what = f"{writer} needs the column `{column}`, and no row has it"
+        raise DataError(what, where=where, fix=f"use {fixes[writer]}")
+    known = {id(p) for p in kept}
+    return kept, [p for p in prompts if id(p) not in known]
+
+
+def _apart(prompt: Prompt) -> Prompt:
+    """A conversation that ends with the assistant's turn as a prompt and the response to it."""
+    last = prompt.messages[-1]
+    if "response" in prompt.columns or last["role"] != "assistant" or not last.get("content"):
+        return prompt
+    thought = last.get("reasoning_content")
+    response = f"<think>\n{thought}\n</think>\n\n{last['content']}" if thought else last["content"]
+    return replace(prompt, messages=prompt.messages[:-1], columns={**prompt.columns, "response": response})
 
 
 def oracle_group(prompt: Prompt) -> Group:
     """The worked solution that a row carries, in Qwen3's form."""
-    text = f"<think>\n{prompt.columns['solution']}\n</think>\n\n\\boxed{{{prompt.columns['answer']}}}"
+    return _written(prompt, f"<think>\n{prompt.columns['solution']}\n</think>\n\n\\boxed{{{prompt.columns['answer']}}}")
+
+
+def given_group(prompt: Prompt) -> Group:
+    """The response that a row has; an empty think block stands before one without any."""
+    response = str(prompt.columns["response"])
+    return _written(prompt, response if OPEN in response or CLOSE in response else f"<think>\n\n</think>\n\n{response}")
+
+
+def _written(prompt: Prompt, text: str) -> Group:
     empty = np.zeros(0)
     completion = Completion(
         prompt_id=prompt.id, index=0, prompt_ids=empty.astype(np.int64), token_ids=empty.astype(np.int64), text=text,

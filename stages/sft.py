@@ -1,36 +1,29 @@
 """Supervised fine-tuning on a weighted mixture: long-CoT cold start, thinking-mode fusion, off-policy distillation.
 
-Fusion (report, 4.3 and Table 9): thinking rows carry /think or no flag at all (thinking is the default), non-thinking
-rows /no_think and an empty think block as target; in dialogues the last flag met decides, and earlier turns have lost
-their think blocks, as they will have when the model is used.
+What fusion makes of a row stands in `data/fusion.py`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from posttrain.configs.schema import DataSource, Sft
 from posttrain.errors import DataError
 from posttrain.stages.context import StageContext, StageResult
-from posttrain.stages.data.chat import ChatFormat, with_flag, without_flag
+from posttrain.stages.data.chat import ChatFormat
 from posttrain.stages.data.files import BadRows
-from posttrain.stages.data.load import Row, check_row, derive_seed, load_rows
-from posttrain.stages.data.row_checks import check_response, row_messages
+from posttrain.stages.data.fusion import Earlier, Example, dialogue, example, targets
+from posttrain.stages.data.load import Row, check_row, derive_seed, read
 from posttrain.stages.data.schedule import BatchSchedule
 from posttrain.stages.learner.losses import CrossEntropy
 from posttrain.stages.learner.session import TrainingSession
-from posttrain.thinking import CLOSE, last_flag, split_thinking
 from posttrain.types import Sample
-
-Conversation = list[dict[str, Any]]
-
-NO_FLAG_SHARE = 3  # one thinking row in three has no flag: the default mode
-INHERITED_SHARE = 0.5  # of a dialogue's last turns whose flag repeats the one in force, as many go without it
 
 
 def run(context: StageContext) -> StageResult:
@@ -51,119 +44,129 @@ def run(context: StageContext) -> StageResult:
     return session.finish({"loss": metrics["loss"], "rows": float(rows)} if metrics else {"rows": float(rows)})
 
 
-def build_sources(context: StageContext, chat: ChatFormat, spec: Sft) -> list[list[Sample]]:
+Pair = tuple[Example, Example]
+"""A row alone, and as it is trained: with other rows in front, or the same again."""
+
+
+class Reading(Protocol):
+    """What of a stage's context its data depend on: `posttrain data show` has no more."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def recipe_dir(self) -> Path: ...
+    @property
+    def inputs(self) -> Mapping[str, Path]: ...
+    def say(self, text: str, /) -> None: ...
+
+
+def build_sources(context: Reading, chat: ChatFormat, spec: Sft) -> list[list[Sample]]:
     """The training samples of each source.
 
     Raises:
-        DataError: a row has nothing to learn from, or is longer than max_length.
+        DataError: a row has nothing to learn from or is longer than max_length, with its place; or more rows than
+            max_bad_share are, where they are skipped.
     """
-    tables = [_rows(context, source, spec) for source in spec.data]
     if spec.text:
-        return [[_document(chat, row, spec) for row in rows] for rows in tables]
-    conversations = [
-        [_messages(row, source, number) for number, row in enumerate(rows, 1)]
-        for rows, source in zip(tables, spec.data, strict=True)
-    ]
-    earlier = Earlier(conversations, [source.weight for source in spec.data])
+        return [_documents(context, chat, spec, source) for source in spec.data]
+    return [_samples(context, chat, spec, *part) for part in conversations(context, spec)]
+
+
+def conversations(context: Reading, spec: Sft) -> list[tuple[BadRows, list[Pair]]]:
+    """The rows of each source, as they are and with what other rows put in front of some; and the malformed ones.
+
+    Raises:
+        DataError: as `build_sources`, lengths aside.
+    """
+    bad = [BadRows(_patient(context, source)) for source in spec.data]
+    tables = [_examples(context, counted) for counted in bad]
+    earlier = Earlier(tables, [source.weight for source in spec.data])
     rng = np.random.default_rng(derive_seed(context.seed, context.name, "dialogues"))
-    samples = []
-    for rows, turns, source in zip(tables, conversations, spec.data, strict=True):
-        mine = []
-        for number, (row, messages) in enumerate(zip(rows, turns, strict=True), 1):
-            if earlier.pools and rng.random() < spec.multi_turn:
-                messages = _dialogue(messages, earlier, rng)
-            render = chat.conversation if spec.turns == "all" else chat.last_turn
-            sample = render(messages, row.get("tools"))
-            if sample.tokens > spec.max_length:
-                raise DataError(
-                    f"{sample.tokens} tokens, more than max_length={spec.max_length}", where=f"{source.source}:{number}"
-                )
-            mine.append(sample)
-        samples.append(mine)
-    return samples
+
+    def joined(row: Example) -> Example:
+        return dialogue(row, earlier, rng) if earlier.pools and rng.random() < spec.multi_turn else row
+
+    return [(counted, [(row, joined(row)) for row in rows]) for counted, rows in zip(bad, tables, strict=True)]
 
 
-def _rows(context: StageContext, source: DataSource, spec: Sft) -> list[Row]:
-    """The rows of a source, malformed ones skipped if the recipe says so."""
-    bad = BadRows(source)
-    check = partial(_check, source=source, text=spec.text)
-    rows = load_rows(
-        source, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, check=check, bad=bad
-    )
+def _samples(context: Reading, chat: ChatFormat, spec: Sft, bad: BadRows, pairs: list[Pair]) -> list[Sample]:
+    found: list[Sample] = []
+    lost = 0
+    for row, joined in pairs:
+        samples, contradicting = render(chat, spec, row, joined)
+        lost += contradicting
+        longest = max(sample.tokens for sample in samples)
+        if longest > spec.max_length:
+            bad.rows -= 1
+            bad.met(too_long(longest, spec, row.where))
+        else:
+            found += samples
+    bad.settle()
+    if lost:
+        context.say(f"{context.name}: {lost} earlier turns are no targets: their thinking is lost")
     if bad.skipped:
         context.say(f"{context.name}: {bad}")
-    return rows
+    if not found:
+        raise DataError("no row is left to learn from", where=bad.source.source)
+    return found
 
 
-def _check(row: Row, where: str, *, source: DataSource, text: bool) -> None:
-    check_row(row, source, where, kind="sft", text=text)
+def too_long(tokens: int, spec: Sft, where: str) -> DataError:
+    """What is said of a row of `tokens` tokens, where that is more than the stage takes."""
+    return DataError(
+        f"{tokens} tokens, more than max_length={spec.max_length}", where=where, fix="raise max_length, or cut the row"
+    )
 
 
-def _document(chat: ChatFormat, row: Row, spec: Sft) -> Sample:
-    ids = chat.document_ids(row["text"])[: spec.max_length]
-    mask = np.ones(len(ids), np.float32)
-    mask[0] = 0
-    return Sample(ids=ids, loss_mask=mask)
+def _patient(context: Reading, source: DataSource) -> DataSource:
+    """Rows that another stage made nobody can mend: they may be skipped unless the recipe says otherwise."""
+    if source.source not in context.inputs or "on_bad_row" in source.model_fields_set:
+        return source
+    return source.model_copy(update={"on_bad_row": "skip"})
 
 
-def _messages(row: Row, source: DataSource, number: int) -> list[dict[str, Any]]:
-    """A row as a conversation whose last turn is the assistant's, its flag on the last user turn."""
-    where = f"{source.source}:{number}"
-    messages = list(row_messages(row, where))
-    check_response(row, messages, where)
-    if "response" in row:
-        split = split_thinking(row["response"])
-        messages.append({"role": "assistant", "reasoning_content": split.thinking, "content": split.answer})
-    last = messages[-1]
-    if CLOSE in (last.get("content") or "") and not last.get("reasoning_content"):  # thinking written into the text
-        split = split_thinking(last["content"])
-        messages[-1] = {**last, "reasoning_content": split.thinking, "content": split.answer}
-    flag = _flag(row, source, number)
-    if source.flag == "mixed" and last_flag([str(m.get("content", "")) for m in messages if m["role"] == "user"]):
-        flag = None  # a dialogue that has flags of its own was answered by them
-    if flag:
-        messages = [*with_flag(messages[:-1], flag), messages[-1]]  # type: ignore[list-item]
-    return messages
+def render(chat: ChatFormat, spec: Sft, row: Example, joined: Example) -> tuple[list[Sample], int]:
+    """A row's samples, and how many of its turns are no targets; alone, if what is in front makes it too long."""
+    if spec.turns == "all" and not joined.closed:
+        samples, left = [chat.conversation(joined.messages, joined.tools)], 0
+    else:
+        chosen, left = targets(joined, spec.turns)
+        samples = [chat.last_turn(messages, joined.tools, closed=joined.closed) for messages in chosen]
+    if joined is not row and any(sample.tokens > spec.max_length for sample in samples):
+        return render(chat, spec, row, row)
+    return samples, left
 
 
-def _flag(row: Row, source: DataSource, number: int) -> str | None:
-    if source.flag != "mixed":
-        return source.flag
-    if row.get("mode") in ("no_think", "closed"):
-        return "/no_think"
-    return None if number % NO_FLAG_SHARE == 0 else "/think"
+def _examples(context: Reading, bad: BadRows) -> list[Example]:
+    source, numbers = bad.source, count(1)
+    assert isinstance(source, DataSource)
+    seed = row_seed(context, source)
+
+    def make(row: Row, where: str) -> Example:
+        check_row(row, source, where, kind="sft")
+        return example(row, source, where, next(numbers), seed)
+
+    return list(read(source, make, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, bad=bad))
 
 
-class Earlier:
-    """Conversations of one question and its answer, drawn by the weights of their sources, as batches are.
-
-    Drawn by rows, a large non-thinking source would fill nearly all histories, and a turn without a flag would come
-    to mean: don't think.
-    """
-
-    def __init__(self, conversations: Sequence[Sequence[Conversation]], weights: Sequence[float]) -> None:
-        short = [[c for c in source if len(c) == 2 and not c[1].get("tool_calls")] for source in conversations]
-        self.pools = [pool for pool in short if pool]
-        shares = np.array([w for w, pool in zip(weights, short, strict=True) if pool])
-        self.shares = shares / shares.sum()
-
-    def draw(self, n: int, rng: np.random.Generator) -> list[Conversation]:
-        """`n` conversations, independently."""
-        pools = [self.pools[int(i)] for i in rng.choice(len(self.pools), size=n, p=self.shares)]
-        return [pool[int(rng.integers(len(pool)))] for pool in pools]
+def row_seed(context: Reading, source: DataSource) -> int:
+    """What `fusion.example` draws a source's flags and switches by."""
+    return derive_seed(context.seed, context.name, source.source) % 2**32
 
 
-def _dialogue(messages: Conversation, earlier: Earlier, rng: np.random.Generator) -> Conversation:
-    """Put one or two other conversations in front; the last turn keeps its mode.
+def _documents(context: Reading, chat: ChatFormat, spec: Sft, source: DataSource) -> list[Sample]:
+    bad = BadRows(source)
 
-    A turn without a flag inherits the last flag met (report, 4.3): a thinking turn that would inherit /no_think says
-    /think, and half of the turns whose flag only repeats what is in force lose it, so that inheriting is trained too.
-    """
-    history = [m for conversation in earlier.draw(int(rng.integers(1, 3)), rng) for m in conversation]
-    inherited, own = (last_flag([m["content"] for m in part if m["role"] == "user"]) for part in (history, messages))
-    question, answer = messages[:-1], messages[-1]
-    if own is None and inherited == "no_think":
-        question = list(with_flag(question, "/think"))  # type: ignore[arg-type]
-    elif own is not None and own == inherited and len(question) == 1 and rng.random() < INHERITED_SHARE:
-        question = list(without_flag(question, f"/{own}"))  # type: ignore[arg-type]
-    return [*history, *question, answer]
+    def make(row: Row, where: str) -> Sample:
+        check_row(row, source, where, kind="sft", text=True)
+        ids = chat.document_ids(row["text"])[: spec.max_length]
+        mask = np.ones(len(ids), np.float32)
+        mask[0] = 0
+        return Sample(ids=ids, loss_mask=mask)
+
+    found = list(read(source, make, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, bad=bad))
+    if bad.skipped:
+        context.say(f"{context.name}: {bad}")
+    return found

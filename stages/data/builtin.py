@@ -121,47 +121,6 @@ def chat(rng: random.Random, split: str, *, math: float = 0.3, terms: tuple[int,
         yield {**row, "mode": "no_think", "response": response}
 
 
-def dialogues(
-    rng: random.Random,
-    split: str,
-    *,
-    turns: int = 3,
-    terms: tuple[int, int] = (2, 4),
-    math: float = 0.6,
-    unflagged: float = 1 / 3,
-) -> Iterator[Row]:
-    """Multi-turn user queries with random /think and /no_think flags (report, 4.7: ThinkFollow).
-
-    A share `math` of the queries are sums, the others instructions; a share `unflagged` has no flag. `queries` are
-    the user turns; `flags` their flags ("" for none: the last one met still holds); `modes` what each turn has to do.
-    `messages` holds a prefix that ends with a user turn, earlier turns answered rightly.
-    """
-    questions, sums = instructions(rng, split), arithmetic(rng, split, terms=terms)
-    while True:
-        rows = [next(sums) if rng.random() < math else next(questions) for _ in range(turns)]
-        flags = ["" if rng.random() < unflagged else rng.choice(("/think", "/no_think")) for _ in rows]
-        mode, modes, messages = "think", [], []
-        last = rng.randrange(turns)
-        for i, (row, flag) in enumerate(zip(rows, flags, strict=True)):
-            mode = flag[1:] or mode
-            modes.append(mode)
-            if i <= last:
-                messages.append({"role": "user", "content": f"{row['prompt']} {flag}".strip()})
-            if i < last:
-                answer = f"\\boxed{{{row['answer']}}}" if row["task"] == "math" else row["answer"]
-                messages.append({"role": "assistant", "content": answer})
-        yield {
-            "key": "|".join(row["key"] for row in rows),
-            "messages": messages,
-            "queries": [row["prompt"] for row in rows],
-            "flags": flags,
-            "modes": modes,
-            "answer": rows[last]["answer"],
-            "task": "dialogue",
-            "domain": rows[last]["task"],
-        }
-
-
 # ---------------------------------------------------------------- the tiny base's corpus
 
 
@@ -241,6 +200,5 @@ GENERATORS: dict[str, Callable[..., Iterator[Row]]] = {
     "arithmetic": arithmetic,
     "instructions": instructions,
     "chat": chat,
-    "dialogues": dialogues,
     "corpus": corpus,
 }

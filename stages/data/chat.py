@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from posttrain.errors import DataError, HandoverError
 from posttrain.stages.data.templates import training_template
-from posttrain.thinking import CLOSE, EARLY_STOP, OPEN
+from posttrain.thinking import CLOSE, EARLY_STOP, OPEN, last_flag
 from posttrain.types import Message, Mode, Prompt, Sample, Turn
 
 _SAID = "posttrain-assistant-turn"
@@ -121,18 +121,23 @@ class ChatFormat:
             raise DataError("a conversation has no assistant turn to learn from")
         return Sample(ids=ids, loss_mask=mask, weight=weight)
 
-    def last_turn(self, messages: Sequence[Message], tools: Any = None, weight: float = 1.0) -> Sample:
+    def last_turn(
+        self, messages: Sequence[Message], tools: Any = None, weight: float = 1.0, *, closed: bool = False
+    ) -> Sample:
         """A training sample whose only target is the last assistant turn.
 
         What precedes it is rendered as it will be when the model is used: earlier think blocks are gone. The target
-        is what the template adds to that for the last turn, tool calls included, up to its end of turn.
+        is what the template adds to that for the last turn, tool calls included, up to its end of turn. An empty think
+        block is part of the target, since a soft switch has the model write it; `closed`, the hard switch, has it in
+        the prompt, and the answer alone is the target.
 
         Raises:
             DataError: the template doesn't render the last turn behind the prompt, or drops its thinking.
         """
         render = partial(self.tokenizer.apply_chat_template, tools=tools, tokenize=False)
         context, last = [dict(m) for m in messages[:-1]], dict(messages[-1])
-        prompt = self._encode(before := render(context, add_generation_prompt=True))
+        before = render(context, add_generation_prompt=True, enable_thinking=not closed)
+        prompt = self._encode(before)
         whole = render([*context, {**last, "content": last.get("content") or ""}])
         target = whole.removeprefix(before).rpartition(self.tokenizer.convert_ids_to_tokens(self.end_of_turn))[0]
         if (
@@ -178,19 +183,41 @@ def with_mode(prompt: Prompt) -> tuple[Message, ...]:
 
 
 def with_flag(messages: Sequence[Message], flag: str) -> tuple[Message, ...]:
-    """Append `flag` to the last user turn."""
+    """Append `flag` to the last user turn, after a space (report, Table 9).
+
+    Where a flag at the end would be part of a quotation or of code, it stands on a line of its own, behind the turn or
+    before it.
+    """
     last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
     if last is None:
         raise DataError("a prompt has no user turn to put a flag on")
-    changed = {**messages[last], "content": f"{messages[last]['content']} {flag}"}
-    return (*messages[:last], changed, *messages[last + 1 :])
+    return (
+        *messages[:last],
+        {**messages[last], "content": flagged(messages[last]["content"], flag)},
+        *messages[last + 1 :],
+    )
+
+
+def with_system_flag(messages: Sequence[Message], flag: str) -> tuple[Message, ...]:
+    """Append `flag` to the system message; without one, the flag alone becomes it (report, 4.3: either place)."""
+    if messages and messages[0]["role"] == "system":
+        return ({**messages[0], "content": flagged(messages[0]["content"], flag)}, *messages[1:])
+    return ({"role": "system", "content": flag}, *messages)
+
+
+def flagged(text: str, flag: str) -> str:
+    """`text` with `flag` where it counts."""
+    forms = (f"{text} {flag}", f"{text}\n{flag}", f"{flag}\n{text}")
+    return next((form for form in forms if last_flag([form]) == flag[1:]), forms[0])
 
 
 def without_flag(messages: Sequence[Message], flag: str) -> tuple[Message, ...]:
     """Undo `with_flag`: `flag` is gone from the end of each user turn that has it there."""
-    return tuple(
-        {**m, "content": m["content"].removesuffix(f" {flag}")} if m["role"] == "user" else m for m in messages
-    )
+
+    def bare(text: str) -> str:
+        return text.removesuffix(flag)[:-1] if text.endswith((f" {flag}", f"\n{flag}")) else text
+
+    return tuple({**m, "content": bare(m["content"])} if m["role"] == "user" else m for m in messages)
 
 
 def check_handover(ours: Mapping[str, Any], theirs: Mapping[str, Any], left: str, right: str) -> None:

@@ -51,7 +51,8 @@ class BadRows:
         total = self.rows + self.skipped
         if total and self.skipped > self.source.max_bad_share * total:
             raise DataError(
-                f"{self.skipped} of {total} rows are malformed, more than max_bad_share={self.source.max_bad_share:g}: "
+                f"{self.skipped} of {total} rows are malformed or too long, "
+                f"more than max_bad_share={self.source.max_bad_share:g}: "
                 + "; ".join(f"{e.where}: {e.what}" for e in self.errors[:_SHOWN]),
                 where=self.source.source,
                 fix="mend the file, or raise max_bad_share if they may go",
@@ -59,7 +60,8 @@ class BadRows:
 
     def __str__(self) -> str:
         first = self.errors[0]
-        return f"{self.source.source}: skipped {self.skipped} malformed rows; the first: {first.where}: {first.what}"
+        skipped = f"skipped {self.skipped} malformed or too long rows"
+        return f"{self.source.source}: {skipped}; the first: {first.where}: {first.what}"
 
 
 def _fix(error: DataError) -> str:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
-from posttrain.stages.data import builtin, task_agents, task_skills, task_text
+from posttrain.stages.data import builtin, dialogues, scraped, task_agents, task_skills, task_text
 from posttrain.stages.data.builtin import held_out
 from posttrain.stages.data.files import BadRows, Placed, file_rows
 from posttrain.stages.data.row_checks import check_document, check_response, row_messages, row_mode
@@ -22,7 +22,14 @@ from posttrain.stages.data.worked import worked_solution
 from posttrain.types import Mode, Prompt
 
 Row = dict[str, Any]
-GENERATORS = {**builtin.GENERATORS, **task_text.GENERATORS, **task_skills.GENERATORS, **task_agents.GENERATORS}
+GENERATORS = {
+    **builtin.GENERATORS,
+    **dialogues.GENERATORS,
+    **scraped.GENERATORS,
+    **task_text.GENERATORS,
+    **task_skills.GENERATORS,
+    **task_agents.GENERATORS,
+}
 """All generators that `builtin:NAME` may name."""
 
 DEFAULT_GENERATED = 1000
@@ -155,10 +162,13 @@ def _generate(source: PromptSource, seed: int) -> Iterable[Row]:
 
 
 def _unique(rows: Iterable[Row], n: int) -> list[Row]:
-    """The first `n` rows with different keys; a small space of keys ends the search early."""
+    """The first `n` rows with different keys; a small space of keys ends the search early.
+
+    Rows that have a `place` are told apart by it, their keys may come back: they are to have duplicates.
+    """
     found: dict[str, Row] = {}
     for row in islice(rows, SEARCHED * n):
-        found.setdefault(row["key"], row)
+        found.setdefault(row.pop("place", row["key"]), row)
         if len(found) == n:
             break
     return list(found.values())

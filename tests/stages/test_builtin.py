@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from posttrain.stages.data.builtin import GENERATORS, held_out
+from posttrain.stages.data.builtin import held_out
+from posttrain.stages.data.load import GENERATORS
 
 Row = dict[str, Any]
 

@@ -45,6 +45,14 @@ def test_bad_responses_are_dropped_and_their_good_neighbours_are_not(which: str,
     assert lost / good <= 0.05
 
 
+@pytest.mark.parametrize("which", ["first", "second"])
+def test_the_checklist_drops_bad_answers_and_spares_their_good_neighbours(which: str) -> None:
+    dropped, bad, lost, good = counted(which, "checklist")
+    assert min(bad, good) >= 10
+    assert dropped / bad >= 0.9
+    assert lost / good <= 0.1
+
+
 def test_the_docs_table_is_what_the_filters_do() -> None:
     table = {
         match[1]: tuple(int(n) for n in match.groups()[1:])

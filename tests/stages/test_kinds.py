@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.configs.schema import DataSource, Grpo, Optimizer, PromptSource
+from posttrain.configs.schema import Grpo, Optimizer, PromptSource
 from posttrain.errors import DataError
-from posttrain.stages import curate, distill, evaluate, sample, sft
+from posttrain.stages import curate, distill, evaluate, sample
 from posttrain.stages.data.content import content
 from posttrain.stages.data.filters import FILTERS
 from posttrain.stages.data.load import check_source, load_prompts, load_rows
@@ -29,7 +28,7 @@ from posttrain.stages.learner.advantages import EPSILON, group_advantages, multi
 from posttrain.stages.learner.experience import _shuffled, experience
 from posttrain.stages.learner.schedule import FLOOR, learning_rate
 from posttrain.stages.rollout.collect import ScoredGroup, rollout_rows, score_metrics
-from posttrain.thinking import last_flag, split_thinking
+from posttrain.thinking import split_thinking
 from posttrain.types import Completion, Group, Prompt, Score, Source
 
 THOUGHT = "<think>\n1+1=2\n</think>\n\n\\boxed{2}"
@@ -267,98 +266,6 @@ def test_nobody_has_to_think_who_was_told_not_to(mode: str) -> None:
 def test_a_prompt_in_a_script_may_be_answered_in_it() -> None:
     answer = completion("<think>\n一加一等于二\n</think>\n\n2")
     assert FILTERS["language"](prompt("一加一？"), answer, Score(value=1.0)) is None
-
-
-# ---------------------------------------------------------------- sft: flags and dialogues
-
-
-def conversations(flag: str | None, modes: list[str]) -> list[list[dict[str, Any]]]:
-    """One conversation a mode, as `sft` makes it of a row."""
-    made = []
-    for number, mode in enumerate(modes, 1):
-        thinking = "" if mode in ("no_think", "closed") else "1+1=2"
-        row = {"prompt": f"{number}?", "response": f"<think>\n{thinking}\n</think>\n\n2", "mode": mode}
-        made.append(sft._messages(row, DataSource.model_validate({"from": "x", "flag": flag}), number))
-    return made
-
-
-def agrees(messages: list[dict[str, Any]]) -> bool:
-    """Whether the last flag of the user turns asks for what the last turn does."""
-    flag = last_flag([m["content"] for m in messages if m["role"] == "user"])
-    empty = not messages[-1]["reasoning_content"]
-    return (flag == "no_think") == empty
-
-
-MODES = st.lists(st.sampled_from(["default", "think", "no_think", "closed"]), min_size=1, max_size=12)
-
-
-@given(MODES, st.integers(0, 2**32 - 1))
-def test_the_last_flag_agrees_with_the_target_in_every_dialogue(modes: list[str], seed: int) -> None:
-    plain = conversations("mixed", modes)
-    assert all(agrees(messages) for messages in plain)
-    rng = np.random.default_rng(seed)
-    for messages in plain:
-        dialogue = sft._dialogue(messages, sft.Earlier([plain], [1.0]), rng)
-        assert agrees(dialogue)
-        assert len(dialogue) > len(messages)
-        assert dialogue[-1] == messages[-1]
-
-
-def test_some_dialogues_end_in_a_turn_that_inherits_its_mode() -> None:
-    plain = conversations("/no_think", ["no_think"] * 20)
-    rng = np.random.default_rng(0)
-    last = [sft._dialogue(messages, sft.Earlier([plain], [1.0]), rng)[-2]["content"] for messages in plain]
-    assert 5 < sum("/no_think" not in content for content in last) < 15
-
-
-def test_histories_are_drawn_by_the_weights_of_their_sources() -> None:
-    few, many = conversations("/think", ["think"] * 2), conversations("/no_think", ["no_think"] * 98)
-    drawn = sft.Earlier([few, many, []], [3.0, 1.0, 1.0]).draw(1000, np.random.default_rng(0))
-    assert 700 < sum(c in few for c in drawn) < 800
-
-
-def test_flags_inside_a_conversation_stay_where_they_are() -> None:
-    turns = [{"role": "user", "content": "a /think"}, {"role": "assistant", "content": "b"}]
-    answer = {"role": "assistant", "reasoning_content": "", "content": "d"}
-    own = [*turns, {"role": "user", "content": "c /no_think"}, answer]
-    earlier = sft.Earlier([conversations("/no_think", ["no_think"])], [1.0])
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        assert sft._dialogue(own, earlier, rng)[-2]["content"] == "c /no_think"
-
-
-def test_a_third_of_the_thinking_rows_has_no_flag() -> None:
-    flags = [last_flag([c[0]["content"]]) for c in conversations("mixed", ["default"] * 9)]
-    assert Counter(flags) == {"think": 6, None: 3}
-
-
-@pytest.mark.parametrize("flag", ["/think", "/no_think"])
-def test_a_source_with_a_flag_puts_it_on_every_row(flag: str) -> None:
-    assert {c[0]["content"].split()[-1] for c in conversations(flag, ["default"] * 5)} == {flag}
-
-
-def test_a_dialogue_that_has_flags_keeps_them_in_a_mixed_source() -> None:
-    turns = [{"role": "user", "content": "a /think"}, {"role": "assistant", "content": "b"}]
-    row = {"messages": [*turns, {"role": "user", "content": "c /no_think"}], "response": "<think>\n\n</think>\n\nd"}
-    source = DataSource.model_validate({"from": "x", "flag": "mixed"})
-    assert [sft._messages(row, source, n)[2]["content"] for n in (1, 2, 3)] == ["c /no_think"] * 3
-
-
-def test_a_response_is_split_into_thinking_and_answer() -> None:
-    (messages,) = conversations(None, ["default"])
-    assert messages[-1] == {"role": "assistant", "reasoning_content": "1+1=2", "content": "2"}
-
-
-def test_thinking_written_into_an_assistants_text_is_its_think_block() -> None:
-    turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "<think>\n2+2=4\n</think>\n\n4"}]
-    made = sft._messages({"messages": turns}, DataSource.model_validate({"from": "x"}), 1)
-    assert made[-1] == {"role": "assistant", "reasoning_content": "2+2=4", "content": "4"}
-    assert turns[-1]["content"].startswith("<think>")
-
-
-def test_a_row_without_an_answer_is_refused_with_its_place() -> None:
-    with pytest.raises(DataError, match=r"^x:7: .*response"):
-        sft._messages({"prompt": "1?"}, DataSource.model_validate({"from": "x"}), 7)
 
 
 # ---------------------------------------------------------------- batches and rates
@@ -615,11 +522,11 @@ def test_the_oracle_writes_a_well_formed_solution() -> None:
 
 def test_the_oracle_drops_rows_without_a_solution() -> None:
     worked = prompt(columns={"solution": "1+1=2", "answer": "2"})
-    kept, without = sample.with_solutions([prompt(), worked, prompt()], "here")
+    kept, without = sample.with_answers([prompt(), worked, prompt()], sample.ORACLE, "here")
     assert kept == [worked]
     assert len(without) == 2
     with pytest.raises(DataError, match="no row has it"):
-        sample.with_solutions([prompt()], "here")
+        sample.with_answers([prompt()], sample.ORACLE, "here")
 
 
 def test_any_text_can_be_written_down(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posttrain.configs.schema import Sample
+from posttrain.configs.schema import PromptSource, Sample
 from posttrain.errors import DataError, RewardError, Stopped
 from posttrain.stages import sample
 from posttrain.stages.data.choose import OVER, SAME, choose
 from posttrain.stages.data.filters import bound
 from posttrain.stages.data.held_out import HeldOut
+from posttrain.stages.data.load import load_prompts
 from posttrain.stages.data.store import read_rows
 from posttrain.types import Completion, Prompt, Score
 
@@ -226,3 +227,55 @@ def test_a_sample_stage_that_cannot_work_is_refused(change: dict[str, Any], mess
     node = {"kind": "sample", "prompts": "x", "endpoint": {"endpoint": "http://h/v1", "model": "m"}, **change}
     with pytest.raises(ValueError, match=message):
         Sample.model_validate(node)
+
+
+# ---------------------------------------------------------------- responses that a data set has
+
+
+CHAT = [
+    {"id": "good", "prompt": "Name three colours.", "response": "Red, green and blue."},
+    {"id": "short", "prompt": "Name three colours.", "response": "Red."},
+    {"id": "none", "prompt": "Name three colours.", "response": " "},
+    {"id": "turns", "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]},
+    {"id": "cut", "prompt": "Hi", "response": "Hello and"},
+]
+
+
+def test_given_responses_pass_the_filters_and_keep_their_mode(tmp_path: Path) -> None:
+    fields = {"model": "builtin:given", "filters": ["checklist", "complete", "repetition"], "mode": "no_think"}
+    run(tmp_path, CHAT, **fields)
+    kept = read_rows(tmp_path / "out/data.parquet")
+    assert [(row["response"], row["mode"], row["made_by"]) for row in kept] == [
+        ("<think>\n\n</think>\n\nRed, green and blue.", "no_think", "builtin:given"),
+        ("<think>\n\n</think>\n\nHello.", "no_think", "builtin:given"),
+    ]
+    assert [m["role"] for m in kept[1]["messages"]] == ["user"]
+    dropped = {row["id"]: (row["reason"], row["detail"]) for row in read_rows(tmp_path / "out/dropped.parquet")}
+    assert dropped["none"][0] == "no response"
+    assert dropped["short"][0] == dropped["cut"][0] == "checklist"
+
+
+def test_a_data_set_without_responses_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="builtin:given needs the column `response`"):
+        run(tmp_path, ROWS, model="builtin:given")
+
+
+def test_what_the_judge_says_of_a_checklist_decides_beside_the_rules() -> None:
+    (use,) = spec(filters={"use": "checklist", "at_least": 0.8}).filters
+    passes = bound(use, HeldOut())
+    asked = Prompt(id="p", messages=({"role": "user", "content": "Name three colours."},))
+    said = completion("<think>\n\n</think>\n\nRed, green and blue.")
+    found = [passes(asked, said, Score(value=1.0, parts={"judge_checklist": value})) for value in (1.0, 0.8, 0.5, None)]
+    assert found == [None, None, "checklist: the judge says 0.50", None]
+
+
+def test_no_generated_conversation_fails_its_checklist() -> None:
+    source = PromptSource.model_validate({"from": "builtin:chat", "n": 400})
+    prompts = load_prompts([source], recipe_dir=Path(), inputs={}, seed=1)[0]
+    (use,) = spec(filters="checklist").filters
+    failed = [
+        reason
+        for prompt in prompts
+        if (reason := bound(use, HeldOut())(prompt, sample.given_group(prompt).completions[0], Score(value=1.0)))
+    ]
+    assert failed == []

@@ -18,6 +18,7 @@ from posttrain.configs.problems import closest
 from posttrain.configs.schema import FilterUse
 from posttrain.errors import RecipeError
 from posttrain.stages.data.filters.answers import complete, correct
+from posttrain.stages.data.filters.checklist import checklist
 from posttrain.stages.data.filters.consistent import consistent
 from posttrain.stages.data.filters.guesswork import guesswork
 from posttrain.stages.data.filters.language import language
@@ -36,6 +37,7 @@ FILTERS: dict[str, Callable[..., str | None]] = {
     "language": language,  # (5) language mixing, or a shift of style
     "similar": similar,  # (6) too similar to validation items
     "complete": complete,  # not of the report: cut off, or its think block left open
+    "checklist": checklist,  # of section 4.3, for data without thinking: what the query asks for
 }
 
 GIVEN = "held_out"
