@@ -11,8 +11,8 @@ from rich.text import Text
 
 from posttrain.pipelines.estimate import Estimate
 from posttrain.pipelines.live import duration, main_metrics
+from posttrain.pipelines.matrix import cell, columns, goes_without_saying
 from posttrain.pipelines.plan import Plan
-from posttrain.pipelines.report.matrix import cell, columns, goes_without_saying
 from posttrain.pipelines.results import Row, RunResults
 from posttrain.pipelines.terminal import print_line
 

@@ -14,8 +14,8 @@ from posttrain.pipelines.compare import Comparison, Cost
 from posttrain.pipelines.compare.numbers import Number, why_not_paired
 from posttrain.pipelines.compare.recipes import ABSENT, Difference, show_value
 from posttrain.pipelines.live import MAIN_METRICS, duration
+from posttrain.pipelines.matrix import QUIET, cell
 from posttrain.pipelines.report.costs import StageCost, count_of
-from posttrain.pipelines.report.matrix import QUIET, cell
 from posttrain.pipelines.terminal import print_line
 
 _WIDE = 120

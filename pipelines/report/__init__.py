@@ -18,11 +18,11 @@ from typing import Any
 
 from posttrain.pipelines.ledger import read_json, write_text
 from posttrain.pipelines.live import duration, main_metrics, read_live
+from posttrain.pipelines.matrix import Matrix
 from posttrain.pipelines.report.costs import StageCost, count_of, stage_costs
 from posttrain.pipelines.report.curves import budget_charts, stage_charts
 from posttrain.pipelines.report.datasets import funnels, histograms
 from posttrain.pipelines.report.graph import draw
-from posttrain.pipelines.report.matrix import Matrix
 from posttrain.pipelines.report.rollouts import sampled_rollouts
 from posttrain.pipelines.results import RunResults
 
