@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 WARM_UP = 1
+PHASES = ("generate", "verify", "train", "weights")
 COLD_START = 60  # steps of 32 worked sums
 Report = dict[str, float]
 Row = dict[str, Any]
@@ -133,6 +134,7 @@ def summarise(rows: list[Row]) -> Report:
         "step": rate("sampled", "step"),
         "sampled": statistics.mean(row["sampled"] for row in rows),
         "seconds": statistics.median(row["step"] for row in rows),
+        **{f"seconds_{name}": statistics.median(row[name] for row in rows) for name in PHASES if name in rows[0]},
     }
 
 
@@ -185,7 +187,9 @@ def run_posttrain(work: Work) -> Report:
                 "sampled": sum(len(c.token_ids) for g in groups for c in g.completions),
                 "trained": sum(s.tokens for s in samples),
                 "generate": generated - started,
+                "verify": scored_at - generated,
                 "train": trained - scored_at,
+                "weights": work.now() - trained,
                 "step": work.now() - started,
             }
         )
@@ -278,6 +282,9 @@ def table(ours: Report, theirs: Report, batch: int) -> str:
         lines.append(f"{name:<12}{ours[name]:>12.0f}{theirs[name]:>18.0f}{ours[name] / theirs[name]:>8.2f}")
     lines.append(f"{'s/step':<12}{ours['seconds']:>12.2f}{theirs['seconds']:>18.2f}")
     lines.append(f"{'tokens/step':<12}{ours['sampled']:>12.0f}{theirs['sampled']:>18.0f}")
+    for name in PHASES:
+        cells = [f"{side[key]:.3f}" if (key := f"seconds_{name}") in side else "" for side in (ours, theirs)]
+        lines.append(f"{f's/{name}':<12}{cells[0]:>12}{cells[1]:>18}")
     return "\n".join(lines)
 
 

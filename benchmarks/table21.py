@@ -5,8 +5,8 @@
 Compute is counted in FLOPs, with N parameters of the student and M of the teacher: 2N a sampled token, 6N a trained
 token (a prompt that several samples share counts once, as it is computed), 2N a token that is scored again (RL's second
 minibatch), 2M a token that the teacher scores. Seconds are the
-stages' own, on whatever machine it was. RL's compute counts until its held-out accuracy first reaches what it ends
-with (the mean of its last three looks); the whole of it stands beside that.
+stages' own, on whatever machine it was. RL's compute counts until its held-out accuracy first is what it ends
+with (means of three looks in a row); the whole of it stands beside that.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+WINDOW = 3
 PHASES = ("off_policy", "more_off_policy", "rl", "on_policy")
 
 
@@ -44,8 +45,9 @@ def compute(run: Path, stage: str, kind: str, teacher: float) -> dict[str, float
     result = {"flops": sum(flops), "sampled": sum(sampled), "seconds": float(found["seconds"])}
     looks = [(i, line["heldout_reward"]) for i, line in enumerate(steps) if "heldout_reward" in line]
     if looks:
-        end = mean(value for _, value in looks[-3:])
-        first = next(i for i, value in looks if value >= end)
+        values = [value for _, value in looks]
+        smooth = [mean(values[max(0, i - WINDOW + 1) : i + 1]) for i in range(len(values))]
+        first = looks[next(i for i, value in enumerate(smooth) if i >= WINDOW - 1 and value >= smooth[-1])][0]
         result |= {"flops_until": sum(flops[: first + 1]), "sampled_until": sum(sampled[: first + 1])}
     return result
 
