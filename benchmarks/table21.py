@@ -77,15 +77,17 @@ def main() -> None:
         averages[kind] = rows
     print()
     for kind, rows in averages.items():
-        whole = mean(r[2]["flops"] for r in rows)
-        until = mean(r[2].get("flops_until", r[2]["flops"]) for r in rows)
+        costs = [r[2] for r in rows]
+        whole, first = mean(c["flops"] for c in costs), mean(c.get("flops_until", c["flops"]) for c in costs)
         print(
             f"{kind:<16} pass@1 {mean(r[0] for r in rows):.3f}  pass@64 {mean(r[1] for r in rows):.3f}  "
-            f"{whole / 1e9:.0f} GFLOP, {until / 1e9:.0f} until as good as in the end"
+            f"{whole / 1e9:.0f} GFLOP, {first / 1e9:.0f} until as good as in the end, "
+            f"{mean(c['sampled'] for c in costs):.0f} tokens sampled, {mean(c['seconds'] for c in costs):.0f} s"
         )
-    rl, distilled = averages["rl"], averages["on_policy"]
-    share = mean(r[2]["flops"] for r in distilled) / mean(r[2]["flops_until"] for r in rl)
-    print(f"on-policy distillation took {share:.3f} of the compute that RL took to its final accuracy")
+    spent = mean(r[2]["flops"] for r in averages["on_policy"])
+    for name, key in (("until it was as good as in the end", "flops_until"), ("in all", "flops")):
+        share = spent / mean(r[2][key] for r in averages["rl"])
+        print(f"on-policy distillation took {share:.3f} of the compute that RL took {name}")
 
 
 if __name__ == "__main__":
