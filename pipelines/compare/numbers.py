@@ -3,7 +3,7 @@
 paired          the same questions: an interval over questions' differences, drawn again by question
 unpaired        other questions of the same suite: both sets are drawn again, each on its own
 means only      questions can't be told apart any more: a difference, and no interval
-suites differ   a definition, a budget or the content of a file differs: no difference is given at all
+suites differ   a definition, a budget, a file or a model that judges differs: no difference is given at all
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Evaluation:
     folder: Path
     rows: tuple[Row, ...]
     spec: Mapping[str, Any]
-    """Of spec.json: spec.suites, files, version."""
+    """Of spec.json: spec.suites, files, version, inputs, base."""
 
     def suite(self, name: str) -> Mapping[str, Any]:
         return next((suite for suite in self.spec["spec"]["suites"] if suite["name"] == name), {})
@@ -165,7 +165,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _suites_differ(one: Evaluation, other: Evaluation, suite: str) -> str:
-    """What makes a suite of one name two suites: its definition, or what stands in the files it names."""
+    """What makes a suite of one name two suites: its definition, or what the files, stages and models it names are."""
     a, b = one.suite(suite), other.suite(suite)
     found = [
         f"{difference.path} {show_value(difference.a)} in A, {show_value(difference.b)} in B"
@@ -180,7 +180,32 @@ def _suites_differ(one: Evaluation, other: Evaluation, suite: str) -> str:
         for name in sorted(files[0].keys() & files[1].keys())
         if files[0][name] != files[1][name] and _is_of(name, suite, one.spec)
     ]
+    named = _named(a) & _named(b)
+    inputs = one.spec.get("inputs", {}), other.spec.get("inputs", {})
+    found += [
+        f"it takes `{name}` for its questions or verdicts, which isn't the same in both"
+        for name in sorted(named & inputs[0].keys() & inputs[1].keys())
+        if inputs[0][name] != inputs[1][name]
+    ]
+    if "base" in named and _base(one.spec) != _base(other.spec):
+        found.append("it takes the base model for its verdicts, which isn't the same in both")
     return "; ".join(found)
+
+
+def _named(node: Any) -> set[str]:
+    """What a suite takes its questions and verdicts from: files, stages, `base`; of prompts, judges, reward models."""
+    if isinstance(node, list):
+        return set().union(*map(_named, node))
+    if not isinstance(node, Mapping):
+        return set()
+    here = {node["from"]} if isinstance(node.get("from"), str) else set()
+    return here.union(*map(_named, node.values()))
+
+
+def _base(spec: Mapping[str, Any]) -> Any:
+    """What tells one base from another: its content; of a name on the Hub, all that the recipe says."""
+    base = spec.get("base") or {}
+    return base.get("content") or base.get("model")
 
 
 def _only_counts(path: str) -> bool:
@@ -189,11 +214,11 @@ def _only_counts(path: str) -> bool:
 
 
 def _is_of(file: str, suite: str, spec: Mapping[str, Any]) -> bool:
-    """Whether a file of the evaluation's key belongs to the suite: its own prompts, or nobody's (a reward's code)."""
-    named = {one["name"]: {source["from"] for source in one["prompts"]} for one in spec["spec"]["suites"]}
-    if file == spec["spec"]["model"]["from"]:
-        return False
-    return file in named[suite] or not any(file in files for files in named.values())
+    """Whether a file of the evaluation's key belongs to the suite: one it names, or nobody's (a reward's code)."""
+    named = {one["name"]: _named(one) for one in spec["spec"]["suites"]}
+    if file in named[suite]:  # also where it is the model that is evaluated: here it judges
+        return True
+    return file != spec["spec"]["model"]["from"] and not any(file in files for files in named.values())
 
 
 def _how_much(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from posttrain.configs.load import load_recipe
 from posttrain.pipelines.run import run_recipe
 from posttrain.stages import evaluate
 from posttrain.stages.context import StageContext, StageResult
+from posttrain.stages.data.store import write_rows
 from posttrain.stages.rollout.collect import ScoredGroup
 from posttrain.types import Completion, Group, Prompt, Score
 
@@ -90,6 +91,8 @@ class Runs:
 
     folder: Path
     text: str = RECIPE
+    data: str = ""
+    """Rows that a `curate` stage gives."""
 
     def rows(self, name: str, count: int, first: int = 0) -> None:
         """`count` questions of two tasks and two domains, told apart by an id."""
@@ -109,6 +112,9 @@ class Runs:
             if context.spec.kind == "evaluate":
                 workers: Any = Workers(context.spec.model.source, scores)
                 return evaluate.run(replace(context, workers=workers))
+            if context.spec.kind == "curate":
+                write_rows(context.artifact_dir, [json.loads(line) for line in self.data.splitlines()])
+                return StageResult(kind="data")
             (context.artifact_dir / "result.txt").write_text(context.name)
             return StageResult(kind="model", metrics={"loss": 0.5, "reward": 0.25})
 
