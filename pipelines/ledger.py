@@ -95,32 +95,32 @@ class Ledger:
             return ("running", "") if self.locked() else ("failed", _KILLED)
         return written["state"], written.get("error", "")
 
-    def damage(self, stage: str) -> str:
-        """What is wrong with the finished artifact, by its files and their sizes; empty if nothing is."""
+    def damage(self, stage: str, hashes: Hashes | None = None) -> str:
+        """What is wrong with the finished artifact, by its files' sizes, and with `hashes` by their checksums; empty
+        if nothing is."""
         folder, manifest = self.artifact(stage), self.manifest(stage)
         if not manifest:
             return "there is no manifest"
-        for name, entry in manifest["files"].items():
+        files = manifest.get("files")
+        if not isinstance(files, dict) or not all(
+            isinstance(e, dict) and {"size", "sha256"} <= {*e} for e in files.values()
+        ):
+            return f"its {MANIFEST} doesn't say what its files hold"
+        for name, entry in files.items():
             try:
                 size = (folder / name).stat().st_size
             except OSError:
                 return f"{name} is missing"
             if size != entry["size"]:
                 return f"{name} has {size} bytes, not {entry['size']}"
+            if hashes is not None and hashes.file(folder / name) != entry["sha256"]:
+                return f"{name} doesn't have the checksum of its manifest"
         return ""
 
     def hand_over(self, stage: str, hashes: Hashes) -> Path:
         """The finished artifact's folder, after its checksums were compared. Raises HandoverError."""
         folder = self.artifact(stage)
-        what = self.damage(stage) or next(
-            (
-                f"{name} doesn't have the checksum of its manifest"
-                for name, entry in self.manifest(stage)["files"].items()
-                if hashes.file(folder / name) != entry["sha256"]
-            ),
-            "",
-        )
-        if what:
+        if what := self.damage(stage, hashes):
             fix = f"run again with --force {stage}"
             raise HandoverError(f"the artifact of `{stage}` is damaged: {what}", where=str(folder), fix=fix)
         return folder

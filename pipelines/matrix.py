@@ -18,6 +18,10 @@ QUIET = ("no_verdict", "truncated")
 """Metrics that go without saying while they are 0."""
 
 
+NO_VERDICT = "no verdict"
+"""What stands for a number that no question gave."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One number as the page shows it."""
@@ -56,9 +60,11 @@ def columns(rows: Iterable[Row]) -> list[Column]:
     return list(dict.fromkeys((row.suite, row.mode, row.metric) for row in rows))
 
 
-def cell(row: Row) -> str:
+def cell(row: Row, *, between: str = " ") -> str:
     """A number with its interval: `0.812 [0.77, 0.85]`."""
-    return f"{row.value:.3f} [{row.low:.2f}, {row.high:.2f}]"
+    if math.isnan(row.value):
+        return NO_VERDICT
+    return f"{row.value:.3f}{between}[{row.low:.2f}, {row.high:.2f}]"
 
 
 def goes_without_saying(row: Row, rows: Iterable[Row]) -> bool:
@@ -70,7 +76,7 @@ def goes_without_saying(row: Row, rows: Iterable[Row]) -> bool:
 
 def _cell(row: Row) -> Cell:
     if math.isnan(row.value):
-        return Cell(text="no verdict", interval="", share=None, n=row.n)
+        return Cell(text=NO_VERDICT, interval="", share=None, n=row.n)
     share = 0 <= row.value <= 1 and row.metric not in COUNTS
     scale = 100 if share else 1
     low, high = row.low * scale, row.high * scale

@@ -95,7 +95,7 @@ def _matrix(rows: Sequence[Row], room: int) -> Table:
 def _across(rows: Sequence[Row], between: str) -> list[list[str]]:
     """A run has few stages and many results: stages across, results down."""
     stages = list(dict.fromkeys(row.stage for row in rows))
-    cells = {(row.stage, row.suite, row.mode, row.metric): cell(row).replace(" ", between, 1) for row in rows}
+    cells = {(row.stage, row.suite, row.mode, row.metric): cell(row, between=between) for row in rows}
     return [
         ["suite", "mode", "metric", *stages],
         *([*column, *(cells.get((stage, *column), "") for stage in stages)] for column in columns(rows)),

@@ -114,7 +114,11 @@ def _costs(a: RunResults, b: RunResults) -> list[Cost]:
 
 
 def _done(results: RunResults, stage: str, costs: Mapping[str, StageCost]) -> StageCost | None:
-    return costs[stage] if results.states.get(stage, {}).get("state") == "done" else None
+    return costs[stage] if _is_done(results, stage) else None
+
+
+def _is_done(results: RunResults, stage: str) -> bool:
+    return results.states.get(stage, {}).get("state") == "done"
 
 
 def _metrics(
@@ -122,7 +126,8 @@ def _metrics(
 ) -> dict[str, tuple[float | None, float | None]]:
     if stage in tables:
         return {}
-    one, other = (side.states.get(stage, {}).get("metrics", {}) for side in (a, b))
+    # Those of a stage that isn't done are where it stands, not where it ended.
+    one, other = (side.states[stage]["metrics"] if _is_done(side, stage) else {} for side in (a, b))
     return {name: (one.get(name), other.get(name)) for name in dict.fromkeys((*one, *other)) if name != "step"}
 
 
@@ -132,6 +137,8 @@ def _unfinished(results: RunResults, side: str) -> list[str]:
     if not left:
         return []
     stages = ", ".join(f"{name} ({state})" for name, state in left.items())
+    if Ledger(results.run_dir).locked():
+        return [f"{side} is running: {stages}; what they come to is told once they are done"]
     return [f"{side} isn't finished: {stages}; `posttrain run` on its recipe goes on from there"]
 
 
@@ -154,6 +161,7 @@ def _number_json(number: Number) -> dict[str, Any]:
         "low": number.low,
         "high": number.high,
         "questions": number.questions,
+        "missing": {"a": number.missing[0], "b": number.missing[1]},
     }
 
 

@@ -10,21 +10,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from posttrain.errors import InputError
+from posttrain.errors import DataError, InputError
 from posttrain.pipelines.compare.answers import Answers, read_answers
 from posttrain.pipelines.compare.recipes import differences, show_value
+from posttrain.pipelines.keys import Hashes
 from posttrain.pipelines.ledger import Ledger
 from posttrain.pipelines.results import Row, RunResults, evaluation_rows
 from posttrain.stages.measures import bootstrap_interval, difference_interval
 
 Basis = Literal["paired", "unpaired", "means only", "suites differ"]
+
+ENOUGH = 10
+"""Questions from which an interval is given. A bootstrap draws the few that there are again and knows of no others: of
+one question that went from 0 to 1 it would say that the gain is certain. The same of any number that all differ by the
+same, which it can only repeat."""
 
 HOW_MUCH = ("k", "modes", "pass_at", "budgets")
 """Fields of a suite that say how much is asked: what both were asked means the same in both."""
@@ -45,6 +51,8 @@ class Number:
     high: float = math.nan
     questions: int = 0
     """How many the difference is over, those of both runs if it isn't paired."""
+    missing: tuple[int, int] = (0, 0)
+    """Samples without a verdict in A, in B."""
 
     @property
     def clear(self) -> bool:
@@ -67,7 +75,10 @@ class Evaluation:
 
     @cached_property
     def answers(self) -> Answers | None:
-        return read_answers(self.folder / "artifact")
+        try:
+            return read_answers(self.folder / "artifact")
+        except DataError as error:
+            raise damaged(self.name, self.folder, error.what) from None
 
 
 def compare_numbers(a: RunResults, b: RunResults) -> tuple[list[Number], list[str]]:
@@ -94,18 +105,23 @@ def compare_numbers(a: RunResults, b: RunResults) -> tuple[list[Number], list[st
     return numbers, notes
 
 
+def damaged(evaluation: str, folder: Path, what: str) -> InputError:
+    """The error for a finished evaluation that can't be read."""
+    fix = f"run the recipe again with --force {evaluation}"
+    return InputError(f"the evaluation `{evaluation}` is damaged: {what}", where=str(folder), fix=fix)
+
+
 def _evaluations(results: RunResults) -> dict[tuple[str, str], Evaluation]:
     """Finished evaluations by the stage they are of and the suite; the first, where one was asked twice."""
-    ledger = Ledger(results.run_dir)
+    ledger, hashes = Ledger(results.run_dir), Hashes()
     found: dict[tuple[str, str], Evaluation] = {}
     for stage in results.stages:
         name = stage["name"]
         if stage["gives"] != "table" or results.states[name]["state"] != "done":
             continue
-        spec, damage = ledger.recorded(name), ledger.damage(name)
+        spec, damage = ledger.recorded(name), ledger.damage(name, hashes)
         if damage or not spec.get("spec", {}).get("suites"):
-            what = f"the evaluation `{name}` is damaged: {damage or 'its spec.json says nothing of suites'}"
-            raise InputError(what, where=str(ledger.dir(name)), fix=f"run the recipe again with --force {name}")
+            raise damaged(name, ledger.dir(name), damage or "its spec.json says nothing of suites")
         of = stage["evaluates"]
         # A model that is no stage (`posttrain eval MODEL`) has another name in each run, which its evaluation hasn't.
         known = of if of == "base" or of in results.states else name
@@ -120,16 +136,40 @@ def _compare(one: Evaluation, other: Evaluation, a: Row, b: Row, differ: str) ->
     if differ:
         return Number(a=a, b=b, basis="suites differ", why=differ)
     answers, others = one.answers, other.answers
+    unknown = [_no_verdict(side, row) for side, row in ((answers, a), (others, b))]
+    missing = unknown[0][0], unknown[1][0]
+    biased = ""
+    if any(missing):
+        (in_a, all_a), (in_b, all_b) = unknown
+        biased = (
+            f"no verdict on {in_a} of {all_a} samples in A, {in_b} of {all_b} in B: they are left out, which favours "
+            "the run whose wrong answers lack one"
+        )
     values = answers.by_question(a) if answers else None
     against = others.by_question(b) if others else None
     if values is None or against is None or answers is None or others is None:
-        why = "its completions don't tell it by question"
-        return Number(a=a, b=b, basis="means only", why=why, difference=b.value - a.value)
+        why = _joined("its completions don't tell it by question", biased)
+        return Number(a=a, b=b, basis="means only", why=why, difference=b.value - a.value, missing=missing)
     texts, other_texts = answers.questions(a.suite, a.mode, a.metric), others.questions(b.suite, b.mode, b.metric)
     for question in texts.keys() & other_texts.keys():
         if texts[question] != other_texts[question]:
             return Number(a=a, b=b, basis="suites differ", why=f"question {question} doesn't say the same in both")
-    return _difference(a, b, values, against, _how_much(one.suite(a.suite), other.suite(b.suite)))
+    why = _joined(biased, _how_much(one.suite(a.suite), other.suite(b.suite)))
+    return replace(_difference(a, b, values, against, why), missing=missing)
+
+
+def _no_verdict(answers: Answers | None, row: Row) -> tuple[int, int]:
+    """Of the samples behind a number that takes verdicts: those without one, and all of them."""
+    name, _, task = row.metric.partition("/task/")
+    if answers is None or name.partition("@")[0] not in ("accuracy", "pass"):
+        return 0, 0
+    asked = [answers.asked.get((row.suite, ask), {}) for ask in answers.asks(row.suite, row.mode, row.metric)]
+    samples = [s for questions in asked for of_one in questions.values() for s in of_one if not task or s.task == task]
+    return sum(math.isnan(sample.score) for sample in samples), len(samples)
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
 
 
 def _difference(a: Row, b: Row, values: Mapping[str, float], against: Mapping[str, float], why: str) -> Number:
@@ -137,27 +177,32 @@ def _difference(a: Row, b: Row, values: Mapping[str, float], against: Mapping[st
         pairs = np.array([(value, against[question]) for question, value in values.items()]).reshape(-1, 2)
         known = pairs[~np.isnan(pairs).any(1)]
         steps = known[:, 1] - known[:, 0]
-        low, high = bootstrap_interval(steps)
+        low, high = bootstrap_interval(steps) if _enough(steps) else (math.nan, math.nan)
         if 0 < len(known) < len(pairs):
-            without = f"{len(pairs) - len(known)} questions without a verdict in one of them are left out"
-            why = "; ".join(part for part in (without, why) if part)
+            why = _joined(f"{len(pairs) - len(known)} questions without a verdict in one of them are left out", why)
         return Number(
             a=a, b=b, basis="paired", why=why, difference=_mean(steps), low=low, high=high, questions=len(known)
         )  # fmt: skip
     shared = len(values.keys() & against.keys())
     sets = f"question sets differ: {len(values)} in A, {len(against)} in B, {shared} in both"
     before, after = (np.array([v for v in side.values() if not math.isnan(v)]) for side in (values, against))
-    low, high = difference_interval(before, after)
+    enough = min(len(before), len(after)) >= ENOUGH and (_enough(before) or _enough(after))
+    low, high = difference_interval(before, after) if enough else (math.nan, math.nan)
     return Number(
         a=a,
         b=b,
         basis="unpaired",
-        why="; ".join(part for part in (sets, why) if part),
+        why=_joined(sets, why),
         difference=_mean(after) - _mean(before),
         low=low,
         high=high,
         questions=len(before) + len(after),
     )
+
+
+def _enough(values: np.ndarray) -> bool:
+    """Whether there is something to draw again: enough questions that aren't all the same."""
+    return len(values) >= ENOUGH and float(np.ptp(values)) > 0
 
 
 def _mean(values: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from posttrain.pipelines.compare import Comparison, Cost
 from posttrain.pipelines.compare.numbers import Number, why_not_paired
 from posttrain.pipelines.compare.recipes import ABSENT, Difference, show_value
 from posttrain.pipelines.live import MAIN_METRICS, duration
-from posttrain.pipelines.matrix import QUIET, cell
+from posttrain.pipelines.matrix import NO_VERDICT, QUIET, cell
 from posttrain.pipelines.report.costs import StageCost, count_of
 from posttrain.pipelines.terminal import print_line
 
@@ -94,7 +94,8 @@ def _numbers_table(numbers: Sequence[Number], *, wide: bool) -> Table:
         if stage and row.stage != stage:
             table.add_section()
         label = f"{row.suite} {row.mode} {row.metric}"
-        cells = [text if wide else text.replace(" [", "\n[") for text in (cell(row), cell(number.b), _in_words(number))]
+        between = " " if wide else "\n"
+        cells = [*(cell(side, between=between) for side in (row, number.b)), _in_words(number, between=between)]
         table.add_row(
             Text("" if row.stage == stage else row.stage), Text(label), *map(Text, cells[:2]), Text(cells[2], style)
         )  # fmt: skip
@@ -102,13 +103,16 @@ def _numbers_table(numbers: Sequence[Number], *, wide: bool) -> Table:
     return table
 
 
-def _in_words(number: Number) -> str:
-    """`+0.055 [+0.012, +0.098]`, with what it rests on where it isn't paired."""
+def _in_words(number: Number, *, between: str = " ") -> str:
+    """`+0.055 (n=40) [+0.012, +0.098]`: over how many questions, with what it rests on where it isn't paired."""
     if number.basis == "suites differ":
         return number.basis
-    interval = "" if math.isnan(number.low) else f" [{number.low:+.3f}, {number.high:+.3f}]"
+    if math.isnan(number.difference):
+        return NO_VERDICT
+    n = f" (n={number.questions})" if number.questions else ""
+    interval = "" if math.isnan(number.low) else f"{between}[{number.low:+.3f}, {number.high:+.3f}]"
     basis = "" if number.basis == "paired" else f" {number.basis}"
-    return f"{number.difference:+.3f}{interval}{basis}"
+    return f"{number.difference:+.3f}{n}{interval}{basis}"
 
 
 def _costs_table(costs: Sequence[Cost]) -> Table:

@@ -19,46 +19,16 @@ from rich.console import Console
 
 from posttrain.errors import InputError
 from posttrain.pipelines.compare import Comparison, compare_runs
-from posttrain.pipelines.compare.numbers import Number
 from posttrain.pipelines.compare.recipes import differences
 from posttrain.pipelines.compare.show import print_comparison
-from posttrain.stages.data.store import read_rows, write_rows
 from posttrain.stages.measures import RESAMPLES
 
-from .comparing import Runs, even, make_runs
+from .comparing import Runs, better, edit, even, make_runs, number, scores
 
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     return make_runs(tmp_path, monkeypatch)
-
-
-def better(stage: str, question: int, sample: int) -> float | None:
-    """RL solves every third question that it did not."""
-    return 1.0 if stage == "rl" and question % 3 == 0 else even(stage, question, sample)
-
-
-def number(comparison: Comparison, name: str = "rl:held-out:think:accuracy") -> Number:
-    (found,) = [n for n in comparison.numbers if ":".join((n.a.stage, n.a.suite, n.a.mode, n.a.metric)) == name]
-    return found
-
-
-def scores(run: Path, stage: str = "rl", ask: str = "think") -> dict[str, list[float]]:
-    """By question id, straight from the file."""
-    kept: dict[str, list[float]] = {}
-    for row in read_rows(run / f"eval-{stage}" / "artifact" / "completions.parquet"):
-        if (row["suite"], row["ask"]) == ("held-out", ask):
-            kept.setdefault(row["prompt_id"], []).append(row["score"])
-    return kept
-
-
-def edit(run: Path, name: str, change: Any) -> None:
-    """Rewrite an evaluation's completions, and its manifest so that it passes for undamaged."""
-    artifact = run / name / "artifact"
-    write_rows(artifact, change(read_rows(artifact / "completions.parquet")), "completions.parquet")
-    manifest = json.loads((artifact / "manifest.json").read_text())
-    manifest["files"]["completions.parquet"]["size"] = (artifact / "completions.parquet").stat().st_size
-    (artifact / "manifest.json").write_text(json.dumps(manifest))
 
 
 # ---------------------------------------------------------------- numbers
@@ -67,7 +37,8 @@ def edit(run: Path, name: str, change: Any) -> None:
 def test_identical_runs_differ_by_exactly_nothing(runs: Runs) -> None:
     compared = compare_runs(runs.run("a"), runs.run("b"))
     known = [n for n in compared.numbers if n.basis == "paired"]
-    assert {(n.difference, n.low, n.high) for n in known} == {(0.0, 0.0, 0.0)}
+    assert {n.difference for n in known} == {0.0}
+    assert all(np.isnan((n.low, n.high)).all() for n in known)  # there is no spread to draw from
     assert (compared.recipe, compared.notes) == ((), ())
 
 
@@ -145,7 +116,7 @@ def test_a_missing_verdict_leaves_its_question_out_and_is_no_zero(runs: Runs) ->
         return None if question < 4 else even(stage, question, sample)
 
     found = number(compare_runs(runs.run("a"), runs.run("b", scores=silent)))
-    assert (found.difference, found.low, found.high, found.questions) == (0.0, 0.0, 0.0, 36)
+    assert (found.difference, found.questions) == (0.0, 36)
     assert "4 questions without a verdict in one of them are left out" in found.why
     assert found.b.n == 36
 
@@ -380,7 +351,7 @@ def test_a_pipe_gets_one_fact_a_line(runs: Runs) -> None:
     assert "recipe evaluate.suites.1.sampling.max_tokens: 64 -> 9" in lines
     (line,) = [line for line in lines if line.startswith("rl:held-out:think:accuracy: ")]
     found = number(compare_runs(runs.folder / "a", runs.folder / "b"))
-    assert line.endswith(f"  {found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]")
+    assert line.endswith(f"  {found.difference:+.3f} (n=40) [{found.low:+.3f}, {found.high:+.3f}]")
     assert [line for line in lines if line.startswith("rl:budget:") and line.endswith("  suites differ")]
     assert "note: rl:budget:think: suites differ: sampling.max_tokens 64 in A, 9 in B" in lines
 

@@ -197,7 +197,7 @@ def test_a_run_in_a_pipe_writes_plain_lines(first: subprocess.CompletedProcess[b
         ("plan small.yaml --run-dir run", b"0 of 3 stages need work"),
         ("status run", b"cold"),
         ("report run", b"cold:sums:default:accuracy = "),
-        ("compare run run", b"  +0.000 [+0.000, +0.000]"),
+        ("compare run run", b"  +0.000 (n=4)"),
         ("generate builtin:tiny --prompt 1+1? --max-tokens 4", b""),
         ("prune builtin:tiny --keep 2 --out small", b"layers 0, "),
     ],
