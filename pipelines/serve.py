@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,6 +34,7 @@ class ReportServer(ThreadingHTTPServer):
             raise InputError(what, where=str(run_dir), fix="give another --port; 0 takes a free one") from None
         self.run_dir = run_dir
         self._page, self._going, self._until = b"", True, 0.0
+        self._alone = threading.Lock()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that goes away before it has the page is no error."""
@@ -44,22 +46,35 @@ class ReportServer(ThreadingHTTPServer):
         return f"http://{HOST}:{self.server_port}/"
 
     def page(self) -> tuple[bytes, bool]:
-        """The report of now, or of a moment ago, and whether the run went on when it was made."""
-        began = time.monotonic()
-        if began >= self._until:
-            # Asked first: a page of a run that has ended since must be asked for once more.
-            self._going = Ledger(self.run_dir).locked()
-            self._page = render(read_results(self.run_dir)).encode()
-            ended = time.monotonic()
-            self._until = ended + (ended - began)
-        return self._page, self._going
+        """The report of now, or of a moment ago, and whether the run went on when it was made.
+
+        Raises InputError if it can't be made.
+        """
+        with self._alone:  # who waits for another's page takes it
+            began = time.monotonic()
+            if began >= self._until:
+                # Asked first: a page of a run that has ended since must be asked for once more.
+                self._going = Ledger(self.run_dir).locked()
+                self._page = self._made()
+                ended = time.monotonic()
+                self._until = ended + (ended - began)
+            return self._page, self._going
+
+    def _made(self) -> bytes:
+        try:
+            return render(read_results(self.run_dir)).encode()
+        except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+            what = f"the report can't be made: {type(error).__name__}: {error}"
+            raise InputError(
+                what, where=str(self.run_dir), fix="a file of this run is damaged, or just written"
+            ) from None
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: ReportServer
 
     def do_GET(self) -> None:
-        host = (self.headers["Host"] or "").rsplit(":", 1)[0]
+        host = (self.headers["Host"] or "").rsplit(":", 1)[0].lower()
         if host not in (HOST, "localhost"):  # a foreign page that a name of its own leads here
             self.send_error(403, "only for this machine")
         elif self.path.split("?")[0] not in ("/", "/report.html"):
@@ -67,10 +82,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             try:
                 page, going = self.server.page()
-            except PosttrainError as error:  # the folder was moved away
+            except PosttrainError as error:  # the folder was moved away, or a file of it is damaged
                 self.send_error(503, "there is no report", str(error))
                 return
             self._send(page, going)
+
+    do_HEAD = do_GET  # noqa: N815  the same, without its body
 
     def _send(self, body: bytes, going: bool) -> None:
         self.send_response(200)
@@ -81,6 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, str(value))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *arguments: Any) -> None: ...
