@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self._send(page, going)
 
-    do_HEAD = do_GET  # noqa: N815  the same, without its body
+    do_HEAD = do_GET  # the same, without its body
 
     def _send(self, body: bytes, going: bool) -> None:
         self.send_response(200)
