@@ -29,6 +29,8 @@ from posttrain.pipelines.keys import Hashes, StageKey
 State = Literal["done", "running", "failed", "pending"]
 
 MANIFEST = "manifest.json"
+LIVE = "live.json"
+"""Where a running stage stands; a killed one leaves it."""
 
 _KILLED = "it was killed"
 _LOOK = 1.0
@@ -63,7 +65,7 @@ class Ledger:
                 time.sleep(0.02)
             for path in self.run_dir.glob("*/state.json"):
                 if read_json(path).get("state") == "running":  # else it would run again for whoever sees the lock held
-                    self.mark(path.parent.name, "failed", _KILLED)
+                    self.mark(path.parent.name, "failed", _KILLED, self.spent(path.parent.name))
             yield
 
     def locked(self) -> bool:
@@ -94,6 +96,13 @@ class Ledger:
         if written["state"] == "running":
             return ("running", "") if self.locked() else ("failed", _KILLED)
         return written["state"], written.get("error", "")
+
+    def spent(self, stage: str) -> float:
+        """Seconds that went into the stage, those of earlier attempts that it goes on from too."""
+        folder, manifest = self.dir(stage), self.manifest(stage)
+        places = [manifest] if manifest else [read_json(folder / "state.json"), read_json(folder / LIVE)]
+        told = [place.get("seconds") for place in places]
+        return max((float(seconds) for seconds in told if isinstance(seconds, int | float)), default=0.0)
 
     def damage(self, stage: str, hashes: Hashes | None = None) -> str:
         """What is wrong with the finished artifact, by its files' sizes, and with `hashes` by their checksums; empty
@@ -138,19 +147,23 @@ class Ledger:
         sync(self.run_dir)
         return target
 
-    def begin(self, stage: str, key: StageKey, extra: Mapping[str, Any]) -> Path:
-        """Mark the stage as running and return an empty temporary folder for its artifact."""
+    def begin(self, stage: str, key: StageKey, extra: Mapping[str, Any], spent: float = 0.0) -> Path:
+        """Mark the stage as running and return an empty temporary folder for its artifact.
+
+        `spent` are the seconds of earlier attempts that it goes on from.
+        """
         folder = self.dir(stage)
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob("artifact.tmp-*"):  # half an artifact of a command that was killed
             shutil.rmtree(left)
         write_json(folder / "spec.json", {"key": key.key, **key.payload, **extra})
-        self.mark(stage, "running")
+        self.mark(stage, "running", seconds=spent)
         return Path(tempfile.mkdtemp(prefix="artifact.tmp-", dir=folder))
 
-    def mark(self, stage: str, state: State, error: str = "") -> None:
-        """Record the state of a stage that isn't done."""
-        write_json(self.dir(stage) / "state.json", {"state": state, "error": error, "pid": os.getpid()})
+    def mark(self, stage: str, state: State, error: str = "", seconds: float = 0.0) -> None:
+        """Record the state of a stage that isn't done, and the seconds that went into it so far."""
+        told = {"state": state, "error": error, "seconds": round(seconds, 3), "pid": os.getpid()}
+        write_json(self.dir(stage) / "state.json", told)
 
     def finish(self, stage: str, filled: Path, key: str, about: Mapping[str, Any]) -> None:
         """Make the artifact in `filled` real. Raises RunError if it is empty or holds links."""

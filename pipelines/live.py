@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from posttrain.pipelines.board import Board
-from posttrain.pipelines.ledger import write_text
+from posttrain.pipelines.ledger import LIVE, read_json, write_text
 from posttrain.pipelines.loggers import SafeLoggers
 from posttrain.pipelines.terminal import print_line
 
@@ -70,26 +70,22 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text("utf-8").splitlines():
+    for text in path.read_bytes().splitlines():
         try:
             line = json.loads(text)
         except ValueError:
-            continue  # torn by a crash
-        if isinstance(line, dict) and "step" in line:
+            continue  # torn by a crash, or damaged
+        if isinstance(line, dict) and isinstance(line.get("step"), int | float):
             lines.append(line)
     return lines
 
 
-LIVE = "live.json"
-
-
 def read_live(folder: Path) -> dict[str, Any]:
-    """Where a running stage stands: {done, total, unit, rate, left, note, seconds}; empty if nobody says."""
-    try:
-        found = json.loads((folder / LIVE).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    """Where a running stage stands: {done, total, unit, rate, left, note, seconds}; empty if nobody says all of it."""
+    found = read_json(folder / LIVE)
+    known = all(isinstance(found.get(name), int | float) for name in ("done", "total", "seconds"))
+    known &= all(isinstance(found.get(name), str) for name in ("unit", "rate", "note"))
+    return found if known and isinstance(found.get("left", ""), int | float | None) else {}
 
 
 class EventLog:
@@ -115,10 +111,12 @@ class StageView:
         *,
         folder: Path | None = None,
         board: Board | None = None,
+        spent: float = 0.0,
     ) -> None:
         self._console, self._title, self._mask = console, title, mask
         self._folder, self._board = folder, board if board is not None and board.active else None
         self._total, self._done, self._unit, self._note = 0, 0, "step", ""
+        self._spent = spent
         self._began = self._began_bar = time.monotonic()
         self._shown, self._first, self._written = 0, 0, 0.0
         self._bar: Progress | None = None
@@ -141,7 +139,8 @@ class StageView:
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self._began
+        """Of this attempt and of those that it goes on from."""
+        return self._spent + time.monotonic() - self._began
 
     def say(self, text: str) -> None:
         """Print one line, above the bar if there is one."""

@@ -126,7 +126,7 @@ def _state(ledger: Ledger, name: str) -> dict[str, Any]:
         "why": why,
         "key": ledger.recorded(name).get("key"),
         "metrics": manifest.get("metrics", lines[-1] if lines else {}),
-        "seconds": manifest.get("seconds"),
+        "seconds": ledger.spent(name) or None,
     }
 
 

@@ -142,10 +142,10 @@ class _Run:
         return self._conclude()
 
     def _stage(self, stage: StagePlan, title: str, workers: ClusterWorkers, stop: StopRequest) -> None:
-        filled = self._prepare(stage)
+        filled, spent = self._prepare(stage)
         self.events.write("stage start", stage=stage.name, action=stage.action, why=stage.why, key=stage.key.key)
         folder = self.ledger.dir(stage.name)
-        view = StageView(self.console, title, self.loaded.mask, folder=folder, board=self.board)
+        view = StageView(self.console, title, self.loaded.mask, folder=folder, board=self.board, spent=spent)
         self.board.state(stage.name, "running")
         recipe = self.loaded.recipe
         loggers = SafeLoggers(recipe.logging.to, self.ledger.run_dir, recipe.name, stage.name, self._lost)
@@ -160,15 +160,15 @@ class _Run:
                 result = self.run_one(self._context(stage, filled, workers, metrics, view, stop))
                 self._finish(stage, filled, result, view.seconds)
         except Stopped as error:
-            self.ledger.mark(stage.name, "pending", "stopped")
+            self.ledger.mark(stage.name, "pending", "stopped", view.seconds)
             self.events.write("stage stopped", stage=stage.name, seconds=view.seconds)
             raise Stopped(f"{title}: {error.what}") from error
         except KeyboardInterrupt:
-            self.ledger.mark(stage.name, "failed", "interrupted")
+            self.ledger.mark(stage.name, "failed", "interrupted", view.seconds)
             raise
         except Exception as error:
             self.board.state(stage.name, "failed")
-            self._failed(stage, title, error)
+            self._failed(stage, error, view.seconds)
             raise _StageFailed(_last_words(title, error, self.ledger.run_dir)) from error
         finally:
             metrics.close()
@@ -184,9 +184,13 @@ class _Run:
         self.say(f"note: {logger} failed and is left out from here on: {_in_short(error)}")
         self.events.write("logger failed", logger=logger, error=_in_short(error))
 
-    def _prepare(self, stage: StagePlan) -> Path:
-        """Make the stage's folder as the plan wants it; returns where its artifact is filled in."""
+    def _prepare(self, stage: StagePlan) -> tuple[Path, float]:
+        """Make the stage's folder as the plan wants it.
+
+        Returns where its artifact is filled in, and the seconds of earlier attempts that it goes on from.
+        """
         name, resumes = stage.name, stage.action == "resume"
+        spent = self.ledger.spent(name)
         aside = None if resumes else self.ledger.set_aside(name)
         if aside is not None:
             self.events.write("set aside", stage=name, to=str(aside.relative_to(self.plan.run_dir)))
@@ -194,8 +198,10 @@ class _Run:
                 self.ledger.carry_forward(aside, name)
         if not checkpoints(self.ledger.dir(name)):  # it starts over, so what it logged before doesn't count
             (self.ledger.dir(name) / "metrics.jsonl").unlink(missing_ok=True)
+            spent = 0.0
         learner = self.loaded.recipe.cluster.learner
-        return self.ledger.begin(name, stage.key, {"stage": name, "ranks": learner.workers, "zero": learner.zero})
+        about = {"stage": name, "ranks": learner.workers, "zero": learner.zero}
+        return self.ledger.begin(name, stage.key, about, spent), spent
 
     def _context(
         self,
@@ -255,10 +261,10 @@ class _Run:
         if failed := [verdict for verdict in verdicts if verdict.gate.stops and not verdict.passed]:
             raise _GateFailed(failure_text(failed))
 
-    def _failed(self, stage: StagePlan, title: str, error: Exception) -> None:
+    def _failed(self, stage: StagePlan, error: Exception, seconds: float) -> None:
         trace = "".join(traceback.format_exception(error))
         first = str(error).splitlines()[0] if isinstance(error, PosttrainError) else _in_short(error)
-        self.ledger.mark(stage.name, "failed", self.loaded.mask(first))
+        self.ledger.mark(stage.name, "failed", self.loaded.mask(first), seconds)
         self.events.write("stage failed", stage=stage.name, error=str(error), traceback=trace)
 
     def _conclude(self) -> int:

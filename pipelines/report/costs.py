@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain.pipelines.live import read_live, read_metrics
+from posttrain.pipelines.live import read_metrics
 from posttrain.pipelines.results import RunResults
 
 
@@ -32,14 +32,11 @@ def _cost(folder: Path, state: Mapping[str, Any]) -> StageCost:
         values = [line[name] for line in lines if isinstance(line.get(name), int | float)]
         return int(sum(values)) if values else None
 
-    seconds = state["seconds"]
-    if seconds is None and state["state"] == "running":
-        seconds = read_live(folder).get("seconds")
     generated = total("generated_tokens")
     if generated is None and "generated_tokens" in state["metrics"]:
         generated = int(state["metrics"]["generated_tokens"])
     return StageCost(
-        seconds=seconds,
+        seconds=state["seconds"],
         generated=_evaluated(folder / "artifact" / "completions.parquet") if generated is None else generated,
         trained=total("tokens"),
     )

@@ -88,7 +88,10 @@ def _box(
     lines = [
         ("name", name if len(name) <= 18 else f"{name[:17]}…"),
         ("kind", stage["kind"] + (" · control" if stage.get("control") else "")),
-        ("cost", duration(cost.seconds) if cost.seconds is not None else state),
+        (
+            "cost",
+            " · ".join([*([] if state == "done" else [state]), *([duration(cost.seconds)] if cost.seconds else [])]),
+        ),
         ("cost", " · ".join(tokens)),
         ("cost", " ".join(_headline(name, results))),
     ]
