@@ -93,9 +93,12 @@ class Ledger:
         written = read_json(self.dir(stage) / "state.json")
         if not written:
             return "pending", ""
-        if written["state"] == "running":
+        state = written.get("state")
+        if state not in ("running", "failed", "pending", "done"):
+            return "pending", "its state.json is damaged"
+        if state == "running":
             return ("running", "") if self.locked() else ("failed", _KILLED)
-        return written["state"], written.get("error", "")
+        return state, str(written.get("error", ""))
 
     def spent(self, stage: str) -> float:
         """Seconds that went into the stage, those of earlier attempts that it goes on from too."""
@@ -202,6 +205,18 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
+
+
+@contextmanager
+def reading(path: Path, fix: str) -> Iterator[None]:
+    """Makes an InputError that names the file of whatever its damage leads to inside."""
+    try:
+        yield
+    except KeyError as error:
+        raise InputError(f"it is damaged: it lacks {error}", where=str(path), fix=fix) from None
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise InputError(f"it can't be read: {type(error).__name__}: {first}", where=str(path), fix=fix) from None
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from posttrain.errors import InputError
 from posttrain.pipelines.gates import GateVerdict, SettledGate, judge_gate
-from posttrain.pipelines.ledger import Ledger, read_json
+from posttrain.pipelines.ledger import Ledger, reading
 from posttrain.pipelines.thresholds import Cell, Verdict, judge, parse_check
 from posttrain.stages.data.overlap import SuiteOverlap
 
@@ -69,33 +69,43 @@ class RunResults:
 
 
 def read_results(run_dir: Path) -> RunResults:
-    """Read a run folder. Raises InputError if `run` never wrote there."""
-    plan = read_json(run_dir / "plan.json")
-    if not plan:
+    """Read a run folder. Raises InputError if `run` never wrote there, or a file is damaged."""
+    path = run_dir / "plan.json"
+    if not path.exists():
         raise InputError(
             "this isn't a run folder: it has no plan.json",
             where=str(run_dir),
             fix="name a folder that `posttrain run` wrote: runs/NAME, or what --run-dir said",
         )
     ledger = Ledger(run_dir)
-    states = {stage["name"]: _state(ledger, stage["name"]) for stage in plan["stages"]}
-    rows = tuple(row for stage in plan["stages"] for row in evaluation_rows(ledger, stage))
+    with reading(path, "run its recipe again into this folder: what is done is reused, and the file written anew"):
+        plan = json.loads(path.read_text("utf-8"))
+        stages = tuple(_stage(stage) for stage in plan["stages"])
+        checks = [parse_check(item["check"], item["about"]) for item in plan["thresholds"]]
+        gates = [SettledGate.from_json(item) for item in plan.get("gates", ())]
+        recipe, description = str(plan["recipe"]), str(plan["description"])
+    states = {stage["name"]: _state(ledger, stage["name"]) for stage in stages}
+    rows = tuple(row for stage in stages for row in evaluation_rows(ledger, stage))
     cells: dict[Cell, float] = {(row.stage, row.suite, row.mode, row.metric): row.value for row in rows}
-    for stage in plan["stages"]:  # an evaluation answers to its own name too
+    for stage in stages:  # an evaluation answers to its own name too
         for row in evaluation_rows(ledger, {**stage, "evaluates": stage["name"]}):
             cells.setdefault((row.stage, row.suite, row.mode, row.metric), row.value)
-    verdicts = tuple(judge(parse_check(item["check"], item["about"]), cells) for item in plan["thresholds"])
     return RunResults(
         run_dir=run_dir,
-        recipe=plan["recipe"],
-        description=plan["description"],
-        stages=tuple(plan["stages"]),
+        recipe=recipe,
+        description=description,
+        stages=stages,
         states=states,
         rows=rows,
-        verdicts=verdicts,
-        gates=tuple(judge_gate(SettledGate.from_json(item), rows) for item in plan.get("gates", ())),
+        verdicts=tuple(judge(check, cells) for check in checks),
+        gates=tuple(judge_gate(gate, rows) for gate in gates),
         overlaps=_overlaps(run_dir),
     )
+
+
+def _stage(stage: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stage of plan.json. Raises KeyError if it lacks what readers ask."""
+    return {**stage, **{name: stage[name] for name in ("name", "kind", "gives", "inputs", "evaluates")}}
 
 
 def status_json(results: RunResults) -> dict[str, Any]:
@@ -119,22 +129,25 @@ def _state(ledger: Ledger, name: str) -> dict[str, Any]:
     state, why = ledger.state(name)
     manifest = ledger.manifest(name)
     lines = [] if manifest else read_metrics(ledger.dir(name) / "metrics.jsonl")
+    metrics = manifest.get("metrics", lines[-1] if lines else {})
     live = {"live": read_live(ledger.dir(name))} if state == "running" else {}
     return {
         "state": state,
         **live,
         "why": why,
         "key": ledger.recorded(name).get("key"),
-        "metrics": manifest.get("metrics", lines[-1] if lines else {}),
+        "metrics": metrics if isinstance(metrics, dict) else {},
         "seconds": ledger.spent(name) or None,
     }
 
 
 def _overlaps(run_dir: Path) -> tuple[SuiteOverlap, ...]:
-    return tuple(
-        SuiteOverlap(**{**suite, "examples": tuple(suite["examples"])})
-        for suite in read_json(run_dir / OVERLAP).get("suites", ())
-    )
+    path = run_dir / OVERLAP
+    if not path.exists():
+        return ()
+    with reading(path, "delete it and run the recipe again: it is made anew"):
+        suites = json.loads(path.read_text("utf-8"))["suites"]
+        return tuple(SuiteOverlap(**{**suite, "examples": tuple(suite["examples"])}) for suite in suites)
 
 
 def _metric(row: Mapping[str, Any]) -> str:
@@ -144,23 +157,24 @@ def _metric(row: Mapping[str, Any]) -> str:
 
 
 def evaluation_rows(ledger: Ledger, stage: Mapping[str, Any]) -> list[Row]:
-    """The numbers of one stage of plan.json; none if it is no evaluation, or isn't done."""
-    if stage["gives"] != "table":
+    """The numbers of one stage of plan.json; none if it is no evaluation, or isn't done.
+
+    Raises InputError for a damaged table.
+    """
+    path = ledger.artifact(stage["name"]) / TABLE
+    if stage["gives"] != "table" or not path.exists():
         return []
-    try:
-        table = json.loads((ledger.artifact(stage["name"]) / TABLE).read_text("utf-8"))
-    except (OSError, ValueError):
-        return []
-    return [
-        Row(
-            stage=stage["evaluates"] or stage["name"],
-            suite=row["suite"],
-            mode=row["mode"],
-            metric=_metric(row),
-            value=row["value"],
-            low=row["low"],
-            high=row["high"],
-            n=row["n"],
-        )
-        for row in table["rows"]
-    ]
+    with reading(path, f"run the recipe again with --force {stage['name']}"):
+        return [
+            Row(
+                stage=stage["evaluates"] or stage["name"],
+                suite=row["suite"],
+                mode=row["mode"],
+                metric=_metric(row),
+                value=float(row["value"]),
+                low=float(row["low"]),
+                high=float(row["high"]),
+                n=int(row["n"]),
+            )
+            for row in json.loads(path.read_text("utf-8"))["rows"]
+        ]

@@ -22,7 +22,7 @@ from posttrain.pipelines.card import write_card
 from posttrain.pipelines.checks import check_data, check_judges, check_sandbox
 from posttrain.pipelines.cluster import ClusterWorkers
 from posttrain.pipelines.environment import describe_environment, package_versions
-from posttrain.pipelines.gates import failure_text
+from posttrain.pipelines.gates import failure_text, judge_gate
 from posttrain.pipelines.ledger import Ledger, write_json, write_text
 from posttrain.pipelines.live import EventLog, MetricFile, StageView, duration, main_metrics
 from posttrain.pipelines.loggers import SafeLoggers, check_loggers
@@ -30,7 +30,7 @@ from posttrain.pipelines.overlap import write_overlap
 from posttrain.pipelines.plan import Plan, StagePlan, checkpoints, make_plan
 from posttrain.pipelines.refresh import Refresher
 from posttrain.pipelines.report import write_report
-from posttrain.pipelines.results import OVERLAP, read_results
+from posttrain.pipelines.results import OVERLAP, evaluation_rows, read_results
 from posttrain.pipelines.show import print_results
 from posttrain.pipelines.stop import StopRequest
 from posttrain.pipelines.terminal import print_line
@@ -254,7 +254,11 @@ class _Run:
         order = [due.name for due in self.plan.due]
         ready = [gate for gate in self.plan.gates if stage.name in gate.needs and set(gate.needs) <= set(order)]
         ready = [gate for gate in ready if max(gate.needs, key=order.index) == stage.name]
-        verdicts = [v for v in read_results(self.plan.run_dir).gates if v.gate in ready] if ready else []
+        needed = {name for gate in ready for name in gate.needs}
+        # No other table is read: one that is damaged may still be waiting to be made anew.
+        asked = [evaluation for evaluation in self.plan.to_json()["stages"] if evaluation["name"] in needed]
+        rows = [row for evaluation in asked for row in evaluation_rows(self.ledger, evaluation)]
+        verdicts = [judge_gate(gate, rows) for gate in ready]
         for verdict in verdicts:
             self.say(str(verdict))
             self.events.write("gate", cell=verdict.cell, passed=verdict.passed, found=verdict.found)

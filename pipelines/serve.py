@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import InputError, PosttrainError
-from posttrain.pipelines.ledger import Ledger
-from posttrain.pipelines.report import render
+from posttrain.pipelines.ledger import Ledger, reading
+from posttrain.pipelines.report import DAMAGED, render
 from posttrain.pipelines.results import read_results
 
 HOST = "127.0.0.1"
@@ -55,19 +55,11 @@ class ReportServer(ThreadingHTTPServer):
             if began >= self._until:
                 # Asked first: a page of a run that has ended since must be asked for once more.
                 self._going = Ledger(self.run_dir).locked()
-                self._page = self._made()
+                with reading(self.run_dir, DAMAGED):
+                    self._page = render(read_results(self.run_dir)).encode()
                 ended = time.monotonic()
                 self._until = ended + (ended - began)
             return self._page, self._going
-
-    def _made(self) -> bytes:
-        try:
-            return render(read_results(self.run_dir)).encode()
-        except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-            what = f"the report can't be made: {type(error).__name__}: {error}"
-            raise InputError(
-                what, where=str(self.run_dir), fix="a file of this run is damaged, or just written"
-            ) from None
 
 
 class _Handler(BaseHTTPRequestHandler):

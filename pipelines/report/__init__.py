@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from posttrain.pipelines.ledger import read_json, write_text
+from posttrain.pipelines.ledger import read_json, reading, write_text
 from posttrain.pipelines.live import duration, main_metrics, read_live
 from posttrain.pipelines.matrix import Matrix
 from posttrain.pipelines.report.costs import StageCost, count_of, stage_costs
@@ -26,13 +26,16 @@ from posttrain.pipelines.report.graph import draw
 from posttrain.pipelines.report.rollouts import sampled_rollouts
 from posttrain.pipelines.results import RunResults
 
+DAMAGED = "see which of its files is damaged, and run its stage again with --force STAGE"
 PAGE = Path(__file__).resolve().parent / "page"
 
 
 def write_report(results: RunResults) -> Path:
-    """Write report.html into the run folder and return its path."""
+    """Write report.html into the run folder and return its path. Raises InputError if its files can't be read."""
     path = results.run_dir / "report.html"
-    write_text(path, render(results))
+    with reading(results.run_dir, DAMAGED):
+        page = render(results)
+    write_text(path, page)
     return path
 
 
@@ -94,13 +97,14 @@ def _totals(results: RunResults, costs: dict[str, StageCost]) -> dict[str, Any]:
 def _about(results: RunResults) -> dict[str, Any]:
     """Configuration, versions and machine, as the run wrote them down (references to secrets stay references)."""
     found = read_json(results.run_dir / "environment.json")
+    packages = found.pop("packages", {})
     resolved = results.run_dir / "resolved.yaml"
     recipe = results.run_dir / "recipe.yaml"
     return {
-        "packages": found.pop("packages", {}),
+        "packages": packages if isinstance(packages, dict) else {},
         "machine": {key: value for key, value in found.items() if isinstance(value, str | int | float)},
-        "resolved": resolved.read_text("utf-8") if resolved.exists() else "",
-        "recipe": recipe.read_text("utf-8") if recipe.exists() else "",
+        "resolved": resolved.read_text("utf-8", "replace") if resolved.exists() else "",
+        "recipe": recipe.read_text("utf-8", "replace") if recipe.exists() else "",
     }
 
 

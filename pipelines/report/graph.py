@@ -85,13 +85,11 @@ def _box(
     name, (x, y) = stage["name"], place
     state, cost = results.states[name]["state"], costs[name]
     tokens = [f"{count_of(n)} {what}" for n, what in ((cost.generated, "gen"), (cost.trained, "train")) if n]
+    took = duration(cost.seconds) if cost.seconds is not None else ""
     lines = [
         ("name", name if len(name) <= 18 else f"{name[:17]}…"),
         ("kind", stage["kind"] + (" · control" if stage.get("control") else "")),
-        (
-            "cost",
-            " · ".join([*([] if state == "done" else [state]), *([duration(cost.seconds)] if cost.seconds else [])]),
-        ),
+        ("cost", took if state == "done" else f"{state} {took}".rstrip()),
         ("cost", " · ".join(tokens)),
         ("cost", " ".join(_headline(name, results))),
     ]
