@@ -26,6 +26,8 @@ from posttrain.rewards.loader import split_path
 from posttrain.rewards.members import Row, Value, make_member
 from posttrain.types import Completion, Prompt, Score
 
+_GOLD = 200
+"""Characters of a gold answer that are shown."""
 MIN_ROWS = 20
 """An error rate over fewer rows says nothing."""
 _WINDOW = 500
@@ -76,7 +78,7 @@ class Scorer:
                 continue
             for i, value in zip(wanted, member.values([rows[i] for i in wanted], step), strict=True):
                 parts[i][number] = value
-        scores = [replace(self._compose(v), logged=row.logged) for v, row in zip(parts, rows, strict=True)]
+        scores = [replace(self._compose(v, row), logged=row.logged) for v, row in zip(parts, rows, strict=True)]
         for i in failed:
             scores[i] = Score(value=None, status="infra_error", detail=rows[i].completion.failure)
         self._watch(scores)
@@ -112,7 +114,7 @@ class Scorer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _compose(self, values: dict[int, Value]) -> Score:
+    def _compose(self, values: dict[int, Value], row: Row) -> Score:
         parts = {self._names[n]: None if isinstance(v, RowError) else v for n, v in values.items()}
         for number, value in values.items():
             if isinstance(value, RowError):
@@ -121,13 +123,20 @@ class Scorer:
         counted = {n: v for n, v in values.items() if isinstance(v, int | float)}
         terms = {self._names[n]: float(v) for n, v in counted.items() if not self._uses[n].gate}
         if not terms:
-            return Score(value=None, parts=parts, status="not_applicable", detail="no reward applies")
+            return Score(value=None, parts=parts, status="not_applicable", detail=self._why_none(values, row))
         closed = [self._names[n] for n, v in counted.items() if self._uses[n].gate and v <= 0]
         if closed:
             nothing = dict.fromkeys(terms, 0.0)
             return Score(value=0.0, parts=parts, terms=nothing, detail=f"gate {closed[0]} is closed")
         value = sum(self.weights[name] * term for name, term in terms.items())
         return Score(value=float(value), parts=parts, terms=terms)
+
+    def _why_none(self, values: dict[int, Value], row: Row) -> str:
+        gold = row.columns.get("answer")
+        for number, value in values.items():
+            if value is None and gold is not None and self._uses[number].use == "math":  # it leaves nothing else open
+                return f"{self._names[number]}: the gold answer {str(gold)[:_GOLD]!r} can't be parsed"
+        return "no reward applies"
 
     def _watch(self, scores: Sequence[Score]) -> None:
         with self._lock:

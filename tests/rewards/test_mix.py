@@ -78,6 +78,15 @@ def test_when(item: Make, tmp_path: Path, when: dict[str, Any], applies: bool) -
     assert result.value == (1.0 if applies else None)
 
 
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [(r"\frac{", r"math: the gold answer '\\frac{' can't be parsed"), (None, "no reward applies")],
+)
+def test_a_gold_answer_that_cannot_be_parsed_is_named(item: Make, tmp_path: Path, answer: Any, says: str) -> None:
+    (result,) = score([use("math"), use("format", gate=True)], [item(GOOD, answer=answer)], tmp_path)
+    assert (result.value, result.status, result.detail) == (None, "not_applicable", says)
+
+
 def test_none_is_not_zero(item: Make, rewards_file: Path) -> None:
     uses = [use("mine.py:optional"), use("format", when={"task": "t"})]
     results = score(uses, [item("x", answer=3), item("x", answer=None), item("x", answer=None, task="t")], rewards_file)
