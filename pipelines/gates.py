@@ -106,7 +106,8 @@ def judge_gate(gate: SettledGate, rows: Iterable[Row]) -> GateVerdict:
     if gate.no_drop is not None and gate.before is not None:
         before = found[gate.before]
         passed &= row.value >= before.value - gate.no_drop - _ROUNDING
-        text += f", {row.value - before.value:+.3f} against {gate.before}'s {_number(before)}"
+        change = row.value - before.value
+        text += f"{'' if math.isnan(change) else f', {change:+.3f}'} against {gate.before}'s {_number(before)}"
     return GateVerdict(gate=gate, passed=passed, found=text, wanted=" and ".join(wanted))
 
 
@@ -127,7 +128,7 @@ def failure_text(verdicts: Sequence[GateVerdict]) -> str:
 
 
 def _number(row: Row) -> str:
-    return f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}] (n={row.n})"
+    return f"{row.text()} (n={row.n})"
 
 
 def _settle(loaded: LoadedRecipe, dag: Mapping[str, Node], node: Node, index: int, gate: Gate) -> SettledGate:

@@ -255,3 +255,17 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def count_of(number: int | None) -> str:
+    """A count for people: 950, 12.3k, 4.56M; nothing if it isn't known.
+
+    >>> count_of(12_345)
+    '12.3k'
+    """
+    if number is None:
+        return ""
+    for size, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return str(number)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from posttrain.pipelines.results import Row
+from posttrain.pipelines.results import NO_VERDICT, Row
 
 Column = tuple[str, str, str]
 """(suite, mode, metric)"""
@@ -16,10 +16,6 @@ COUNTS = ("tokens",)
 
 QUIET = ("no_verdict", "truncated")
 """Metrics that go without saying while they are 0."""
-
-
-NO_VERDICT = "no verdict"
-"""What stands for a number that no question gave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +54,6 @@ class Matrix:
 def columns(rows: Iterable[Row]) -> list[Column]:
     """The (suite, mode, metric) of all rows, in the order they first appear."""
     return list(dict.fromkeys((row.suite, row.mode, row.metric) for row in rows))
-
-
-def cell(row: Row, *, between: str = " ") -> str:
-    """A number with its interval: `0.812 [0.77, 0.85]`."""
-    if math.isnan(row.value):
-        return NO_VERDICT
-    return f"{row.value:.3f}{between}[{row.low:.2f}, {row.high:.2f}]"
 
 
 def goes_without_saying(row: Row, rows: Iterable[Row]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from posttrain.stages.data.overlap import SuiteOverlap
 
 TABLE = "table.json"
 OVERLAP = "overlap.json"
+NO_VERDICT = "no verdict"
+"""What stands for a number that no question gave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,12 @@ class Row:
     low: float
     high: float
     n: int
+
+    def text(self, *, between: str = " ") -> str:
+        """The number with its interval, wherever one is printed: `0.812 [0.77, 0.85]`."""
+        if math.isnan(self.value):
+            return NO_VERDICT
+        return f"{self.value:.3f}{between}[{self.low:.2f}, {self.high:.2f}]"
 
 
 @dataclass(frozen=True, kw_only=True)

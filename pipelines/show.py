@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from posttrain.pipelines.estimate import Estimate
-from posttrain.pipelines.live import duration, main_metrics
-from posttrain.pipelines.matrix import cell, columns, goes_without_saying
+from posttrain.pipelines.live import count_of, duration, main_metrics
+from posttrain.pipelines.matrix import columns, goes_without_saying
 from posttrain.pipelines.plan import Plan
 from posttrain.pipelines.results import Row, RunResults
 from posttrain.pipelines.terminal import print_line
@@ -68,7 +68,7 @@ def print_results(results: RunResults, console: Console) -> None:
     else:
         for row in rows:  # one number a line, which grep can find
             name = f"{row.stage}:{row.suite}:{row.mode}:{row.metric}"
-            print_line(console, f"{name} = {cell(row)} (n={row.n})")
+            print_line(console, f"{name} = {row.text()} (n={row.n})")
     for suite in results.overlaps:
         print_line(console, str(suite))
     for gate in results.gates:
@@ -95,7 +95,7 @@ def _matrix(rows: Sequence[Row], room: int) -> Table:
 def _across(rows: Sequence[Row], between: str) -> list[list[str]]:
     """A run has few stages and many results: stages across, results down."""
     stages = list(dict.fromkeys(row.stage for row in rows))
-    cells = {(row.stage, row.suite, row.mode, row.metric): cell(row, between=between) for row in rows}
+    cells = {(row.stage, row.suite, row.mode, row.metric): row.text(between=between) for row in rows}
     return [
         ["suite", "mode", "metric", *stages],
         *([*column, *(cells.get((stage, *column), "") for stage in stages)] for column in columns(rows)),
@@ -106,7 +106,7 @@ def _down(rows: Sequence[Row]) -> list[list[str]]:
     lines, before = [["stage", "suite mode metric", "value", "n"]], ""
     for row in rows:
         stage = "" if row.stage == before else row.stage
-        lines.append([stage, f"{row.suite} {row.mode} {row.metric}", cell(row), str(row.n)])
+        lines.append([stage, f"{row.suite} {row.mode} {row.metric}", row.text(), str(row.n)])
         before = row.stage
     return lines
 
@@ -133,18 +133,11 @@ def _print_rows(console: Console, header: Sequence[str], rows: Sequence[Sequence
 def _sizes(estimate: Estimate) -> str:
     parts = []
     if estimate.parameters is not None:
-        parts.append(f"{_short(estimate.parameters)} weights")
+        parts.append(f"{count_of(estimate.parameters)} weights")
     if estimate.memory_gib is not None:
         parts.append(f"{estimate.memory_gib:.3g} GiB/rank")
     if estimate.disk_gib is not None:
         parts.append(f"{estimate.disk_gib:.3g} GiB disk")
     if estimate.tokens is not None:
-        parts.append(f"<={_short(estimate.tokens)} tokens")
+        parts.append(f"<={count_of(estimate.tokens)} tokens")
     return ", ".join(parts)
-
-
-def _short(count: int) -> str:
-    for size, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
-            return f"{count / size:.3g}{letter}"
-    return str(count)

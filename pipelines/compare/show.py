@@ -13,9 +13,10 @@ from rich.text import Text
 from posttrain.pipelines.compare import Comparison, Cost
 from posttrain.pipelines.compare.numbers import Number, why_not_paired
 from posttrain.pipelines.compare.recipes import ABSENT, Difference, show_value
-from posttrain.pipelines.live import MAIN_METRICS, duration
-from posttrain.pipelines.matrix import NO_VERDICT, QUIET, cell
-from posttrain.pipelines.report.costs import StageCost, count_of
+from posttrain.pipelines.live import MAIN_METRICS, count_of, duration
+from posttrain.pipelines.matrix import QUIET
+from posttrain.pipelines.report.costs import StageCost
+from posttrain.pipelines.results import NO_VERDICT
 from posttrain.pipelines.terminal import print_line
 
 _WIDE = 120
@@ -43,7 +44,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(_numbers_table(shown, wide=console.width >= _WIDE))
     for number in () if draw else shown:
         name = ":".join((number.a.stage, number.a.suite, number.a.mode, number.a.metric))
-        print_line(console, f"{name}: {cell(number.a)} -> {cell(number.b)}  {_in_words(number)}")
+        print_line(console, f"{name}: {number.a.text()} -> {number.b.text()}  {_in_words(number)}")
     for line in why_not_paired(shown):
         print_line(console, f"note: {line}")
     if draw:
@@ -95,7 +96,7 @@ def _numbers_table(numbers: Sequence[Number], *, wide: bool) -> Table:
             table.add_section()
         label = f"{row.suite} {row.mode} {row.metric}"
         between = " " if wide else "\n"
-        cells = [*(cell(side, between=between) for side in (row, number.b)), _in_words(number, between=between)]
+        cells = [*(side.text(between=between) for side in (row, number.b)), _in_words(number, between=between)]
         table.add_row(
             Text("" if row.stage == stage else row.stage), Text(label), *map(Text, cells[:2]), Text(cells[2], style)
         )  # fmt: skip

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.pipelines.ledger import read_json, reading, write_text
-from posttrain.pipelines.live import duration, main_metrics, read_live
+from posttrain.pipelines.live import count_of, duration, main_metrics, read_live
 from posttrain.pipelines.matrix import Matrix
-from posttrain.pipelines.report.costs import StageCost, count_of, stage_costs
+from posttrain.pipelines.report.costs import StageCost, stage_costs
 from posttrain.pipelines.report.curves import budget_charts, stage_charts
 from posttrain.pipelines.report.datasets import funnels, histograms
 from posttrain.pipelines.report.graph import draw

@@ -54,17 +54,3 @@ def _evaluated(path: Path) -> int | None:
         return int(pc.sum(pq.read_table(path, columns=["tokens"])["tokens"]).as_py() or 0)
     except (pa.ArrowException, OSError, KeyError):
         return None
-
-
-def count_of(number: int | None) -> str:
-    """A count for people: 950, 12.3k, 4.56M; nothing if it isn't known.
-
-    >>> count_of(12_345)
-    '12.3k'
-    """
-    if number is None:
-        return ""
-    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return str(number)

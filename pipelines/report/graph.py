@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from posttrain.pipelines.live import duration
-from posttrain.pipelines.report.costs import StageCost, count_of
+from posttrain.pipelines.live import count_of, duration
+from posttrain.pipelines.report.costs import StageCost
 from posttrain.pipelines.results import RunResults
 
 WIDE, HIGH = 152, 96

@@ -25,7 +25,7 @@ def test_a_failed_gate_stops_the_pipeline_with_its_number_and_what_to_do(runner:
     gated(runner, "{suite: sums, at_least: 0.3}")
     assert runner.run() == 1
     assert runner.worked == ["queries", "chat", "cold", "eval-cold"]
-    assert "cold:sums:default:accuracy is 0.200 [0.200, 0.200] (n=9); wanted: >= 0.3" in runner.printed
+    assert "cold:sums:default:accuracy is 0.200 [0.20, 0.20] (n=9); wanted: >= 0.3" in runner.printed
     assert "action: warn" in runner.printed
     assert "cold:sums:default:accuracy = 0.200" in runner.printed  # the table
     assert (runner.run_dir / "report.html").exists()
@@ -62,7 +62,7 @@ def test_no_drop_compares_with_the_model_that_the_stage_started_from(runner: Any
           "[rl, fusion]")  # fmt: skip
     runner.accuracy = {"rl": before, "fusion": 0.8}
     assert runner.run() == code
-    assert ("-0.030 against rl's 0.830 [0.830, 0.830]" in runner.printed) is bool(code)
+    assert ("-0.030 against rl's 0.830 [0.83, 0.83]" in runner.printed) is bool(code)
 
 
 @pytest.mark.parametrize(
@@ -122,3 +122,10 @@ def test_the_verdicts_are_read_back_from_the_run_folder(runner: Any, tmp_path: P
     (verdict,) = read_results(runner.run_dir).gates
     assert verdict.passed
     assert json.loads((runner.run_dir / "plan.json").read_text())["gates"][0]["stage"] == "cold"
+
+
+def test_a_gate_on_a_number_without_any_verdict_fails_and_says_so() -> None:
+    before, after = row("a", 0.5), row("b", float("nan"))
+    verdict = judge_gate(gate(no_drop=0.1, before="a"), [before, after])
+    assert verdict.passed is False
+    assert verdict.found == "no verdict (n=3) against a's 0.500 [0.50, 0.50] (n=3)"

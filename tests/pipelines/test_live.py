@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from posttrain.pipelines.live import MetricFile, StageView, duration, read_metrics
+from posttrain.pipelines.live import MetricFile, StageView, count_of, duration, read_metrics
 
 
 def metric_file(path: Path) -> MetricFile:
@@ -55,3 +55,7 @@ def test_a_terminal_gets_a_bar() -> None:
 
 def test_durations_read_well() -> None:
     assert [duration(s) for s in (0.94, 48, 192, 7500)] == ["0.9 s", "48 s", "3 min 12 s", "2 h 05 min"]
+
+
+def test_counts_read_well() -> None:
+    assert [count_of(n) for n in (None, 950, 12_345, 4_560_000, 3 * 10**12)] == ["", "950", "12.3k", "4.56M", "3T"]
