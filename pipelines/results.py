@@ -138,6 +138,7 @@ def _state(ledger: Ledger, name: str) -> dict[str, Any]:
     state, why = ledger.state(name)
     manifest = ledger.manifest(name)
     lines = [] if manifest else read_metrics(ledger.dir(name) / "metrics.jsonl")
+    spent = ledger.spent(name)
     metrics = manifest.get("metrics", lines[-1] if lines else {})
     live = {"live": read_live(ledger.dir(name))} if state == "running" else {}
     return {
@@ -146,7 +147,7 @@ def _state(ledger: Ledger, name: str) -> dict[str, Any]:
         "why": why,
         "key": ledger.recorded(name).get("key"),
         "metrics": metrics if isinstance(metrics, dict) else {},
-        "seconds": ledger.spent(name) or None,
+        "seconds": spent if spent or "seconds" in manifest else None,
     }
 
 
