@@ -113,6 +113,65 @@ def test_of_two_evaluations_of_a_stage_on_one_suite_the_first_counts(runs: Runs)
     assert number(compare_runs(a, b)).questions == {"eval-rl": 40, "again": 5}[first]
 
 
+# ---------------------------------------------------------------- what judges and asks
+
+JUDGED = """name: r
+base: {model}
+stages:
+  judge: {{kind: sft, model: base, data: train.jsonl, steps: 4}}
+  rl: {{kind: grpo, model: base, prompts: train.jsonl, rewards: math, steps: 6}}
+evaluate:
+  suites:
+    - name: held-out
+      prompts: held.jsonl
+      rewards: {{use: judge_rubric, params: {{rubric: "It is right."}}, judge: {{from: {by}}}}}
+    - {{name: plain, prompts: held.jsonl}}
+  after: [rl]
+"""
+
+
+def judged(runs: Runs, by: str, *overrides: str) -> Comparison:
+    """Two runs whose suite `held-out` is judged by `by`, which differs; suite `plain` asks no model."""
+    (runs.folder / "model").mkdir()
+    config = runs.folder / "model" / "config.json"
+    config.write_text("{}")
+    runs.text = JUDGED.format(model="model" if by in ("base", "model") else "builtin:tiny", by=by)
+    a = runs.run("a")
+    if by in ("base", "model"):
+        config.write_text("{ }")
+    return compare_runs(a, runs.run("b", *overrides))
+
+
+@pytest.mark.parametrize(
+    ("by", "overrides", "says"),
+    [
+        ("judge", ("stages.judge.steps=9",), "it takes `judge` for its questions or verdicts, which isn't the same"),
+        ("base", (), "it takes the base model for its verdicts, which isn't the same in both"),
+        ("model", (), "model doesn't hold the same in both"),
+        ("rl", ("stages.rl.steps=9",), "it takes `rl` for its questions or verdicts"),
+    ],
+)
+def test_numbers_of_another_judge_are_never_paired(runs: Runs, by: str, overrides: tuple[str, ...], says: str) -> None:
+    compared = judged(runs, by, *overrides)
+    found = number(compared, "rl:held-out:default:accuracy")
+    assert (found.basis, np.isnan(found.difference)) == ("suites differ", True)
+    assert says in found.why
+    assert number(compared, "rl:plain:default:accuracy").basis == "paired"
+
+
+def test_the_same_judge_is_no_other_suite(runs: Runs) -> None:
+    compared = judged(runs, "judge", "stages.rl.steps=9")
+    assert number(compared, "rl:held-out:default:accuracy").basis == "paired"
+
+
+def test_questions_from_another_stage_are_another_suite(runs: Runs) -> None:
+    runs.text = runs.text.replace("  cold:", "  asked: {kind: curate, prompts: held.jsonl}\n  cold:")
+    runs.text = runs.text.replace("{name: held-out, prompts: held.jsonl", "{name: held-out, prompts: asked")
+    runs.data = (runs.folder / "held.jsonl").read_text()
+    found = number(compare_runs(runs.run("a"), runs.run("b", "stages.asked.seed=9")))
+    assert (found.basis, "it takes `asked`" in found.why) == ("suites differ", True)
+
+
 # ---------------------------------------------------------------- sides
 
 
