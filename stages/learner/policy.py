@@ -67,9 +67,12 @@ class Policy(nn.Module):
         labels = ids[targets]
 
         def stats(part: Tensor, label: Tensor) -> tuple[Tensor, ...]:
-            logprobs = F.log_softmax(self.logits(part) / temperature, dim=-1)
-            with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+            logits = self.logits(part)
+            logprobs = F.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
+            if entropy_gradient and torch.is_grad_enabled():
                 entropy = -(logprobs.exp() * logprobs).sum(-1)
+            else:
+                entropy = _entropy(logprobs)
             return logprobs.gather(-1, label[:, None])[:, 0], entropy
 
         if guide is None:
@@ -78,12 +81,17 @@ class Policy(nn.Module):
 
         def compare(part: Tensor, label: Tensor, *theirs: Tensor) -> tuple[Tensor, ...]:
             student, distance, agree = guide.compare(self.logits(part), *theirs)
-            with torch.no_grad():
-                entropy = -(student.exp() * student).sum(-1)
+            entropy = _entropy(student)
             return distance, student.gather(-1, label[:, None])[:, 0], entropy, agree
 
         distance, chosen, entropy, agree = run_chunks(compare, (hidden, labels, *guide.tensors), chunks)
         return {"divergence": distance, "logprobs": chosen, "entropy": entropy, "agreement": agree}
+
+
+@torch.no_grad()
+def _entropy(logprobs: Tensor) -> Tensor:
+    """Nats, [n], of log-probabilities [n, V], with one tensor of their size."""
+    return -logprobs.exp().mul_(logprobs).sum(-1)
 
 
 def run_chunks(

@@ -192,9 +192,10 @@ class TransformersEngine:
         """Give each row its next token: drawn from its logits, which `version` made, or forced by its budget."""
         random = torch.tensor([r.random[len(r.ids)] for r in alive], device=self.device)
         tokens, logprobs = draw(logits, random, params)
+        stops, sampled = self.chat.stops, Source.SAMPLED
         for row, token, logprob in zip(alive, tokens.tolist(), logprobs.tolist(), strict=True):
-            source = Source.SAMPLED
-            if not row.forced:
+            source = sampled
+            if not row.forced and row.budget.budget is not None:
                 row.forced = row.budget.inject(row.ids)
             if row.forced:
                 source, token, logprob = Source.INJECTED, row.forced.pop(0), 0.0
@@ -202,7 +203,7 @@ class TransformersEngine:
             row.sources.append(source)
             row.logprobs.append(logprob)
             row.versions.append(version)
-            if token in self.chat.stops:
+            if token in stops:
                 row.finish = "stop"
             elif len(row.ids) >= row.most:
                 row.finish = "length"
