@@ -265,14 +265,20 @@ def test_a_page_made_while_the_run_ended_is_asked_for_once_more(
         assert ask(server.server_port)[2] is not None
 
 
+def hear_ctrl_c() -> None:
+    """What a shell starts in the background ignores it, and passes that on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def serving(runner: Any) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """`posttrain report run --serve` in a process of its own, and its port."""
     runner.run()
     command = [sys.executable, "-m", "posttrain", "report", "run", "--serve", "--port", "0"]
     process = subprocess.Popen(
-        command, cwd=runner.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-    )
+        command, cwd=runner.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
+        preexec_fn=hear_ctrl_c,
+    )  # fmt: skip
     assert process.stdout is not None
     found = re.search(r"http://127\.0\.0\.1:(\d+)/", process.stdout.readline())
     assert found is not None
