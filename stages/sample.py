@@ -264,16 +264,21 @@ def _apart(prompt: Prompt) -> Prompt:
 
 def oracle_group(prompt: Prompt) -> Group:
     """The worked solution that a row carries, in Qwen3's form."""
-    return _written(prompt, f"<think>\n{prompt.columns['solution']}\n</think>\n\n\\boxed{{{prompt.columns['answer']}}}")
+    return unsampled_group(
+        prompt, f"<think>\n{prompt.columns['solution']}\n</think>\n\n\\boxed{{{prompt.columns['answer']}}}"
+    )
 
 
 def given_group(prompt: Prompt) -> Group:
     """The response that a row has; an empty think block stands before one without any."""
     response = str(prompt.columns["response"])
-    return _written(prompt, response if OPEN in response or CLOSE in response else f"<think>\n\n</think>\n\n{response}")
+    return unsampled_group(
+        prompt, response if OPEN in response or CLOSE in response else f"<think>\n\n</think>\n\n{response}"
+    )
 
 
-def _written(prompt: Prompt, text: str) -> Group:
+def unsampled_group(prompt: Prompt, text: str) -> Group:
+    """A text that no policy sampled, as a group of one: it has no ids."""
     empty = np.zeros(0)
     completion = Completion(
         prompt_id=prompt.id, index=0, prompt_ids=empty.astype(np.int64), token_ids=empty.astype(np.int64), text=text,

@@ -16,6 +16,8 @@ from posttrain.pipelines.board import Board
 from posttrain.pipelines.live import LIVE, StageView
 from posttrain.pipelines.terminal import make_console
 
+from .clock import Clock
+
 
 def drawn(board: Board, width: int = 44) -> list[str]:
     out = io.StringIO()
@@ -41,15 +43,6 @@ def test_each_state_has_its_mark() -> None:
     for stage, state in zip("abcd", ("reused", "done", "failed", "running"), strict=True):
         board.state(stage, state)
     assert [line[:3] for line in drawn(board)] == ["✓ a", "✓ b", "✗ c", "▶ d", "· e"]
-
-
-class Clock:
-    """Stands for the module `time`."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

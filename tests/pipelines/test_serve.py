@@ -14,14 +14,7 @@ import pytest
 from posttrain.pipelines import serve
 from posttrain.pipelines.serve import ReportServer
 
-
-class Clock:
-    """Stands for the module `time`."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
+from .clock import Clock
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from posttrain.pipelines.plan import make_plan
 from posttrain.stages.data.dialogues import VARIANTS
 from posttrain.stages.data.load import load_prompts
 from posttrain.stages.dialogue import follow, follow_rows
+from posttrain.stages.sample import unsampled_group
 from posttrain.thinking import flag_in_force
-from posttrain.types import Completion, Group, Prompt
+from posttrain.types import Group, Prompt
 
 from .stand_ins import write
 
@@ -30,16 +31,6 @@ def dialogues(*variants: str, n: int = 60) -> list[Prompt]:
     params = {"variants": variants or VARIANTS}
     source = PromptSource.model_validate({"from": "builtin:dialogues", "split": "heldout", "n": n, "params": params})
     return load_prompts([source], recipe_dir=Path(), inputs={}, seed=3)[0]
-
-
-def said(prompt: Prompt, text: str) -> Group:
-    none = np.zeros(0)
-    completion = Completion(
-        prompt_id=prompt.id, index=0, prompt_ids=none.astype(np.int64), token_ids=none.astype(np.int64), text=text,
-        sources=none.astype(np.int8), logprobs=none.astype(np.float32), versions=none.astype(np.int32),
-        finish_reason="stop",
-    )  # fmt: skip
-    return Group(prompt=prompt, completions=(completion,))
 
 
 def obedient(prompt: Prompt) -> str:
@@ -67,7 +58,7 @@ def thinks_against_the_hard_switch(prompt: Prompt) -> str:
 def turns(policy: Callable[[Prompt], str], prompts: Sequence[Prompt]) -> dict[str, float]:
     def ask(turn: int, mode: str, asked: Sequence[Prompt]) -> Iterator[Group]:
         assert all(prompt.mode == mode for prompt in asked)
-        return (said(prompt, policy(prompt)) for prompt in asked)
+        return (unsampled_group(prompt, policy(prompt)) for prompt in asked)
 
     passed, _ = follow(prompts, ask)
     return {row["mode"]: row["value"] for row in follow_rows(prompts, passed) if row["metric"] == "turns"}
@@ -100,7 +91,7 @@ def test_dialogues_of_different_lengths_are_held_to_their_end() -> None:
 
     def ask(turn: int, mode: str, asked: Sequence[Prompt]) -> Iterator[Group]:
         heard.append((turn, len(asked)))
-        return (said(prompt, obedient(prompt)) for prompt in asked)
+        return (unsampled_group(prompt, obedient(prompt)) for prompt in asked)
 
     passed, _ = follow([long, short], ask)
     assert heard == [(0, 2), (1, 2), (2, 1)]
@@ -113,7 +104,7 @@ def test_the_history_has_the_answers_without_their_thinking() -> None:
 
     def ask(turn: int, mode: str, asked: Sequence[Prompt]) -> Iterator[Group]:
         histories.extend(list(prompt.messages) for prompt in asked)
-        return (said(prompt, THOUGHT) for prompt in asked)
+        return (unsampled_group(prompt, THOUGHT) for prompt in asked)
 
     follow(dialogues("user", n=1), ask)
     assert [m["content"] for m in histories[-1] if m["role"] == "assistant"] == ["4", "4"]
