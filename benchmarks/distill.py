@@ -78,12 +78,11 @@ def posttrain(given: dict[str, Any], kind: str) -> Any:
         states=given["teacher"], head=lambda states: F.linear(states, given["teacher_head"]), kind=kind, beta=0.5
     )
 
-    def compare(part: Any, theirs: Any) -> tuple[Any, ...]:
-        _, distance, agree = guide.compare(F.linear(part, given["head"]).float(), theirs)
-        return distance, agree
+    def compare(part: Any, labels: Any, theirs: Any) -> tuple[Any, ...]:
+        return guide.compare(F.linear(part, given["head"]), labels, theirs)
 
-    chunks = -(-len(given["student"]) // chunk_size(len(given["head"])))
-    distance, _ = run_chunks(compare, (given["student"], *guide.tensors), chunks)
+    chunks = -(-len(given["student"]) // chunk_size(len(given["head"]), given["student"].is_cuda))
+    distance, *_ = run_chunks(compare, (given["student"], given["labels"], *guide.tensors), chunks)
     return distance.mean()
 
 

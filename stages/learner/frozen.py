@@ -96,8 +96,8 @@ class FrozenModels:
         model, states = self.get(name), self.states(name, batch)
         dice = torch.Generator(self.device).manual_seed(seed)
         found = []
-        for part in states.split(chunk_size(model.vocabulary)):
-            logprobs = torch.log_softmax(model.logits(part), dim=-1)
+        for part in states.split(chunk_size(model.vocabulary, self.device.type == "cuda")):
+            logprobs = torch.log_softmax(model.logits(part).float(), dim=-1)
             if kind == "top_k":
                 top = logprobs.topk(min(count, logprobs.shape[-1] - 1), dim=-1)
                 found.append((top.indices.cpu(), top.values.cpu()))

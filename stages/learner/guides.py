@@ -15,6 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from posttrain.stages.learner.divergences import close_tail, divergence, sparse_cross_entropy, with_tail
+from posttrain.stages.learner.fused import fused
+
+Compared = tuple[Tensor, Tensor, Tensor, Tensor]
+"""[n] each: the distance with its gradient, the student's log-probability of the label, its entropy, and whether both
+would say the same next."""
 
 
 class Guide(Protocol):
@@ -25,9 +30,8 @@ class Guide(Protocol):
         """[S, ...] each."""
         ...
 
-    def compare(self, logits: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For a chunk of the student's float32 logits [n, V] and of `tensors`: the student's log-distribution [n, v],
-        the distance [n] with its gradient, and whether both would say the same next [n]."""
+    def compare(self, logits: Tensor, labels: Tensor, *parts: Tensor) -> Compared:
+        """For a chunk of the student's logits [n, V], of the sampled ids [n], and of `tensors`."""
         ...
 
 
@@ -49,20 +53,16 @@ class HeadGuide:
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.states,)
 
-    def compare(self, logits: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Guide`. Padded heads: models of one family pad the vocabulary differently; the common ids count."""
+    def compare(self, logits: Tensor, labels: Tensor, *parts: Tensor) -> Compared:
+        """See `Guide`."""
         with torch.no_grad():
-            theirs = self.head(parts[0]).float()
-            common = min(logits.shape[-1], theirs.shape[-1])
-            teacher = F.log_softmax(theirs[:, :common], dim=-1)
-        student = F.log_softmax(logits[:, :common], dim=-1)
-        if self.top_k:
-            chosen = (teacher if self.support == "teacher" else student.detach()).topk(self.top_k, dim=-1).indices
-            distance = divergence(with_tail(student, chosen), with_tail(teacher, chosen), self.kind, self.beta)
-        else:
-            distance = divergence(student, teacher, self.kind, self.beta)
-        agree = (student.detach().argmax(-1) == teacher.argmax(-1)).float()
-        return student, distance, agree
+            theirs = self.head(parts[0])
+        if not self.top_k:
+            return compare_whole(logits, theirs, labels, self.kind, self.beta)
+        student, teacher = _common(logits, theirs)
+        chosen = (teacher if self.support == "teacher" else student.detach()).topk(self.top_k, dim=-1).indices
+        distance = divergence(with_tail(student, chosen), with_tail(teacher, chosen), self.kind, self.beta)
+        return _compared(student, distance, labels, teacher.argmax(-1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +82,10 @@ class StoredGuide:
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.ids, self.values)
 
-    def compare(self, logits: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def compare(self, logits: Tensor, labels: Tensor, *parts: Tensor) -> Compared:
         """See `Guide`. Drawn ids allow the forward KL alone, and its value lacks the teacher's entropy."""
         ids, values = parts
-        student, kept = F.log_softmax(logits, dim=-1), values > -torch.inf
+        student, kept = F.log_softmax(logits.float(), dim=-1), values > -torch.inf
         if self.drawn:
             distance = sparse_cross_entropy(student, ids, torch.where(kept, values, 0.0))
         else:
@@ -95,4 +95,29 @@ class StoredGuide:
             ours, theirs = torch.where(kept, mine, tiny), torch.where(kept, values, tiny)
             distance = divergence(close_tail(ours), close_tail(theirs), self.kind, self.beta)
         best = ids.gather(-1, values.argmax(-1, keepdim=True))[:, 0]
-        return student, distance, (student.detach().argmax(-1) == best).float()
+        return _compared(student, distance, labels, best)
+
+
+@fused
+def compare_whole(logits: Tensor, theirs: Tensor, labels: Tensor, kind: str, beta: float) -> Compared:
+    """Student and teacher over the whole vocabulary: logits [n, V] and [n, V'], no gradient to the teacher."""
+    student, teacher = _common(logits, theirs)
+    return _compared(student, divergence(student, teacher, kind, beta), labels, teacher.argmax(-1))
+
+
+def _common(logits: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Both log-distributions. Models of one family pad the vocabulary differently: the common ids count."""
+    common = min(logits.shape[-1], theirs.shape[-1])
+    teacher = F.log_softmax(theirs.float()[:, :common], dim=-1)
+    return F.log_softmax(logits.float()[:, :common], dim=-1), teacher
+
+
+def _compared(student: Tensor, distance: Tensor, labels: Tensor, best: Tensor) -> Compared:
+    logprobs, agree = student.gather(-1, labels[:, None])[:, 0], (student.detach().argmax(-1) == best).float()
+    return distance, logprobs, entropy_of(student), agree
+
+
+@torch.no_grad()
+def entropy_of(logprobs: Tensor) -> Tensor:
+    """Nats, [n], of log-probabilities [n, V], with one tensor of their size; no gradient."""
+    return -logprobs.exp().mul_(logprobs).sum(-1)

@@ -11,14 +11,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from posttrain.stages.learner.attention import Layout
-from posttrain.stages.learner.guides import Guide
+from posttrain.stages.learner.fused import fused
+from posttrain.stages.learner.guides import Guide, entropy_of
 
 CHUNK_ELEMENTS = 1 << 25
 """Most logits alive at once (128 MiB in float32): a chunk has CHUNK_ELEMENTS // vocabulary targets."""
+GPU_CHUNK_ELEMENTS = 1 << 27
+"""The same on a GPU (256 MiB in bfloat16): matrix products of fewer rows would leave it waiting."""
 
 
-def chunk_size(vocabulary: int) -> int:
-    return max(1, CHUNK_ELEMENTS // vocabulary)
+def chunk_size(vocabulary: int, cuda: bool) -> int:
+    return max(1, (GPU_CHUNK_ELEMENTS if cuda else CHUNK_ELEMENTS) // vocabulary)
 
 
 class Policy(nn.Module):
@@ -26,9 +29,13 @@ class Policy(nn.Module):
     (under ZeRO-3 its bare weight is an empty shard).
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, float32_head: bool = False) -> None:
         super().__init__()
         self.model = model
+        if float32_head:
+            head = model.get_output_embeddings()
+            # Still called as the module that it is: under ZeRO-3 that is what gathers its weight.
+            head.forward = lambda hidden: F.linear(hidden.float(), head.weight.float())
         self.vocabulary: int = model.config.vocab_size
 
     def hidden(self, ids: Tensor, positions: Tensor, layout: Layout, sources: Tensor) -> Tensor:
@@ -42,9 +49,9 @@ class Policy(nn.Module):
         return states[sources]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Float32 logits [n, V] of a head that multiplies in the model's own precision."""
-        head = self.model.get_output_embeddings()
-        return head(hidden).float()
+        """Logits [n, V] of the head, in the precision in which it multiplies."""
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        return logits
 
     def forward(
         self,
@@ -66,32 +73,31 @@ class Policy(nn.Module):
         hidden = self.hidden(ids, positions, layout, sources)
         labels = ids[targets]
 
-        def stats(part: Tensor, label: Tensor) -> tuple[Tensor, ...]:
-            logits = self.logits(part)
-            logprobs = F.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
-            if entropy_gradient and torch.is_grad_enabled():
-                entropy = -(logprobs.exp() * logprobs).sum(-1)
-            else:
-                entropy = _entropy(logprobs)
-            return logprobs.gather(-1, label[:, None])[:, 0], entropy
-
         if guide is None:
+            gradient = entropy_gradient and torch.is_grad_enabled()
+
+            def stats(part: Tensor, label: Tensor) -> tuple[Tensor, ...]:
+                return token_statistics(self.logits(part), label, temperature, gradient)
+
             chosen, entropy = run_chunks(stats, (hidden, labels), chunks)
             return {"logprobs": chosen, "entropy": entropy}
 
         def compare(part: Tensor, label: Tensor, *theirs: Tensor) -> tuple[Tensor, ...]:
-            student, distance, agree = guide.compare(self.logits(part), *theirs)
-            entropy = _entropy(student)
-            return distance, student.gather(-1, label[:, None])[:, 0], entropy, agree
+            return guide.compare(self.logits(part), label, *theirs)
 
         distance, chosen, entropy, agree = run_chunks(compare, (hidden, labels, *guide.tensors), chunks)
         return {"divergence": distance, "logprobs": chosen, "entropy": entropy, "agreement": agree}
 
 
-@torch.no_grad()
-def _entropy(logprobs: Tensor) -> Tensor:
-    """Nats, [n], of log-probabilities [n, V], with one tensor of their size."""
-    return -logprobs.exp().mul_(logprobs).sum(-1)
+@fused
+def token_statistics(
+    logits: Tensor, labels: Tensor, temperature: float, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """log pi(label) and entropy [n] at `temperature`, in float32, of logits [n, V]."""
+    logits = logits.float()
+    logprobs = F.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
+    entropy = -(logprobs.exp() * logprobs).sum(-1) if entropy_gradient else entropy_of(logprobs)
+    return logprobs.gather(-1, labels[:, None])[:, 0], entropy
 
 
 def run_chunks(

@@ -21,6 +21,7 @@ from posttrain.stages.data.pack import PackedBatch
 from posttrain.stages.learner.attention import NAME, Layout
 from posttrain.stages.learner.frozen import FrozenModels
 from posttrain.stages.learner.guides import Guide, HeadGuide, StoredGuide
+from posttrain.stages.learner.kernels import use_kernels
 from posttrain.stages.learner.losses import (
     CrossEntropy,
     DivergenceLoss,
@@ -90,18 +91,21 @@ class LearnerWorker:
         self.zero = self.settings.zero if zero is None else zero
         dtype = DTYPES[self.settings.dtype]
         model = load_model(spec, torch.float32 if optimizer else dtype, NAME, seed)
+        if self.cuda:
+            use_kernels(model, self.settings.kernels)
         if self.settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.spec, self.config = spec, model.config
-        self.policy = Policy(model)
+        self.policy = Policy(model, self.settings.float32_head)
         trainable = [p for p in self.policy.parameters() if p.requires_grad]
         sizes = {"parameters": float(sum(p.numel() for p in model.parameters()))}
         if optimizer is None:
             self.policy.to(self.device).eval()
             return sizes
         adam = torch.optim.AdamW(
-            _decay_groups(self.policy, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas
-        )
+            _decay_groups(self.policy, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas,
+            fused=self.cuda and not self.settings.offload_optimizer,
+        )  # fmt: skip
         self.engine, *_ = deepspeed.initialize(
             model=self.policy, optimizer=adam, model_parameters=trainable, config=self._deepspeed_config(optimizer)
         )
@@ -117,6 +121,8 @@ class LearnerWorker:
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 10**9,
         }
+        if self.settings.offload_optimizer:
+            config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": self.cuda}
         if self.settings.dtype == "bfloat16":
             config["bf16"] = {"enabled": True, "check_grad_overflow": True}
         return config
@@ -165,19 +171,18 @@ class LearnerWorker:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.engine.train()
-        sums: dict[str, float] = {}
+        sums: dict[str, torch.Tensor] = {}  # on the device: reading them here would have it wait for every pass
         for index, batch in enumerate(batches):
             self.engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
             value, metrics = self._loss(batch, loss, None if states is None else states[index])
-            if not torch.isfinite(value):
-                value = value * float("nan")  # an infinite loss may have finite gradients: no rank shall use them
+            # An infinite loss may have finite gradients: no rank shall use them.
+            value = value * torch.where(torch.isfinite(value.detach()), 1.0, torch.nan)
             # DeepSpeed averages gradients over ranks; the loss is normalised by global tokens already.
             self.engine.backward(value * self.ranks)
-            sums["loss"] = sums.get("loss", 0.0) + value.item()
-            real = torch.from_numpy(batch.samples >= 0)
-            sums["targets"] = sums.get("targets", 0.0) + float(real.sum())
-            for name, column in metrics.items():
-                sums[name] = sums.get(name, 0.0) + column.cpu()[real].sum().item()
+            real = self._tensor(batch.samples >= 0)
+            found = {name: torch.where(real, column, 0).sum() for name, column in metrics.items()}
+            for name, part in (found | {"loss": value.detach(), "targets": real.sum()}).items():
+                sums[name] = sums.get(name, 0.0) + part.double()
         norm = self._gradient_norm()
         if norm is None or np.isfinite(norm):
             # With ZeRO, DeepSpeed itself drops, on all ranks, a step whose gradient norm isn't finite.
@@ -186,7 +191,7 @@ class LearnerWorker:
         else:
             self.engine.zero_grad()
         self.frozen.rest()
-        return sums | {"grad_norm": norm}
+        return {name: total.item() for name, total in sums.items()} | {"grad_norm": norm}
 
     def _gradient_norm(self) -> float | None:
         """The norm before clipping where DeepSpeed, without ZeRO and in float32, keeps none; else None."""
@@ -249,7 +254,7 @@ class LearnerWorker:
     def _chunks(self, targets: int) -> int:
         """Head calls for this micro-batch: the most that any rank needs."""
         assert self.policy is not None
-        count = torch.tensor([-(-targets // chunk_size(self.policy.vocabulary))], device=self.device)
+        count = torch.tensor([-(-targets // chunk_size(self.policy.vocabulary, self.cuda))], device=self.device)
         if self.ranks > 1:
             dist.all_reduce(count, op=dist.ReduceOp.MAX)
         return int(count)

@@ -181,7 +181,7 @@ def test_stored_log_probabilities_of_different_widths_equal_each_alone(kind: str
     values = teacher.gather(-1, ids).clone()
     values[0, 3:] = -torch.inf  # this token kept three
     guide = StoredGuide(ids=ids, values=values, kind=kind, beta=0.3, drawn=False)
-    _, distance, _ = guide.compare(logits, ids, values)
+    distance, *_ = guide.compare(logits, ids[:, 0], ids, values)
     student = torch.log_softmax(logits, -1)
     for row, k in ((0, 3), (1, 5)):
         mine = ids[row : row + 1, :k]

@@ -1,0 +1,190 @@
+"""The learner on one GPU: tokens a second and MFU of SFT on packed rows, beside TRL's SFTTrainer with liger.
+
+    python benchmarks/learner_gpu.py [--shapes 0.6b 1.7b] [--sides posttrain trl] [--steps 6] [--micro 4]
+
+Both sides train the same documents (lengths log-normal around 700 tokens, cut at the row's length) packed into rows of
+8,192 tokens, `micro` rows a step, in bfloat16 with float32 master weights and AdamW, without activation checkpointing.
+Weights are random, of Qwen3's shape. Each side has a process of its own. The first steps (compilation) don't count; tokens are
+those of documents.
+
+MFU counts 6 FLOPs a parameter and token (the embedding once, as head) and 12 x layers x heads x head_dim FLOPs a token
+and position attended to (half of a document, mean), against the card's dense bfloat16 peak of 989 TFLOP/s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+ROW = 8192
+PEAK = 989e12
+VOCABULARY = 151_936
+SHAPES: dict[str, dict[str, Any]] = {
+    "0.6b": {"hidden_size": 1024, "num_hidden_layers": 28, "intermediate_size": 3072, "num_attention_heads": 16},
+    "1.7b": {"hidden_size": 2048, "num_hidden_layers": 28, "intermediate_size": 6144, "num_attention_heads": 16},
+}
+COMMON = {
+    "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True, "vocab_size": VOCABULARY,
+    "max_position_embeddings": 40_960, "rope_theta": 1_000_000.0,
+}  # fmt: skip
+
+
+def documents(rows: int) -> list[list[int]]:
+    """The lengths of the documents of each row."""
+    rng = np.random.default_rng(0)
+    found: list[list[int]] = []
+    for _ in range(rows):
+        left, row = ROW, []
+        while left > 0:
+            row.append(int(min(left, max(16, rng.lognormal(np.log(700), 0.8)))))
+            left -= row[-1]
+        found.append(row)
+    return found
+
+
+def flops(shape: dict[str, Any], rows: list[list[int]]) -> float:
+    """Model FLOPs of training these rows once."""
+    s = {**COMMON, **shape}
+    width = s["num_attention_heads"] * s["head_dim"]
+    layer = s["hidden_size"] * (2 * width + 2 * s["num_key_value_heads"] * s["head_dim"] + 3 * s["intermediate_size"])
+    parameters = s["num_hidden_layers"] * layer + s["hidden_size"] * VOCABULARY
+    lengths = np.array([n for row in rows for n in row], float)
+    return float(6 * parameters * lengths.sum() + 12 * s["num_hidden_layers"] * width * (lengths**2 / 2).sum())
+
+
+def posttrain(shape: dict[str, Any], micro: int, steps: int, options: dict[str, Any]) -> list[float]:
+    """Seconds of each step."""
+    import torch
+
+    from posttrain.configs.schema import LearnerCluster, Optimizer
+    from posttrain.stages.data.pack import pack, token_weights
+    from posttrain.stages.learner.losses import CrossEntropy
+    from posttrain.stages.learner.modelfiles import ModelSpec
+    from posttrain.stages.learner.worker import LearnerWorker
+    from posttrain.types import Sample
+
+    settings = LearnerCluster(gpus=1, dtype="bfloat16", **{"zero": 0, **options})
+    worker = LearnerWorker(0, 1, settings, 8)
+    worker.join("127.0.0.1", worker.host("127.0.0.1"))
+    tokenizer = str(Path(__file__).parents[1] / "configs" / "models" / "tiny")
+    worker.load(ModelSpec(path=tokenizer, scratch={**COMMON, **shape}), Optimizer(lr=1e-5), 0)
+    rng = np.random.default_rng(1)
+    samples, rows = [], []
+    for lengths in documents(micro):
+        first = len(samples)
+        for n in lengths:
+            mask = np.ones(n, np.float32)
+            mask[0] = 0
+            samples.append(Sample(ids=rng.integers(0, VOCABULARY, n), loss_mask=mask))
+        rows.append(list(range(first, len(samples))))
+    weights = token_weights(samples, "token")
+    batches = [pack(samples, weights, row) for row in rows]
+    found = []
+    for _ in range(steps):
+        torch.cuda.synchronize()
+        began = time.monotonic()
+        worker.step(batches, CrossEntropy(), 1e-5)
+        torch.cuda.synchronize()
+        found.append(time.monotonic() - began)
+    return found
+
+
+def trl(shape: dict[str, Any], micro: int, steps: int, options: dict[str, Any]) -> list[float]:
+    """Seconds of each step of TRL's SFTTrainer."""
+    import tempfile
+
+    import torch
+    from datasets import Dataset
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    rng = np.random.default_rng(1)
+    lengths = [n for row in documents(micro * (steps + 1)) for n in row]
+    data = Dataset.from_dict({"input_ids": [rng.integers(0, VOCABULARY, n).tolist() for n in lengths]})
+    tokenizer = AutoTokenizer.from_pretrained(str(Path(__file__).parents[1] / "configs" / "models" / "tiny"))
+    model = Qwen3ForCausalLM._from_config(
+        Qwen3Config(**{**COMMON, **shape}), dtype=torch.float32, attn_implementation="sdpa"
+    )
+    found: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            torch.cuda.synchronize()
+            self.began = time.monotonic()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            torch.cuda.synchronize()
+            found.append(time.monotonic() - self.began)
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = SFTConfig(
+            output_dir=folder, packing=True, max_length=ROW, per_device_train_batch_size=1, report_to=[],
+            gradient_accumulation_steps=micro, max_steps=steps, bf16=True, use_liger_kernel=True, learning_rate=1e-5,
+            gradient_checkpointing=False, save_strategy="no", logging_steps=1000,
+            packing_strategy=options.get("strategy", "bfd"),
+        )  # fmt: skip
+        SFTTrainer(model, config, train_dataset=data, processing_class=tokenizer, callbacks=[Clock()]).train()
+    return found
+
+
+SIDES = {"posttrain": posttrain, "trl": trl}
+
+
+def one(argument: str) -> None:
+    """A side in this process: its steps' seconds and peak memory as one line of JSON."""
+    import torch
+
+    asked = json.loads(argument)
+    seconds = SIDES[asked["side"]](SHAPES[asked["shape"]], asked["micro"], asked["steps"], asked["options"])
+    print(json.dumps({"seconds": seconds, "gib": torch.cuda.max_memory_allocated() / 2**30}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--sides", nargs="+", default=["posttrain", "trl"], help="NAME or NAME:option=value,...")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--micro", type=int, default=4)
+    parser.add_argument("--limit", type=int, default=150, help="seconds a side")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        return one(args.one)
+    print("| shape | side | tokens/s | MFU | ms a step | first step s | peak GiB |\n" + "|---" * 7 + "|")
+    for shape in args.shapes:
+        rows = documents(args.micro)
+        for side in args.sides:
+            name, _, text = side.partition(":")
+            pairs = dict(pair.split("=") for pair in text.split(",") if pair)
+            asked = {"side": name, "shape": shape, "micro": args.micro, "steps": args.steps, "options": pairs}
+            try:
+                done = subprocess.run(
+                    [sys.executable, __file__, "--one", json.dumps(asked)],
+                    capture_output=True, text=True, timeout=args.limit, check=True,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                print(f"| {shape} | {side} | not done in {args.limit} s | | | | |", flush=True)
+                continue
+            except subprocess.CalledProcessError as error:
+                print(f"| {shape} | {side} | failed | | | | |\n{error.stderr[-1500:]}", flush=True)
+                continue
+            got = json.loads(done.stdout.strip().splitlines()[-1])
+            step = median(got["seconds"][2:])
+            tokens = args.micro * ROW / step
+            mfu = flops(SHAPES[shape], rows) / step / PEAK
+            print(
+                f"| {shape} | {side} | {tokens:.0f} | {mfu:.1%} | {step * 1e3:.0f} | {got['seconds'][0]:.1f} | "
+                f"{got['gib']:.1f} |", flush=True,
+            )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
