@@ -4,8 +4,8 @@
 
 Both sides train the same documents (lengths log-normal around 700 tokens, cut at the row's length) packed into rows of
 8,192 tokens, `micro` rows a step, in bfloat16 with float32 master weights and AdamW, without activation checkpointing.
-Weights are random, of Qwen3's shape. Each side has a process of its own. The first steps (compilation) don't count; tokens are
-those of documents.
+Weights are random, of Qwen3's shape. Each side has a process of its own. The first steps (compilation) don't count;
+tokens are those of documents.
 
 MFU counts 6 FLOPs a parameter and token (the embedding once, as head) and 12 x layers x heads x head_dim FLOPs a token
 and position attended to (half of a document, mean), against the card's dense bfloat16 peak of 989 TFLOP/s.

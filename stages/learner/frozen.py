@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -24,13 +25,30 @@ _HEADS = ("lm_head.weight", "model.embed_tokens.weight")
 
 
 class Head:
-    """A teacher's output embedding alone: hidden states [n, d] to logits [n, V]."""
+    """A teacher's output embedding alone: hidden states [n, d] to logits [n, V].
 
-    def __init__(self, weight: Tensor) -> None:
-        self.weight = weight
+    `sharded`, each rank keeps its share of the rows, and all ranks call it equally often: the whole weight exists
+    during a call. Qwen3-32B's has 1.5 GB in bfloat16.
+    """
+
+    def __init__(self, weight: Tensor, *, sharded: bool) -> None:
+        self.rows, self.sharded = len(weight), sharded
+        if sharded:
+            rank, ranks = dist.get_rank(), dist.get_world_size()
+            share = -(-self.rows // ranks)
+            mine = weight[rank * share : (rank + 1) * share]
+            weight = torch.cat([mine, mine.new_zeros(share - len(mine), weight.shape[1])])
+        self.weight = weight.clone()  # a slice would keep all of the weight
 
     def __call__(self, states: Tensor) -> Tensor:
-        return torch.nn.functional.linear(states.to(self.weight.dtype), self.weight)
+        return torch.nn.functional.linear(states.to(self.weight.dtype), self._whole())
+
+    def _whole(self) -> Tensor:
+        if not self.sharded:
+            return self.weight
+        whole = self.weight.new_empty(dist.get_world_size() * len(self.weight), self.weight.shape[1])
+        dist.all_gather_into_tensor(whole, self.weight)
+        return whole[: self.rows]
 
 
 class FrozenModels:
@@ -46,9 +64,9 @@ class FrozenModels:
         place = torch.device("cpu") if self.offload else self.device
         self.models[name] = Policy(load_model(spec, self.dtype, NAME)).to(place).eval().requires_grad_(False)
 
-    def load_head(self, name: str, spec: ModelSpec) -> None:
+    def load_head(self, name: str, spec: ModelSpec, sharded: bool) -> None:
         """Load a teacher's head and nothing else of it: its states come from elsewhere."""
-        self.heads[name] = Head(head_weight(spec).to(self.device, self.dtype))
+        self.heads[name] = Head(head_weight(spec).to(self.device, self.dtype), sharded=sharded)
 
     def get(self, name: str) -> Policy:
         """The model, on this rank's device. Raises RunError."""

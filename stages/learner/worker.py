@@ -129,7 +129,10 @@ class LearnerWorker:
 
     def load_frozen(self, spec: ModelSpec, name: str, head: bool = False) -> None:
         """A model that isn't trained (a teacher, a reference), whole on every rank; or its head alone."""
-        (self.frozen.load_head if head else self.frozen.load)(name, spec)
+        if head:
+            self.frozen.load_head(name, spec, sharded=self.zero == 3 and self.ranks > 1)
+        else:
+            self.frozen.load(name, spec)
 
     def refresh(self, name: str) -> None:
         """Give the frozen model the weights that are being trained."""

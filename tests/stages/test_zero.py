@@ -207,6 +207,24 @@ def test_a_teacher_in_an_actor_of_its_own_equals_one_beside_the_learner(
         pool.close()
 
 
+def test_a_sharded_head_is_whole_where_it_is_used(learners: dict[int, Any]) -> None:
+    """Five rows on two ranks: three each, one of them filling up."""
+    import ray
+
+    def probe(_: Any) -> tuple[tuple[int, ...], Any, Any]:
+        import torch
+
+        from posttrain.stages.learner.frozen import Head
+
+        weight, states = torch.arange(15.0).view(5, 3), torch.tensor([[1.0, -2.0, 0.5]])
+        head = Head(weight, sharded=True)
+        return tuple(head.weight.shape), head(states).numpy(), (states @ weight.T).numpy()
+
+    for kept, got, expected in ray.get([a.__ray_call__.remote(probe) for a in learners[2].actors], timeout=60):
+        assert kept == (3, 3)
+        np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize("kind", ["top_k", "draws"])
 def test_stored_targets_are_the_teachers_whatever_the_ranks(
     learners: dict[int, Any], random_model: Path, kind: Any
