@@ -6,7 +6,7 @@ what the computation adds to what its inputs take: on a GPU the allocator's, on 
 
     naive      both [tokens, vocabulary] tensors in float32, plain torch
     trl        trl.trainer.distillation_trainer's chunked loss (Triton kernels on a GPU, tiles elsewhere)
-    posttrain  the learner's HeadGuide over chunks of CHUNK_ELEMENTS logits, recomputed in the backward pass
+    posttrain  the learner's HeadGuide over chunks of logits, each with its gradient while it is there
 
 Also: what a teacher that stands elsewhere would send for a token: hidden states, top-k, drawn ids, all logits.
 
@@ -69,21 +69,25 @@ def trl(given: dict[str, Any], kind: str) -> Any:
 
 
 def posttrain(given: dict[str, Any], kind: str) -> Any:
+    import torch
     import torch.nn.functional as F
 
     from posttrain.stages.learner.guides import HeadGuide
-    from posttrain.stages.learner.policy import chunk_size, run_chunks
+    from posttrain.stages.learner.head import chunk_size, prepare_head, weighted
 
     guide = HeadGuide(
         states=given["teacher"], head=lambda states: F.linear(states, given["teacher_head"]), kind=kind, beta=0.5
     )
 
-    def compare(part: Any, labels: Any, theirs: Any) -> tuple[Any, ...]:
-        return guide.compare(F.linear(part, given["head"]), labels, theirs)
-
-    chunks = -(-len(given["student"]) // chunk_size(len(given["head"]), given["student"].is_cuda))
-    distance, *_ = run_chunks(compare, (given["student"], given["labels"], *guide.tensors), chunks)
-    return distance.mean()
+    head = torch.nn.Linear(1, 1, bias=False)
+    head.weight = given["head"]
+    prepare_head(head, False)
+    count = len(given["student"])
+    loss, *_ = weighted(
+        head, guide.compare, given["student"], torch.full((count,), 1 / count, device=given["student"].device),
+        (given["labels"], *guide.tensors), -(-count // chunk_size(len(given["head"]), given["student"].is_cuda)),
+    )  # fmt: skip
+    return loss
 
 
 SIDES: dict[str, Callable[[dict[str, Any], str], Any]] = {"naive": naive, "trl": trl, "posttrain": posttrain}

@@ -17,8 +17,9 @@ from transformers.utils.hub import cached_file
 from posttrain.errors import RunError
 from posttrain.stages.data.pack import PackedBatch
 from posttrain.stages.learner.attention import NAME, Layout
+from posttrain.stages.learner.head import chunk_size
 from posttrain.stages.learner.modelfiles import ModelSpec, load_model
-from posttrain.stages.learner.policy import Policy, chunk_size
+from posttrain.stages.learner.policy import Policy
 
 _HEADS = ("lm_head.weight", "model.embed_tokens.weight")
 """Where a checkpoint keeps its head: its own, or the embedding that it shares."""

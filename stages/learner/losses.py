@@ -65,11 +65,6 @@ class DivergenceLoss:
 Loss = CrossEntropy | PolicyLoss | DivergenceLoss
 
 
-def cross_entropy(logprobs: Tensor) -> Tensor:
-    """-log pi(target), [S]."""
-    return -logprobs
-
-
 @dataclass(frozen=True, kw_only=True)
 class PolicyTokens:
     """What a policy loss reads, each [S]. `old` is nan where the policy of before is the present one."""

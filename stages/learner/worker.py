@@ -21,19 +21,18 @@ from posttrain.stages.data.pack import PackedBatch
 from posttrain.stages.learner.attention import NAME, Layout
 from posttrain.stages.learner.frozen import FrozenModels
 from posttrain.stages.learner.guides import Guide, HeadGuide, StoredGuide
+from posttrain.stages.learner.head import chunk_size
 from posttrain.stages.learner.kernels import use_kernels
 from posttrain.stages.learner.losses import (
-    CrossEntropy,
     DivergenceLoss,
     Loss,
     PolicyLoss,
     PolicyTokens,
     by_place,
-    cross_entropy,
     policy_loss,
 )
 from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model, merged_names, teacher_name
-from posttrain.stages.learner.policy import Policy, chunk_size
+from posttrain.stages.learner.policy import Policy
 from posttrain.stages.learner.surrogates import Sequences
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -206,35 +205,32 @@ class LearnerWorker:
     def _loss(
         self, batch: PackedBatch, loss: Loss, states: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        stats = self._statistics(self.engine, batch, loss, states)
         weights = self._tensor(batch.weights)
+        stats = self._statistics(self.engine, batch, loss, states, weights)
         metrics = {"entropy": stats["entropy"].detach()}
-        match loss:
-            case CrossEntropy():
-                tokens = cross_entropy(stats["logprobs"])
-            case PolicyLoss():
-                tokens, extra = policy_loss(
-                    PolicyTokens(
-                        logprobs=stats["logprobs"], entropy=stats["entropy"], old=self._tensor(batch.old_logprobs),
-                        engine=self._tensor(batch.engine_logprobs), advantages=self._tensor(batch.advantages),
-                        reference=self._tensor(batch.reference_logprobs), penalties=self._tensor(batch.penalties),
-                    ), Sequences.of(self._tensor(batch.samples)), loss,
-                )  # fmt: skip
-                metrics |= extra
-            case DivergenceLoss():
-                tokens = stats["divergence"]
-                metrics |= {"divergence": tokens.detach(), "agreement": stats["agreement"]}
-                metrics |= by_place(metrics, self._tensor(batch.samples))
-        return (tokens * weights).sum(), metrics
+        if isinstance(loss, PolicyLoss):
+            tokens, extra = policy_loss(
+                PolicyTokens(
+                    logprobs=stats["logprobs"], entropy=stats["entropy"], old=self._tensor(batch.old_logprobs),
+                    engine=self._tensor(batch.engine_logprobs), advantages=self._tensor(batch.advantages),
+                    reference=self._tensor(batch.reference_logprobs), penalties=self._tensor(batch.penalties),
+                ), Sequences.of(self._tensor(batch.samples)), loss,
+            )  # fmt: skip
+            return (tokens * weights).sum(), metrics | extra
+        if isinstance(loss, DivergenceLoss):
+            metrics |= {"divergence": stats["divergence"].detach(), "agreement": stats["agreement"]}
+            metrics |= by_place(metrics, self._tensor(batch.samples))
+        return stats["loss"], metrics
 
     def _statistics(
-        self, module: Any, batch: PackedBatch, loss: Loss, states: torch.Tensor | None = None
-    ) -> dict[str, torch.Tensor]:
-        extra: dict[str, Any] = {}
-        if isinstance(loss, PolicyLoss):
+        self, module: Any, batch: PackedBatch, loss: Loss, states: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:  # fmt: skip
+        extra: dict[str, Any] = {"weights": weights}
+        if isinstance(loss, PolicyLoss):  # its tokens' weights hang on what is computed
             extra = {"temperature": loss.temperature, "entropy_gradient": loss.entropy != 0}
         elif isinstance(loss, DivergenceLoss):
-            extra = {"guide": self._guide(batch, loss, states)}
+            extra |= {"guide": self._guide(batch, loss, states)}
         assert self.policy is not None
         return module(
             self._tensor(batch.ids), self._tensor(batch.positions), Layout.of(batch, self.device),

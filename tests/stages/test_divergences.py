@@ -19,7 +19,7 @@ from posttrain.configs.schema import Distill, LearnerCluster, Optimizer
 from posttrain.errors import DataError, RunError
 from posttrain.stages import distill
 from posttrain.stages.data.pack import pack, plan_micro_batches, token_weights
-from posttrain.stages.learner import policy as policy_module
+from posttrain.stages.learner import head as head_module
 from posttrain.stages.learner.divergences import (
     DivergenceKind,
     close_tail,
@@ -241,7 +241,7 @@ def test_chunks_equal_the_naive_computation(
     from posttrain.stages.learner.modelfiles import keep_layers
 
     samples = make_samples()
-    monkeypatch.setattr(policy_module, "CHUNK_ELEMENTS", 7 * loaded.policy.vocabulary)
+    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", 7 * loaded.policy.vocabulary)
     got = passed(loaded, samples, DivergenceLoss(kind=kind, beta=0.3, top_k=top_k))
     student, teacher = (AutoModelForCausalLM.from_pretrained(random_model, dtype=torch.float32) for _ in range(2))
     keep_layers(teacher, (1,))

@@ -12,7 +12,7 @@ import torch
 from posttrain.configs.schema import LearnerCluster, Optimizer
 from posttrain.stages.data.pack import PackedBatch, pack, plan_micro_batches, token_weights
 from posttrain.stages.learner import attention
-from posttrain.stages.learner import policy as policy_module
+from posttrain.stages.learner import head as head_module
 from posttrain.stages.learner.losses import CrossEntropy, DivergenceLoss
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.types import Sample
@@ -144,7 +144,7 @@ def test_the_kernel_for_gpus_sees_the_same_documents(shared: bool) -> None:
 def test_head_chunks_change_nothing(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = batches(make_samples(), 4096)
     whole, expected = backward(loaded, packed, CrossEntropy())
-    monkeypatch.setattr(policy_module, "CHUNK_ELEMENTS", 476 * 5)
+    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", 476 * 5)
     assert loaded._chunks(len(packed[0].targets)) > 3
     chunked, got = backward(loaded, packed, CrossEntropy())
     assert chunked == pytest.approx(whole, abs=1e-5)

@@ -49,9 +49,9 @@ def small_chunks(rows: int) -> Callable[[Any], None]:
     """Makes an actor compute its head `rows` targets at a time."""
 
     def patch(worker: Any) -> None:
-        from posttrain.stages.learner import policy
+        from posttrain.stages.learner import head
 
-        policy.CHUNK_ELEMENTS = rows * 476
+        head.CHUNK_ELEMENTS = rows * 476
 
     return patch
 
