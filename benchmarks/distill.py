@@ -73,15 +73,15 @@ def posttrain(given: dict[str, Any], kind: str) -> Any:
     import torch.nn.functional as F
 
     from posttrain.stages.learner.guides import HeadGuide
-    from posttrain.stages.learner.head import chunk_size, prepare_head, weighted
+    from posttrain.stages.learner.head import chunk_size, weighted
 
     guide = HeadGuide(
         states=given["teacher"], head=lambda states: F.linear(states, given["teacher_head"]), kind=kind, beta=0.5
     )
 
-    head = torch.nn.Linear(1, 1, bias=False)
-    head.weight = given["head"]
-    prepare_head(head, False)
+    def head(states: Any, job: Any) -> Any:
+        return job(states, given["head"])
+
     count = len(given["student"])
     loss, *_ = weighted(
         head, guide.compare, given["student"], torch.full((count,), 1 / count, device=given["student"].device),

@@ -33,7 +33,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 COMMON = {
     "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True, "vocab_size": VOCABULARY,
-    "max_position_embeddings": 40_960, "rope_theta": 1_000_000.0,
+    "max_position_embeddings": 40_960,
 }  # fmt: skip
 
 

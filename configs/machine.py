@@ -16,7 +16,7 @@ class LearnerCluster(Strict):
     threads: int | None = Field(None, ge=1, description="CPU threads a rank; all cores shared evenly if not given")
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
-    kernels: Literal["auto", "torch", "liger"] = Field(
+    kernels: Literal["auto", "torch", "liger", "compile"] = Field(
         "auto", description="norms, gates and rotary embeddings on a GPU; auto: liger-kernel's if it is installed"
     )
     float32_head: bool = Field(False, description="the output head multiplies in float32, whatever `dtype` is")

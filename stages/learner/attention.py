@@ -8,6 +8,7 @@ variable-length kernel runs on the packed row itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 from posttrain.stages.data.pack import PackedBatch
 
 NAME = "posttrain_packed"
+_GROUPED = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
+"""PyTorch 2.13 wants to be told of grouped heads, 2.11 takes them and has no word for it."""
 PART = 16
 """About how many documents a padded batch has: less padding in more, smaller calls."""
 
@@ -91,17 +95,12 @@ def packed_attention(
         raise ValueError(f"attention {NAME!r} needs the keyword `layout`")
     heads, dim = query.shape[1], query.shape[3]
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        from torch.nn.attention.varlen import varlen_attn
-
-        groups = heads // key.shape[1]
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
         if layout.rows is not None:
             q, k, v = q[layout.rows], k[layout.rows], v[layout.rows]
-        if groups > 1:
-            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
         out = varlen_attn(
             q.contiguous(), k.contiguous(), v.contiguous(), layout.boundaries, layout.boundaries,
-            layout.longest, layout.longest, scale=scaling, window_size=(-1, 0),
+            layout.longest, layout.longest, scale=scaling, window_size=(-1, 0), **_GROUPED,
         )  # fmt: skip
         assert isinstance(out, Tensor)  # a tuple only if asked for the log-sum-exp
         return (out if layout.rows is None else out[layout.first]).unsqueeze(0), None

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from posttrain.errors import InputError
+from posttrain.stages.learner import attention
 
 
 def use_kernels(model: Any, which: str) -> bool:
@@ -18,6 +19,9 @@ def use_kernels(model: Any, which: str) -> bool:
     """
     if which == "torch":
         return False
+    if which == "compile":
+        _compile_layers(model)
+        return True
     if find_spec("liger_kernel") is None:
         if which == "liger":
             raise InputError(
@@ -36,3 +40,14 @@ def use_kernels(model: Any, which: str) -> bool:
         plain, fused_linear_cross_entropy=False, cross_entropy=False, rms_norm=True, swiglu=True, rope=True
     )
     return True
+
+
+def _compile_layers(model: Any) -> None:
+    """Each decoder layer in two graphs, before attention and after it: the packed kernel is called as it is."""
+    import torch
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(attention.NAME, torch.compiler.disable(attention.packed_attention))
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for layer in plain.base_model.layers:
+        layer.compile(dynamic=True)
