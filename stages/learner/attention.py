@@ -22,7 +22,7 @@ from transformers import AttentionInterface
 from posttrain.stages.data.pack import PackedBatch
 
 NAME = "posttrain_packed"
-_GROUPED = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
+_GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 """PyTorch 2.13 wants to be told of grouped heads, 2.11 takes them and has no word for it."""
 PART = 16
 """About how many documents a padded batch has: less padding in more, smaller calls."""
