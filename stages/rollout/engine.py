@@ -7,7 +7,6 @@ handed on with its last row.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,29 +19,12 @@ from posttrain.stages.rollout.attention import NAME
 from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.stages.rollout.cache import RowCache
 from posttrain.stages.rollout.gate import Gate
+from posttrain.stages.rollout.rows import Row, as_group, encode, room, unspoken
 from posttrain.stages.rollout.sampling import draw, uniforms
-from posttrain.types import Completion, FinishReason, Group, Prompt, SamplingParams, Source
+from posttrain.types import Group, Prompt, SamplingParams, Source
 
 CROWDED = 0.85
 """Rows that are done leave the batch once this share is alive: moving the cache costs about as much as a token."""
-
-
-@dataclass(kw_only=True)
-class _Row:
-    """One sequence being decoded."""
-
-    group: int
-    index: int
-    prompt_ids: NDArray[np.int64]
-    most: int
-    random: NDArray[np.float64]
-    budget: ThinkingBudget
-    ids: list[int] = field(default_factory=list)
-    sources: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    versions: list[int] = field(default_factory=list)
-    forced: list[int] = field(default_factory=list)
-    finish: FinishReason | None = None
 
 
 class TransformersEngine:
@@ -55,7 +37,7 @@ class TransformersEngine:
         self.version = 0
         self.gate = Gate()
         self._halted = False
-        self._running: list[tuple[list[Prompt], list[_Row]]] = []
+        self._running: list[tuple[list[Prompt], list[Row]]] = []
         self.device = model.device
         self.dtype = next(model.parameters()).dtype
 
@@ -65,9 +47,10 @@ class TransformersEngine:
         Raises:
             InputError: prompt and completion don't fit the model's context.
         """
-        encoded = [self._encode(p) for p in prompts]
-        fits = [i for i, p in enumerate(prompts) if _room(p, encoded[i], params) > 0]
-        yield from (self._unspoken(prompts[i], encoded[i], n) for i in sorted({*range(len(prompts))} - {*fits}))
+        encoded = [encode(self.chat, p) for p in prompts]
+        fits = [i for i, p in enumerate(prompts) if room(p, encoded[i], params) > 0]
+        left = sorted({*range(len(prompts))} - {*fits})
+        yield from (unspoken(self.chat, prompts[i], encoded[i], n) for i in left)
         per_batch = max(1, self.batch // n)
         for begun in (True, False):
             # Like lengths share a batch; what was begun has rows of different lengths, and one of its own.
@@ -78,32 +61,19 @@ class TransformersEngine:
                 chosen = order[start : start + per_batch]
                 yield from self._batch([prompts[i] for i in chosen], [encoded[i] for i in chosen], n, params, seed)
 
-    def _encode(self, prompt: Prompt) -> NDArray[np.int64]:
-        turn = prompt.continues
-        return self.chat.prompt_ids(prompt) if turn is None else self.chat.turn_ids(turn, prompt.mode)
-
-    def _unspoken(self, prompt: Prompt, ids: NDArray[np.int64], n: int) -> Group:
-        """What there is of a turn for which no token is left."""
-        rows = [
-            _Row(group=0, index=i, prompt_ids=ids, most=0, random=np.zeros(0), finish="length",
-                 budget=ThinkingBudget.watch(self.chat, None, ids))
-            for i in range(n)
-        ]  # fmt: skip
-        return self._group(prompt, rows)
-
     @torch.inference_mode()
     def _batch(
         self, prompts: list[Prompt], encoded: list[NDArray[np.int64]], n: int, params: SamplingParams, seed: int
     ) -> Iterator[Group]:
-        rooms = [_room(p, ids, params) for p, ids in zip(prompts, encoded, strict=True)]
-        capacity = max(len(ids) + room for ids, room in zip(encoded, rooms, strict=True))
+        rooms = [room(p, ids, params) for p, ids in zip(prompts, encoded, strict=True)]
+        capacity = max(len(ids) + most for ids, most in zip(encoded, rooms, strict=True))
         limit = getattr(self.model.config, "max_position_embeddings", capacity)
         if capacity > limit:
             raise InputError(
                 f"prompt and completion need {capacity} tokens, the model has {limit}", fix="lower max_tokens"
             )
         rows = [
-            _Row(group=g, index=i, prompt_ids=encoded[g], most=rooms[g],
+            Row(group=g, index=i, prompt_ids=encoded[g], most=rooms[g],
                  random=uniforms(seed, prompts[g].id, i, params.max_tokens),
                  budget=ThinkingBudget.watch(self.chat, params.thinking_budget, encoded[g]))
             for g in range(len(prompts))
@@ -111,7 +81,7 @@ class TransformersEngine:
         ]  # fmt: skip
         for row in rows:
             if prompts[row.group].begun:
-                _take_up(row, prompts[row.group].begun[row.index])
+                row.take_up(prompts[row.group].begun[row.index])
         with self.gate.alone():
             self._running.append((prompts, rows))
         try:
@@ -121,7 +91,7 @@ class TransformersEngine:
                 self._running = [r for r in self._running if r[1] is not rows]
 
     def _decode(
-        self, prompts: list[Prompt], encoded: list[NDArray[np.int64]], rows: list[_Row], capacity: int, n: int,
+        self, prompts: list[Prompt], encoded: list[NDArray[np.int64]], rows: list[Row], capacity: int, n: int,
         params: SamplingParams,
     ) -> Iterator[Group]:  # fmt: skip
         """One token of every row that goes on, then the next. Nothing is held at the gate while a group is given."""
@@ -154,8 +124,8 @@ class TransformersEngine:
                 logits, version = self._forward(tokens, positions, cache)[:, -1], self.version
 
     def _open(
-        self, encoded: list[NDArray[np.int64]], rows: list[_Row], capacity: int, n: int
-    ) -> tuple[list[_Row], RowCache, torch.Tensor]:
+        self, encoded: list[NDArray[np.int64]], rows: list[Row], capacity: int, n: int
+    ) -> tuple[list[Row], RowCache, torch.Tensor]:
         """The rows that go on, their cache, and the logits of their next tokens."""
         if not any(row.ids for row in rows):
             return list(rows), *self._prefill(encoded, capacity, n)
@@ -188,37 +158,19 @@ class TransformersEngine:
             return self.model.lm_head(hidden[torch.arange(len(last), device=self.device), last])
         return self.model.lm_head(hidden)
 
-    def _choose(self, alive: list[_Row], logits: torch.Tensor, params: SamplingParams, version: int) -> None:
+    def _choose(self, alive: list[Row], logits: torch.Tensor, params: SamplingParams, version: int) -> None:
         """Give each row its next token: drawn from its logits, which `version` made, or forced by its budget."""
         random = torch.tensor([r.random[len(r.ids)] for r in alive], device=self.device)
         tokens, logprobs = draw(logits, random, params)
         stops, sampled = self.chat.stops, Source.SAMPLED
         for row, token, logprob in zip(alive, tokens.tolist(), logprobs.tolist(), strict=True):
             source = sampled
-            if not row.forced and row.budget.budget is not None:
-                row.forced = row.budget.inject(row.ids)
-            if row.forced:
+            if row.over_budget():
                 source, token, logprob = Source.INJECTED, row.forced.pop(0), 0.0
-            row.ids.append(token)
-            row.sources.append(source)
-            row.logprobs.append(logprob)
-            row.versions.append(version)
-            if token in stops:
-                row.finish = "stop"
-            elif len(row.ids) >= row.most:
-                row.finish = "length"
+            row.add(token, logprob, source, version, stops)
 
-    def _group(self, prompt: Prompt, rows: list[_Row]) -> Group:
-        completions = tuple(
-            Completion(
-                prompt_id=prompt.id, index=row.index, prompt_ids=row.prompt_ids,
-                token_ids=np.array(row.ids, np.int64), text=self.chat.decode(row.ids),
-                sources=np.array(row.sources, np.int8), logprobs=np.array(row.logprobs, np.float32),
-                versions=np.array(row.versions, np.int32), finish_reason=row.finish or "abort",
-            )
-            for row in sorted(rows, key=lambda r: r.index)
-        )  # fmt: skip
-        return Group(prompt=prompt, completions=completions)
+    def _group(self, prompt: Prompt, rows: list[Row]) -> Group:
+        return as_group(self.chat, prompt, rows)
 
     def update_weights(self, weights: dict[str, NDArray[Any]], version: int) -> None:
         """Copy new weights in place, between two tokens of what is being generated; every name must fit.
@@ -253,17 +205,3 @@ class TransformersEngine:
     def checksum(self) -> float:
         """A sum over all weights that agrees with the learner's after a sync."""
         return float(sum(p.double().abs().sum() for p in self.model.parameters()))
-
-
-def _room(prompt: Prompt, ids: NDArray[np.int64], params: SamplingParams) -> int:
-    """Tokens that a completion of the prompt may have."""
-    turn = prompt.continues
-    return params.max_tokens if turn is None else min(params.max_tokens, turn.room - (len(ids) - len(turn.ids)))
-
-
-def _take_up(row: _Row, begun: Completion) -> None:
-    """Gives a row what an interrupted generation had of it."""
-    row.ids, row.sources = begun.token_ids.tolist(), begun.sources.tolist()
-    row.logprobs, row.versions = begun.logprobs.tolist(), begun.versions.tolist()
-    row.finish = None if begun.finish_reason == "abort" else begun.finish_reason
-    row.forced = row.budget.resume(row.ids, row.sources)
