@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.configs.strict import Strict
 
@@ -26,11 +26,36 @@ class LearnerCluster(Strict):
 
 class RolloutCluster(Strict):
     workers: int = Field(1, ge=1)
-    engine: Literal["transformers"] = "transformers"
-    gpus: float = Field(0, ge=0)
+    engine: Literal["transformers", "vllm"] = "transformers"
+    gpus: float = Field(0, ge=0, description="GPUs a worker; vllm splits the model over several")
     threads: int | None = Field(None, ge=1)
     batch: int = Field(256, ge=1, description="sequences decoded together")
     dtype: Literal["float32", "bfloat16"] = "float32"
+    memory: float | None = Field(
+        None, gt=0, le=1, description="vllm: the share of its GPU that it takes; 0.9 of its part of it if not given"
+    )
+    max_context: int | None = Field(
+        None, ge=1, description="vllm: tokens that prompt and completion may have; the model's own limit if not given"
+    )
+    eager: bool = Field(False, description="vllm: no CUDA graphs; starts sooner, decodes slower")
+    sleep: bool = Field(False, description="vllm: gives its GPU memory to the learner while that trains")
+    float32_head: bool = Field(False, description="vllm: logits in float32, as the learner has them")
+    check_weights: int = Field(10, ge=1, description="vllm: compare the sums of all weights at every so many transfers")
+
+    @model_validator(mode="after")
+    def _fits_the_engine(self) -> Self:
+        if self.engine == "vllm":
+            if not self.gpus:
+                raise ValueError("engine vllm needs a GPU: say gpus: 1, or 0.5 to share one with the learner")
+            if self.gpus > 1 and self.gpus != int(self.gpus):
+                raise ValueError("engine vllm takes a part of one GPU or whole ones: say gpus: 0.5, 1, 2, ...")
+            return self
+        asked = sorted(
+            {"memory", "max_context", "eager", "sleep", "float32_head", "check_weights"} & self.model_fields_set
+        )
+        if asked:
+            raise ValueError(f"{', '.join(asked)}: only with engine: vllm")
+        return self
 
 
 class TeacherCluster(Strict):

@@ -82,8 +82,9 @@ def on_policy(context: StageContext, spec: Distill) -> StageResult:
     session.keep("supply", lambda: supply.state, supply.restore)
     teachers = load_teachers(context, session)
     pool = context.workers.rollout()
+    pool.follow(session.learner)
     pool.load(ModelSpec.of(session.path, session.source), context.seed)
-    pool.update_weights(session.learner.weights(), session.first)
+    pool.update_weights(session.first)
     growth = Truncation(limit=spec.alarm)
     session.keep("truncation", lambda: growth.shares, growth.restore)
     params = sampling_params(spec.sampling)
@@ -95,6 +96,7 @@ def on_policy(context: StageContext, spec: Distill) -> StageResult:
         environments = context.workers.environment
         found = rollouts(pool, prompts, spec.group_size, params, seed=seed, environments=environments)
         groups = sorted(found, key=lambda g: g.prompt.id)
+        pool.rest()
         generated = time.monotonic()
         metrics = completion_metrics(groups)
         check_failures(metrics, groups)
@@ -102,7 +104,7 @@ def on_policy(context: StageContext, spec: Distill) -> StageResult:
         metrics |= learn(session, samples, step, teachers)
         metrics |= growth.after(context, metrics["truncated"], step)
         trained = time.monotonic()
-        pool.update_weights(session.learner.weights(), step + 1)
+        pool.update_weights(step + 1)
         metrics |= {
             "seconds_generate": generated - started,
             "seconds_train": trained - generated,

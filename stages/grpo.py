@@ -54,6 +54,8 @@ def run(context: StageContext) -> StageResult:
         with open_feed(asking, session, [p for source in sources for p in source]) as feed:
             for step in session.steps():
                 scored, metrics = gather(feed, spec, step)
+                if spec.asynchronous is None:
+                    asking.pool.rest()
                 found = trainer.learn(scored, step, scorer.weights)
                 began = time.monotonic()
                 push_weights(asking.pool, session, step + 1)
@@ -70,8 +72,9 @@ def run(context: StageContext) -> StageResult:
 def start_pool(context: StageContext, session: TrainingSession) -> RolloutPool:
     """The rollout workers with the weights that training starts, or goes on, from."""
     pool = context.workers.rollout()
+    pool.follow(session.learner)
     pool.load(ModelSpec.of(session.path, session.source), context.seed)
-    pool.update_weights(session.learner.weights(), session.first)
+    pool.update_weights(session.first)
     return pool
 
 
@@ -79,7 +82,7 @@ def push_weights(pool: RolloutPool, session: TrainingSession, version: int) -> N
     """New weights for the workers: at once, or, if they generate ahead, while the next step is trained."""
     spec: Grpo = session.context.spec
     give = pool.update_weights if spec.asynchronous is None else pool.push_weights
-    give(session.learner.weights(), version)
+    give(version)
 
 
 def open_feed(asking: Asking, session: TrainingSession, rows: Sequence[Prompt]) -> Feed:

@@ -26,6 +26,7 @@ FENCES = {
     "deepspeed": ("stages/learner",),
     "math_verify": ("rewards/math",),
     "openai": ("rewards/endpoint",),
+    "vllm": ("stages/rollout",),
 }
 LONGEST_FILE = 400
 

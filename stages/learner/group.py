@@ -41,6 +41,8 @@ class Learner:
             for rank in range(self.ranks)
         ]
         self.sizes: dict[str, float] = {}
+        self.local = not cluster.address
+        """Whether all actors stand on this host."""
         self._meet("" if cluster.address else "127.0.0.1")
 
     def _meet(self, address: str) -> None:
@@ -203,6 +205,14 @@ class Learner:
         """A Ray reference to the full weights {name: array}: in shared memory on one host."""
         references = [actor.weights.remote() for actor in self.actors]  # gathering is collective: ask them all
         return references[0]
+
+    def connect(self, sender: Any) -> None:
+        """Give every rank a sender of weights (rollout/weights.py); it meets the rollout workers."""
+        self._all("connect", sender, timeout=START_TIMEOUT)
+
+    def send_weights(self, version: int, check: bool) -> list[Any]:
+        """Have the ranks send their weights; Ray references to wait for."""
+        return [actor.send_weights.remote(version, check) for actor in self.actors]
 
     def export(self, folder: Path, tokenizer_path: str, dtype: str = "float32") -> None:
         """Write a Hugging Face checkpoint into `folder`."""

@@ -53,6 +53,7 @@ class LearnerWorker:
             os.environ["DS_ACCELERATOR"] = "cpu"
         self._store: TCPStore | None = None
         self.engine: Any = None
+        self.sender: Any = None
         self.policy: Policy | None = None
         self.frozen = FrozenModels(self.device, DTYPES[settings.dtype], settings.offload_frozen)
 
@@ -150,7 +151,7 @@ class LearnerWorker:
         """Drop engine and models; the process stays."""
         if self.engine is not None:
             self.engine.destroy()
-        self.engine = self.policy = None
+        self.engine = self.policy = self.sender = None
         self.frozen.clear()
         gc.collect()
         if self.cuda:
@@ -321,6 +322,22 @@ class LearnerWorker:
             if self.rank == 0:
                 gathered[name] = weight.float().cpu().numpy().copy()
         return gathered if self.rank == 0 else None
+
+    def weight_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Name and full shape of what `named_weights` gives, in its order."""
+        assert self.policy is not None
+        lora = self.spec.lora is not None
+        named = ((merged_names(n) if lora else n, p) for n, p in self.policy.model.named_parameters())
+        return [(name, tuple(getattr(p, "ds_shape", p.shape))) for name, p in named if name is not None]
+
+    def connect(self, sender: Any) -> None:
+        """Keep a sender of weights to GPUs (rollout/weights.py), and have it meet its receivers."""
+        self.sender = sender
+        sender.open(self.rank)
+
+    def send_weights(self, version: int, check: bool) -> None:
+        """Hand every full weight to the sender, on all ranks together."""
+        self.sender.send(self.named_weights(), self.weight_shapes(), version, check)
 
     def export(self, folder: str, tokenizer_path: str, dtype: str) -> None:
         """Write the Hugging Face checkpoint on rank 0."""

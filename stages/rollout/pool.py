@@ -1,20 +1,27 @@
-"""The rollout workers as a stage sees them: prompts in, groups out as they finish; weights in by shared memory."""
+"""The rollout workers as a stage sees them: prompts in, groups out as they finish, new weights in between."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from posttrain.configs.schema import Cluster, RolloutCluster
 from posttrain.errors import PosttrainError, RunError
 from posttrain.stages.learner.modelfiles import ModelSpec, load_model
+from posttrain.stages.rollout.weights import WeightPath, path_between
 from posttrain.types import Group, Prompt, SamplingParams
 
+if TYPE_CHECKING:
+    from posttrain.stages.learner.group import Learner
+
 START_TIMEOUT = 300.0
+LOAD_TIMEOUT = {"transformers": START_TIMEOUT, "vllm": 1000.0}
+"""vLLM compiles when it is started first on a machine."""
 GROUP_TIMEOUT = 1800.0
+CLOSE_TIMEOUT = 20.0
 CALLS = 64
 """Calls that a worker takes at once: new weights come while batches are generated."""
 
@@ -30,14 +37,25 @@ class RolloutWorker:
         self.engine: Any = None
         self.path = ""
 
-    def load(self, spec: ModelSpec, seed: int = 0) -> None:
-        """Put the model of `spec` into the engine; `seed` draws one that is random."""
+    def load(self, spec: ModelSpec, seed: int = 0, backend: str = "") -> None:
+        """Put the model of `spec` into the engine; `seed` draws one that is random.
+
+        `backend`: how vLLM gets new weights (see WeightPath).
+        """
+        self.free()
+        if self.settings.engine == "vllm":
+            from posttrain.stages.rollout.vllm_start import start_vllm
+
+            self.engine = start_vllm(self.settings, spec, backend, seed)
+        else:
+            self._load_transformers(spec, seed)
+
+    def _load_transformers(self, spec: ModelSpec, seed: int) -> None:
         import torch
         from transformers import AutoTokenizer
 
         from posttrain.stages.rollout.engine import TransformersEngine
 
-        self.free()
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.settings.dtype]
         model = load_model(spec, dtype, "sdpa", seed)
         tokenizer = AutoTokenizer.from_pretrained(spec.path, revision=spec.revision)
@@ -55,6 +73,22 @@ class RolloutWorker:
         self.engine.update_weights(weights, version)
         return self.engine.checksum()
 
+    def connect(self, info: dict[str, Any]) -> None:
+        """See VllmEngine, of this method and the next four."""
+        self.engine.connect(info)
+
+    def begin_update(self) -> None:
+        self.engine.begin_update()
+
+    def receive(self, info: dict[str, Any]) -> None:
+        self.engine.receive(info)
+
+    def end_update(self, version: int, expected: float | None) -> None:
+        self.engine.end_update(version, expected)
+
+    def rest(self) -> None:
+        self.engine.rest()
+
     def partials(self) -> list[Group]:
         """What is being generated, as far as it is."""
         return [] if self.engine is None else self.engine.partials()
@@ -69,6 +103,8 @@ class RolloutWorker:
         import gc
 
         self.interrupt()
+        if self.settings.engine == "vllm" and self.engine is not None:
+            self.engine.close()
         self.engine = None
         gc.collect()
 
@@ -79,17 +115,32 @@ class RolloutPool:
     def __init__(self, cluster: Cluster) -> None:
         settings = cluster.rollout
         threads = settings.threads or max(1, (os.cpu_count() or 1) // (1 if settings.gpus else settings.workers))
+        self.settings = settings
         actor = ray.remote(RolloutWorker)
         self.actors = [
             actor.options(num_cpus=0, num_gpus=settings.gpus, max_concurrency=CALLS).remote(settings, threads)
             for _ in range(settings.workers)
         ]
         self._pushed: list[Any] = []
+        self._path: WeightPath | None = None
+        self._sent = 0
+
+    def follow(self, learner: Learner) -> None:
+        """What is loaded next takes its weights from this learner, until it's freed."""
+        settings = self.settings
+        self._path = path_between(
+            learner, self.actors, settings.engine, parallel=max(1, int(settings.gpus)), dtype=settings.dtype
+        )
+        self._sent = 0
 
     def load(self, spec: ModelSpec, seed: int = 0) -> None:
         """Put the model of `spec` into every worker."""
         self._pushed = []
-        self._all([a.load.remote(spec, seed) for a in self.actors], START_TIMEOUT, "load")
+        backend = self._path.backend if self._path else ""
+        loading = [a.load.remote(spec, seed, backend) for a in self.actors]
+        self._all(loading, LOAD_TIMEOUT[self.settings.engine], "load")
+        if self._path:
+            self._path.open()
 
     def generate(self, prompts: Sequence[Prompt], n: int, params: SamplingParams, *, seed: int) -> Iterator[Group]:
         """Groups of `n` completions a prompt, handed on as soon as each is done.
@@ -116,15 +167,22 @@ class RolloutPool:
             except StopIteration:
                 streams.remove(stream)
 
-    def update_weights(self, weights: Any, version: int) -> None:
-        """Give every worker the weights behind a Ray reference. Raises RunError if their checksums differ after it."""
-        self.push_weights(weights, version)
+    def update_weights(self, version: int) -> None:
+        """Give every worker the weights of the learner that it follows, as `version`.
+
+        Raises:
+            RunError: it follows none; or their sums differ after it.
+        """
+        self.push_weights(version)
         self.settle()
 
-    def push_weights(self, weights: Any, version: int) -> None:
+    def push_weights(self, version: int) -> None:
         """The same without waiting: the weights before these must have arrived, these come between two tokens."""
+        if self._path is None:
+            raise RunError("the rollout workers follow no learner: call `follow` before `load`")
         self.settle()
-        self._pushed = [a.update_weights.remote(weights, version) for a in self.actors]
+        self._pushed = self._path.send(version, self._sent % self.settings.check_weights == 0)
+        self._sent += 1
 
     def lagging(self) -> bool:
         """Whether some worker doesn't have the weights that were pushed last."""
@@ -133,7 +191,8 @@ class RolloutPool:
     def settle(self) -> None:
         """Wait until the workers have the weights that were pushed last."""
         pushed, self._pushed = self._pushed, []
-        sums = self._all(pushed, START_TIMEOUT, "update weights")
+        # A path that compares the sums by itself gives none.
+        sums = [found for found in self._all(pushed, START_TIMEOUT, "update weights") if found is not None]
         if sums and max(sums) - min(sums) > 1e-6 * abs(sums[0]):
             raise RunError(f"rollout workers disagree on the new weights: checksums {sums}")
 
@@ -146,13 +205,22 @@ class RolloutPool:
         """End what the workers generate; they have to be loaded anew before they generate again."""
         self._all([a.interrupt.remote() for a in self.actors], START_TIMEOUT, "stop generating")
 
+    def rest(self) -> None:
+        """Give the GPUs' memory to the learner until it sends new weights, where the recipe says `sleep`."""
+        if self.settings.sleep:
+            self.settle()
+            self._all([a.rest.remote() for a in self.actors], START_TIMEOUT, "sleep")
+
     def free(self) -> None:
         """Drop the engines; the actors stay for the next stage."""
         self.settle()
+        self._path = None
         self._all([a.free.remote() for a in self.actors], START_TIMEOUT, "free")
 
     def close(self) -> None:
         """End the actors."""
+        if self.settings.engine == "vllm":  # its processes aren't Ray's: each engine ends its own
+            ray.wait([a.free.remote() for a in self.actors], num_returns=len(self.actors), timeout=CLOSE_TIMEOUT)
         for actor in self.actors:
             ray.kill(actor)
 

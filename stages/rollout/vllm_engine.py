@@ -1,0 +1,335 @@
+"""The `vllm` engine: vLLM's AsyncLLM behind the interface of the transformers engine.
+
+Every completion is a request of its own; vLLM batches them, and a group shares its prompt's cached prefix. A row asks
+for the rest of itself, and asks again where it was cut:
+
+    budget spent      what was sampled past the cut is discarded, the early-stop text appended, the rest asked for
+    new weights       vLLM hands over what it has, takes the weights, and goes on over the cached prefix (PipelineRL)
+
+so that ids, log-probabilities and versions are exact to the token. The prefix cache is salted with the version that
+began a row: nobody starts on keys and values of older weights, and who was under way keeps those it has.
+
+Not covered: the same ids from the same seed over different batches, which vLLM doesn't promise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from posttrain.errors import InputError, PosttrainError, RunError
+from posttrain.stages.data.chat import ChatFormat
+from posttrain.stages.rollout.budget import ThinkingBudget
+from posttrain.stages.rollout.loop import EventLoop
+from posttrain.stages.rollout.rows import Row, as_group, encode, room, unspoken
+from posttrain.types import Group, Prompt, SamplingParams, Source
+
+PATIENCE = 600.0
+"""Seconds that vLLM may take for anything but generating: far longer than a transfer of weights."""
+GROUP_PATIENCE = 1800.0
+"""Seconds within which some group must be done."""
+AHEAD = 2
+"""Requests that wait in vLLM, for each that it decodes: its queue never runs dry, and is short to abort."""
+TOLERANCE = 1e-6
+"""Relative difference of two sums over the same weights in another order."""
+
+
+class AsyncEngine(Protocol):
+    """What is used of vLLM's AsyncLLM (vllm/v1/engine/async_llm.py, 0.26)."""
+
+    def generate(self, prompt: Any, sampling_params: Any, request_id: str) -> Any: ...
+    async def pause_generation(self, *, mode: Any, clear_cache: bool) -> None: ...
+    async def resume_generation(self) -> None: ...
+    async def collective_rpc(
+        self, method: str, timeout: float | None = None, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any: ...
+    async def sleep(self, level: int, mode: Any) -> None: ...
+    async def wake_up(self, tags: list[str] | None) -> None: ...
+    def shutdown(self) -> None: ...
+
+
+@dataclass(kw_only=True, eq=False)
+class _Job:
+    """One group under way."""
+
+    prompt: Prompt
+    rows: list[Row]
+    salt: str = ""
+    """Keeps the cached prefixes of one version apart from another's; empty until a row is asked for."""
+
+
+Request = Callable[[SamplingParams, int, int, Sequence[int]], Any]
+"""(how to sample, tokens at most, seed, stop ids) -> vLLM's SamplingParams, streaming deltas with log-probabilities."""
+
+
+class VllmEngine:
+    """Generates with vLLM. Every method may be called from any thread; requests live in the engine's event loop."""
+
+    def __init__(
+        self, llm: AsyncEngine, tokenizer: Any, loop: EventLoop, *, request: Request, batch: int, limit: int
+    ) -> None:
+        self.llm, self.loop, self.request, self.limit = llm, loop, request, limit
+        self.chat = ChatFormat(tokenizer)
+        self.stops = sorted(self.chat.stops)
+        self.version = 0
+        self._slots = asyncio.Semaphore(AHEAD * batch)
+        self._open = asyncio.Event()
+        self._open.set()
+        self._inside = 0
+        self._numbers = itertools.count()
+        self._running: list[_Job] = []
+        self._streams: set[Any] = set()
+        self._halted = False
+        self._asleep: set[str] = set()
+        self._hollow = False
+
+    # ------------------------------------------------------------ generate
+
+    def generate(self, prompts: Sequence[Prompt], n: int, params: SamplingParams, seed: int) -> Iterator[Group]:
+        """Groups of `n` completions, each as soon as its last one is done.
+
+        Raises:
+            InputError: prompt and completion don't fit the context.
+            RunError: vLLM died, or no group was done in GROUP_PATIENCE seconds.
+        """
+        if self._halted:
+            return
+        jobs = []
+        for prompt in prompts:
+            ids = encode(self.chat, prompt)
+            most = room(prompt, ids, params)
+            if most <= 0:
+                yield unspoken(self.chat, prompt, ids, n)
+                continue
+            if len(ids) + most > self.limit:
+                raise InputError(
+                    f"prompt and completion need {len(ids) + most} tokens, vLLM was started for {self.limit}",
+                    fix="lower max_tokens, or raise cluster.rollout.max_context as far as the model and the GPU allow",
+                )
+            rows = [
+                Row(group=0, index=i, prompt_ids=ids, most=most,
+                    budget=ThinkingBudget.watch(self.chat, params.thinking_budget, ids))
+                for i in range(n)
+            ]  # fmt: skip
+            for row in rows:
+                if prompt.begun:
+                    row.take_up(prompt.begun[row.index])
+            jobs.append(_Job(prompt=prompt, rows=rows))
+        yield from self._follow(jobs, params, seed)
+
+    def _follow(self, jobs: list[_Job], params: SamplingParams, seed: int) -> Iterator[Group]:
+        """Hands the groups on; whoever stops listening ends their requests."""
+        done: queue.SimpleQueue[_Job | BaseException | None] = queue.SimpleQueue()
+        stream = self.loop.start(self._all(jobs, params, seed, done))
+        try:
+            while (found := done.get(timeout=GROUP_PATIENCE)) is not None:
+                if isinstance(found, BaseException):
+                    raise found
+                yield as_group(self.chat, found.prompt, found.rows)
+        except queue.Empty:
+            raise RunError(f"vLLM finished no group in {GROUP_PATIENCE:.0f} s") from None
+        finally:
+            stream.cancel()
+
+    async def _all(self, jobs: list[_Job], params: SamplingParams, seed: int, done: queue.SimpleQueue[Any]) -> None:
+        """Decodes all jobs; what it puts last is None, or the error that ended it."""
+        me = asyncio.current_task()
+        self._streams.add(me)
+        try:
+            await self._awake()
+            async with asyncio.TaskGroup() as tasks:
+                for job in jobs:
+                    tasks.create_task(self._group(job, params, seed, done))
+        except ExceptionGroup as errors:
+            done.put(_plain(errors))
+        except Exception as error:  # noqa: BLE001  it isn't swallowed: `_follow` raises it
+            done.put(_plain(error))
+        finally:
+            self._streams.discard(me)
+            done.put(None)
+
+    async def _group(self, job: _Job, params: SamplingParams, seed: int, done: queue.SimpleQueue[Any]) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for row in job.rows:
+                    tasks.create_task(self._row(job, row, params, seed))
+        finally:
+            if job in self._running:
+                self._running.remove(job)
+        done.put(job)
+
+    async def _row(self, job: _Job, row: Row, params: SamplingParams, seed: int) -> None:
+        async with self._slots:
+            while row.finish is None:
+                while row.finish is None and row.over_budget():
+                    row.add(row.forced.pop(0), 0.0, Source.INJECTED, self.version, self.chat.stops)
+                if row.finish is None:
+                    await asyncio.wait_for(self._open.wait(), PATIENCE)
+                    await self._ask(job, row, params, seed)
+
+    async def _ask(self, job: _Job, row: Row, params: SamplingParams, seed: int) -> None:
+        """The rest of the row, as far as it goes: to its end, to its budget, or to new weights."""
+        if not job.salt:
+            job.salt = f"{self.version}"
+            self._running.append(job)
+        # Where it goes on, it draws from another stream: vLLM may begin a request's stream anew, or not.
+        own = derived_seed(seed, job.prompt.id, row.index, len(row.ids))
+        prompt = {"prompt_token_ids": [*row.prompt_ids.tolist(), *row.ids], "cache_salt": job.salt}
+        asked = self.request(params, row.most - len(row.ids), own, self.stops)
+        self._inside += 1
+        try:
+            async with aclosing(self.llm.generate(prompt, asked, f"row-{next(self._numbers)}")) as outputs:
+                async for output in outputs:
+                    if self._take(row, output.outputs[0]):
+                        return
+        finally:
+            self._inside -= 1
+
+    def _take(self, row: Row, output: Any) -> bool:
+        """Adds what came; says whether the request is over."""
+        ids = list(output.token_ids)
+        for token, logprob in zip(ids, sampled_logprobs(output.logprobs, len(ids)), strict=True):
+            row.add(token, logprob, Source.SAMPLED, self.version, self.chat.stops)
+            if row.finish or row.over_budget():
+                return True
+        if output.finish_reason is None or (output.finish_reason == "abort" and not self._open.is_set()):
+            return output.finish_reason is not None
+        raise RunError(
+            f"vLLM ended a completion of {len(row.ids)} tokens by itself: {output.finish_reason}",
+            fix="see its log; a NaN in the logits, or a cache too small for one sequence, ends requests",
+        )
+
+    def partials(self) -> list[Group]:
+        """The groups that were begun, as far as vLLM has handed them over: unfinished completions end with `abort`."""
+
+        async def now() -> list[Group]:
+            return [as_group(self.chat, job.prompt, job.rows) for job in self._running]
+
+        return self.loop.call(now(), PATIENCE)
+
+    def interrupt(self) -> None:
+        """Cancel all requests; what is unfinished isn't handed on."""
+        self._halted = True
+
+        async def cancel() -> None:
+            for stream in self._streams:
+                stream.cancel()
+
+        self.loop.call(cancel(), PATIENCE)
+
+    # ------------------------------------------------------------ weights
+
+    def connect(self, info: dict[str, Any]) -> None:
+        """Meet the learner: `info` is what vLLM's transfer engine wants to know at the start."""
+        self.loop.call(self._rpc("init_weight_transfer_engine", init_info=info), PATIENCE)
+
+    def begin_update(self) -> None:
+        """Make room for new weights: every row hands over what it has, and waits."""
+        self.loop.call(self._begin_update(), PATIENCE)
+
+    async def _begin_update(self) -> None:
+        self._open.clear()
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                await self.llm.pause_generation(mode="abort", clear_cache=False)
+                if not self._inside:
+                    break
+                await asyncio.sleep(0.005)  # those whose requests were on their way are caught by the next round
+        if "weights" in self._asleep:
+            await self.llm.wake_up(["weights"])
+            self._asleep.discard("weights")
+        await self._rpc("start_weight_update")
+
+    def receive(self, info: dict[str, Any]) -> None:
+        """A part of the new weights, as vLLM's transfer engine wants it told."""
+        self.loop.call(self._rpc("update_weights", update_info=info), PATIENCE)
+
+    def end_update(self, version: int, expected: float | None) -> None:
+        """All weights are here: go on with them, as `version`. `expected`: the sum that their sender has of them.
+
+        Raises:
+            RunError: the sums differ.
+        """
+        self.loop.call(self._end_update(version, expected), PATIENCE)
+
+    async def _end_update(self, version: int, expected: float | None) -> None:
+        await self._rpc("finish_weight_update")
+        if expected is not None:
+            total = await self._checksum()
+            if abs(total - expected) > TOLERANCE * abs(expected):
+                raise RunError(f"vLLM's weights sum to {total!r} after a transfer, the learner's to {expected!r}")
+        self.version, self._hollow = version, False
+        if not self._asleep:
+            await self.llm.resume_generation()
+            self._open.set()
+
+    def checksum(self) -> float:
+        """A sum over all weights that agrees with the learner's after a sync."""
+        return self.loop.call(self._checksum(), PATIENCE)
+
+    async def _checksum(self) -> float:
+        sums = await self._rpc("weight_sum")
+        # Tensor parallel: each rank has its own shard of some weights, and the same copy of the others.
+        return float(sum(split for split, _ in sums) + sums[0][1])
+
+    async def _rpc(self, method: str, **arguments: Any) -> Any:
+        return await self.llm.collective_rpc(method, kwargs=arguments)
+
+    # ------------------------------------------------------------ memory
+
+    def rest(self) -> None:
+        """Give the GPU's memory back until new weights come: weights and cache are dropped, graphs stay."""
+        self.loop.call(self._rest(), PATIENCE)
+
+    async def _rest(self) -> None:
+        if self._running or self._asleep:
+            return
+        self._open.clear()
+        self._asleep, self._hollow = {"weights", "kv_cache"}, True
+        await self.llm.sleep(level=2, mode="abort")
+
+    async def _awake(self) -> None:
+        """Before anything is generated."""
+        if self._hollow:
+            raise RunError("vLLM dropped its weights to make room for the learner, and got none since")
+        if self._asleep:
+            await self.llm.wake_up(sorted(self._asleep))
+            self._asleep.clear()
+            await self.llm.resume_generation()
+            self._open.set()
+
+    def close(self) -> None:
+        """End vLLM's processes."""
+        self.interrupt()
+        self.llm.shutdown()
+        self.loop.close()
+
+
+def derived_seed(seed: int, prompt_id: str, index: int, at: int) -> int:
+    """A seed of 63 bits for sample `index` of a prompt, from its token `at` on."""
+    digest = hashlib.blake2b(f"{seed}/{prompt_id}/{index}/{at}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def sampled_logprobs(found: Any, count: int) -> list[float]:
+    """The sampled tokens' values out of vLLM's FlatLogprobs; the last part of a request may repeat earlier ones."""
+    return [] if not count else np.asarray(found.logprobs, np.float64)[found.start_indices[:count]].tolist()
+
+
+def _plain(error: BaseException) -> BaseException:
+    """The first error of a group of tasks; what isn't ours, with what it means."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, PosttrainError):
+        return error
+    told = RunError(f"vLLM failed while generating: {type(error).__name__}: {error}", fix="see the worker's log")
+    told.__cause__ = error
+    return told

@@ -1,0 +1,138 @@
+"""Starts vLLM for a worker: from the recipe's settings to an engine, with an error that says what to change.
+
+Settings and what they mean are vLLM's own (vllm/engine/arg_utils.py, 0.26). Chosen here and not by the recipe:
+
+    logprobs_mode      processed_logprobs: of the distribution that is sampled, temperature and cuts applied
+    generation_config  vllm: nothing of the checkpoint's sampling defaults comes in by itself
+    stream_interval    a row's tokens come in parts of this many: one by one, Python would be slower than a small model
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posttrain.configs.schema import RolloutCluster
+from posttrain.errors import RecipeError, RunError
+from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model
+from posttrain.stages.rollout.loop import EventLoop
+from posttrain.stages.rollout.vllm_engine import VllmEngine
+from posttrain.types import SamplingParams
+
+START_PATIENCE = 900.0
+"""Seconds until vLLM is up: the first start on a machine compiles."""
+STREAM = 16
+FILLED = 0.9
+"""Share of a GPU, or of a worker's part of one, that vLLM takes if the recipe doesn't say."""
+EXTENSION = "posttrain.stages.rollout.vllm_worker.WorkerExtension"
+GIB = float(1 << 30)
+
+
+def start_vllm(settings: RolloutCluster, spec: ModelSpec, backend: str, seed: int) -> VllmEngine:
+    """An engine with the model of `spec`; `backend` is how weights will come ("ipc", "nccl"), empty if none will.
+
+    Raises:
+        RecipeError: vLLM isn't installed.
+        RunError: it didn't start; says how much memory there was.
+    """
+    # vLLM's processes get handles of GPU memory, pickled, from this one; nobody else can reach their sockets.
+    os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    try:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+    except ImportError as error:
+        raise RecipeError(
+            f"vLLM can't be imported: {error}", where="cluster.rollout.engine",
+            fix="pip install 'posttrain[vllm]', or use engine: transformers",
+        ) from error  # fmt: skip
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(spec.path, revision=spec.revision)
+    loop = EventLoop()
+    with tempfile.TemporaryDirectory(prefix="posttrain-model-") as scratch:
+        path = _plain_folder(spec, tokenizer, Path(scratch), settings, seed)
+        arguments = engine_arguments(settings, path, spec.revision, backend, seed)
+
+        async def start() -> Any:
+            llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+            await llm.collective_rpc("die_with_parent")
+            return llm
+
+        try:
+            llm = loop.call(start(), START_PATIENCE)
+        except Exception as error:
+            loop.close()
+            raise _refusal(error, settings) from error
+    return VllmEngine(
+        llm, tokenizer, loop, request=make_request, batch=settings.batch, limit=llm.model_config.max_model_len
+    )
+
+
+def engine_arguments(
+    settings: RolloutCluster, path: str, revision: str | None, backend: str, seed: int
+) -> dict[str, Any]:
+    """The fields of AsyncEngineArgs."""
+    parallel = max(1, int(settings.gpus))
+    arguments: dict[str, Any] = {
+        "model": path, "revision": revision, "dtype": settings.dtype, "seed": seed,
+        "tensor_parallel_size": parallel, "distributed_executor_backend": "uni" if parallel == 1 else "mp",
+        "gpu_memory_utilization": share_of_gpu(settings), "max_num_seqs": settings.batch,
+        "enforce_eager": settings.eager, "enable_sleep_mode": settings.sleep,
+        "enable_prefix_caching": True, "logprobs_mode": "processed_logprobs", "generation_config": "vllm",
+        "stream_interval": STREAM, "disable_log_stats": True, "worker_extension_cls": EXTENSION,
+    }  # fmt: skip
+    if settings.max_context is not None:
+        arguments["max_model_len"] = settings.max_context
+    if settings.float32_head:
+        arguments["hf_overrides"] = {"head_dtype": "float32"}
+    if backend:
+        arguments["weight_transfer_config"] = {"backend": backend}
+    return arguments
+
+
+def share_of_gpu(settings: RolloutCluster) -> float:
+    """What vLLM may take of each of its GPUs, cache and all."""
+    return settings.memory if settings.memory is not None else FILLED * min(1.0, settings.gpus)
+
+
+def make_request(params: SamplingParams, most: int, seed: int, stops: Sequence[int]) -> Any:
+    """vLLM's SamplingParams for the rest of a row: `most` tokens, ended by `stops` alone."""
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import SamplingParams as VllmParams
+
+    return VllmParams(
+        max_tokens=most, temperature=params.temperature, top_p=params.top_p, top_k=params.top_k, seed=seed,
+        stop_token_ids=list(stops), ignore_eos=True, logprobs=0, flat_logprobs=True, detokenize=False,
+        output_kind=RequestOutputKind.DELTA, skip_clone=True,
+    )  # fmt: skip
+
+
+def _plain_folder(spec: ModelSpec, tokenizer: Any, scratch: Path, settings: RolloutCluster, seed: int) -> str:
+    """A checkpoint that vLLM can load: random and pruned models are written out first."""
+    if spec.scratch is None and spec.layers is None:
+        return spec.path
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype]
+    model = load_model(spec, dtype, "sdpa", seed)
+    export_model(model.config, dict(model.named_parameters()), tokenizer, scratch, dtype)
+    return str(scratch)
+
+
+def _refusal(error: Exception, settings: RolloutCluster) -> RunError:
+    share = share_of_gpu(settings)
+    what, fix = f"vLLM didn't start: {error}", "its own message stands above, in the worker's log"
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        what += f"\n  the GPU has {free / GIB:.1f} of {total / GIB:.1f} GiB free, vLLM was to take {share:.0%}"
+        fix = (
+            "lower cluster.rollout.memory, or give the learner less"
+            if free < share * total
+            else "raise cluster.rollout.memory, or lower max_context: the cache must hold one whole sequence"
+        ) + "; vLLM's own message stands in the worker's log"
+    return RunError(what, where="cluster.rollout", fix=fix)

@@ -1,0 +1,278 @@
+"""How the learner's weights get into the rollout workers: by where the two stand, and by nothing else.
+
+    engine transformers          float32 arrays in Ray's object store, which is shared memory on one host
+    vllm, on the learner's GPUs  CUDA IPC: vLLM reads a bucket of the learner's memory, then the next one
+    vllm, on GPUs of its own     NCCL broadcast from the learner's first rank
+
+The last two are vLLM's own transfer engines (vllm/distributed/weight_transfer, 0.26), packed into buckets. Under ZeRO-3
+the learner gathers one of its buckets at a time: it holds a bucket more than before, vLLM a bucket and a layer.
+"""
+
+from __future__ import annotations
+
+import base64
+import pickle
+import socket
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import ray
+
+from posttrain.errors import PosttrainError, RunError
+
+if TYPE_CHECKING:
+    import torch
+
+    from posttrain.stages.learner.group import Learner
+
+BUCKET = 256 << 20
+"""Bytes that travel at once; one weight that is larger travels alone."""
+PART_TIMEOUT = 300.0
+"""Seconds for one bucket, or for the two sides to meet."""
+
+Shapes = Sequence[tuple[str, Sequence[int]]]
+
+
+class WeightPath(Protocol):
+    """From one learner to one pool's workers."""
+
+    backend: str
+    """vLLM's name of it; empty where vLLM has no part in it."""
+
+    def open(self) -> None:
+        """The engines are up: have both sides meet."""
+        ...
+
+    def send(self, version: int, check: bool) -> list[Any]:
+        """Ray references to wait for; where `check`, the sums of both sides are compared before `version` is theirs."""
+        ...
+
+
+class ObjectStore:
+    """Through shared memory; whoever reads the references gets each worker's checksum."""
+
+    backend = ""
+
+    def __init__(self, learner: Learner, workers: Sequence[Any]) -> None:
+        self._learner, self._workers = learner, workers
+
+    def open(self) -> None:
+        """Nothing to prepare."""
+
+    def send(self, version: int, check: bool) -> list[Any]:
+        """See WeightPath. Always checked: a sum costs little against the copies."""
+        weights = self._learner.weights()
+        return [worker.update_weights.remote(weights, version) for worker in self._workers]
+
+
+class DevicePath:
+    """From GPU to GPU: the learner's ranks hold the sender, and drive it."""
+
+    def __init__(self, learner: Learner, sender: IpcSender | NcclSender) -> None:
+        self._learner, self._sender = learner, sender
+        self.backend = sender.backend
+
+    def open(self) -> None:
+        """Gives every rank the sender."""
+        self._learner.connect(self._sender)
+
+    def send(self, version: int, check: bool) -> list[Any]:
+        """See WeightPath."""
+        return self._learner.send_weights(version, check)
+
+
+def path_between(learner: Learner, workers: Sequence[Any], engine: str, parallel: int, dtype: str) -> WeightPath:
+    """The way from this learner to these workers, of which each spans `parallel` GPUs.
+
+    Raises:
+        RunError: there is none.
+    """
+    if engine == "transformers":
+        return ObjectStore(learner, workers)
+    if not learner.settings.gpus:
+        raise RunError(
+            "vLLM takes weights from GPU to GPU, and the learner stands on the CPU", where="cluster.learner.gpus",
+            fix="say learner: {gpus: 1}, or 0.5 beside rollout: {gpus: 0.5} on one GPU; or use engine: transformers",
+        )  # fmt: skip
+    theirs = [_place(worker) for worker in workers]
+    own = set().union(*(_place(actor) for actor in learner.actors))
+    beside = [place <= own for place in theirs]
+    if all(beside):
+        return DevicePath(learner, IpcSender(workers, dtype))
+    if any(place & own for place in theirs):
+        raise RunError(
+            f"some rollout workers share a GPU with the learner, others don't: {sum(beside)} of {len(beside)}",
+            where="cluster.rollout",
+            fix="give each learner rank and each worker half a GPU, as many of both; or whole GPUs to all",
+        )
+    return DevicePath(learner, NcclSender(workers, dtype, parallel, learner.local))
+
+
+def _place(actor: Any) -> set[tuple[str, int]]:
+    """The GPUs of an actor: (node, number)."""
+    try:
+        return ray.get(actor.__ray_call__.remote(_gpus), timeout=PART_TIMEOUT)
+    except ray.exceptions.GetTimeoutError:
+        raise RunError(f"an actor didn't say in {PART_TIMEOUT:.0f} s where it stands: are there enough GPUs?") from None
+
+
+def _gpus(_: Any) -> set[tuple[str, int]]:
+    node = ray.get_runtime_context().get_node_id()
+    return {(node, int(number)) for number in ray.get_gpu_ids()}
+
+
+# ---------------------------------------------------------------- in the learner's ranks
+
+
+class Outgoing:
+    """The weights on their way: copies of the receiver's dtype, summed if asked."""
+
+    def __init__(self, weights: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype, check: bool) -> None:
+        self._weights, self._dtype, self._check = weights, dtype, check
+        self._sums: list[torch.Tensor] = []
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        import torch
+
+        for name, weight in self._weights:
+            # A gathered weight is gone with its bucket, which may be before the sender's stream has read it.
+            sent = weight.to(self._dtype, copy=True)
+            torch.cuda.current_stream().synchronize()
+            if self._check:
+                self._sums.append(sent.abs().sum(dtype=torch.float64))
+            yield name, sent
+
+    @property
+    def total(self) -> float | None:
+        """The sum of |w| in float64 over all that was sent; None unless asked for."""
+        return float(sum(float(s) for s in self._sums)) if self._check else None
+
+
+class _Sender:
+    backend = ""
+
+    def __init__(self, workers: Sequence[Any], dtype: str) -> None:
+        self._workers, self._dtype = list(workers), dtype
+        self._rank = 0
+
+    def open(self, rank: int) -> None:
+        """In a rank's process, once the engines are up."""
+        self._rank = rank
+
+    def send(self, weights: Iterator[tuple[str, torch.Tensor]], shapes: Shapes, version: int, check: bool) -> None:
+        """In all ranks together: hand over every weight, in the order of `shapes`."""
+        import torch
+
+        dtype = getattr(torch, self._dtype)
+        outgoing = Outgoing(weights, dtype, check and self._rank == 0)
+        torch.cuda.synchronize()  # other streams shall see what the optimizer wrote
+        if self._rank == 0:
+            self._tell("begin_update")
+        self._transfer(outgoing, shapes, max(BUCKET, *(dtype.itemsize * _count(shape) for _, shape in shapes)))
+        torch.cuda.synchronize()
+        if self._rank == 0:
+            self._tell("end_update", version, outgoing.total)
+
+    def _transfer(self, outgoing: Outgoing, shapes: Shapes, bucket: int) -> None:
+        raise NotImplementedError
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        _wait(self._ask(method, *arguments), method)
+
+    def _ask(self, method: str, *arguments: Any) -> list[Any]:
+        return [getattr(worker, method).remote(*arguments) for worker in self._workers]
+
+
+class IpcSender(_Sender):
+    """Shares a bucket of this process's GPU memory with vLLM's workers on the same GPU."""
+
+    backend = "ipc"
+
+    def _transfer(self, outgoing: Outgoing, shapes: Shapes, bucket: int) -> None:
+        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerSendWeightsArgs, IPCWeightTransferEngine
+
+        arguments = IPCTrainerSendWeightsArgs(send_mode=self._give, packed=True, packed_buffer_size_bytes=bucket)
+        IPCWeightTransferEngine.trainer_send_weights(iter(outgoing), arguments)
+
+    def _give(self, info: Any) -> None:
+        """Tells the workers of one bucket, and waits: the next one overwrites it."""
+        handles = base64.b64encode(pickle.dumps(info.ipc_handles)).decode("ascii")
+        self._tell(
+            "receive",
+            {
+                "names": info.names, "dtype_names": info.dtype_names, "shapes": info.shapes, "packed": True,
+                "tensor_sizes": info.tensor_sizes, "ipc_handles_pickled": handles,
+            },
+        )  # fmt: skip
+
+
+class NcclSender(_Sender):
+    """Broadcasts from the learner's first rank to every worker's ranks."""
+
+    backend = "nccl"
+
+    def __init__(self, workers: Sequence[Any], dtype: str, parallel: int, local: bool) -> None:
+        super().__init__(workers, dtype)
+        self._parallel, self._local = parallel, local
+        self._group: Any = None
+
+    def open(self, rank: int) -> None:
+        """See _Sender: rank 0 meets all of vLLM's workers."""
+        super().open(rank)
+        if rank:
+            return
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
+
+        meeting = {
+            "master_address": "127.0.0.1" if self._local else str(ray.util.get_node_ip_address()),
+            "master_port": _free_port(),
+            "world_size": 1 + self._parallel * len(self._workers),
+        }
+        joining = [
+            worker.connect.remote({**meeting, "rank_offset": 1 + index * self._parallel})
+            for index, worker in enumerate(self._workers)
+        ]
+        self._group = NCCLWeightTransferEngine.trainer_init(meeting)
+        _wait(joining, "connect")
+
+    def _transfer(self, outgoing: Outgoing, shapes: Shapes, bucket: int) -> None:
+        if self._rank:
+            for _ in outgoing:  # gathering is collective
+                pass
+            return
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerSendWeightsArgs, NCCLWeightTransferEngine
+
+        receiving = self._ask(
+            "receive",
+            {
+                "names": [name for name, _ in shapes], "dtype_names": [self._dtype] * len(shapes),
+                "shapes": [list(shape) for _, shape in shapes], "packed": True, "packed_buffer_size_bytes": bucket,
+            },
+        )  # fmt: skip
+        arguments = NCCLTrainerSendWeightsArgs(group=self._group, packed=True, packed_buffer_size_bytes=bucket)
+        NCCLWeightTransferEngine.trainer_send_weights(iter(outgoing), arguments)
+        _wait(receiving, "receive")
+
+
+def _count(shape: Sequence[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(references: list[Any], method: str) -> None:
+    try:
+        ray.get(references, timeout=PART_TIMEOUT)
+    except ray.exceptions.GetTimeoutError:
+        raise RunError(f"a rollout worker didn't {method} in {PART_TIMEOUT:.0f} s while weights came") from None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, PosttrainError):
+            raise error.cause from None
+        raise

@@ -1,0 +1,397 @@
+"""The vLLM engine's own part: rows out of requests, budgets id by id, new weights between two tokens, who is cancelled.
+
+A scripted engine stands where AsyncLLM does: its next token is a function of all ids before it, so that a row asked for
+in pieces must equal one asked for at once. What vLLM itself computes is tested on a GPU (tests/gpu).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from posttrain.configs.schema import RolloutCluster
+from posttrain.errors import InputError, RunError
+from posttrain.stages.data.chat import ChatFormat
+from posttrain.stages.rollout.budget import ThinkingBudget
+from posttrain.stages.rollout.loop import EventLoop
+from posttrain.stages.rollout.vllm_engine import VllmEngine, derived_seed
+from posttrain.stages.rollout.vllm_start import engine_arguments, share_of_gpu
+from posttrain.stages.rollout.vllm_worker import WorkerExtension
+from posttrain.types import Prompt, SamplingParams, Source, Turn
+
+
+class Scripted:
+    """AsyncLLM as far as it is used. Log-probabilities tell which weights made a token: -(version + 1)."""
+
+    def __init__(self, chat: ChatFormat, *, step: int = 3, pace: float = 0.0) -> None:
+        self.chat, self.step, self.pace = chat, step, pace
+        self.weights = 0
+        self.paused = asyncio.Event()
+        self.asked: list[dict[str, Any]] = []
+        self.open, self.said = 0, list[Any]()
+        self.break_off = False
+        self.total = 10.0
+        self.ends_at = 10**9
+
+    def next(self, ids: list[int]) -> int:
+        """Thinks after `<think>` until it closes by itself, now and then; ends its turn now and then."""
+        draw = int.from_bytes(hashlib.blake2b(repr(ids).encode(), digest_size=4).digest(), "big")
+        if draw % 61 == 0 or len(ids) >= self.ends_at:
+            return self.chat.end_of_turn
+        if draw % 37 == 1:
+            assert self.chat.close_id is not None
+            return self.chat.close_id
+        return 20 + draw % 300
+
+    async def generate(self, prompt: Any, sampling_params: Any, request_id: str) -> AsyncIterator[Any]:
+        ids, sent, made = list(prompt["prompt_token_ids"]), 0, list[tuple[int, float]]()
+        self.asked.append({**prompt, "params": sampling_params, "id": request_id, "version": self.weights})
+        self.open += 1
+        try:
+            while True:
+                await asyncio.sleep(self.pace)
+                reason = "abort" if self.paused.is_set() or self.break_off else None
+                if reason is None:
+                    token = self.next(ids)
+                    ids.append(token)
+                    made.append((token, -1.0 - self.weights))
+                    full = len(made) == sampling_params.max_tokens
+                    reason = "stop" if token in sampling_params.stops else "length" if full else None
+                if reason or len(made) - sent >= self.step or len(made) == 1:
+                    yield self.output(made, sent, reason)
+                    sent = len(made)
+                if reason:
+                    return
+        finally:
+            self.open -= 1
+
+    @staticmethod
+    def output(made: list[tuple[int, float]], sent: int, reason: str | None) -> Any:
+        # As vLLM has it: a last part without tokens carries all log-probabilities again.
+        told = made[-(len(made) - sent) :]
+        flat = SimpleNamespace(logprobs=[p for _, p in told], start_indices=list(range(len(told))))
+        part = SimpleNamespace(token_ids=[t for t, _ in made[sent:]], logprobs=flat, finish_reason=reason)
+        return SimpleNamespace(outputs=[part])
+
+    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
+        assert (mode, clear_cache) == ("abort", False)
+        self.paused.set()
+        await asyncio.sleep(0.002)
+
+    async def resume_generation(self) -> None:
+        self.paused.clear()
+
+    async def collective_rpc(self, method: str, timeout: Any = None, args: Any = (), kwargs: Any = None) -> Any:
+        self.said.append(method)
+        if method == "start_weight_update":
+            assert not self.open
+        if method == "update_weights":
+            self.weights = kwargs["update_info"]["version"]
+        return [(self.total, 0.5), (1.0, 0.5)] if method == "weight_sum" else [None]
+
+    async def sleep(self, level: int, mode: str) -> None:
+        self.said.append(f"sleep {level}")
+
+    async def wake_up(self, tags: list[str]) -> None:
+        self.said.append(f"wake {' '.join(tags)}")
+
+    def shutdown(self) -> None:
+        self.said.append("shutdown")
+
+
+def asking(params: SamplingParams, most: int, seed: int, stops: list[int]) -> Any:
+    return SimpleNamespace(max_tokens=most, seed=seed, stops=stops, temperature=params.temperature)
+
+
+@pytest.fixture
+def make(tokenizer: Any) -> Iterator[Any]:
+    made = []
+
+    def build(**fields: Any) -> tuple[VllmEngine, Any]:
+        llm = Scripted(ChatFormat(tokenizer), **fields)
+        made.append(VllmEngine(llm, tokenizer, EventLoop(), request=asking, batch=16, limit=400))
+        return made[-1], llm
+
+    yield build
+    for engine in made:
+        engine.close()
+
+
+def prompts(count: int, mode: Any = "default") -> list[Prompt]:
+    asked = [{"role": "user", "content": f"Compute {'1+' * i}2."} for i in range(count)]
+    return [Prompt(id=str(i), messages=(message,), mode=mode) for i, message in enumerate(asked)]
+
+
+def alone(llm: Any, prompt_ids: Any, most: int, budget: int | None) -> tuple[list[int], list[int]]:
+    """Ids and sources, one token after the other: what the transformers engine's loop would give."""
+    watch = ThinkingBudget.watch(llm.chat, budget, prompt_ids)
+    ids, sources, forced = list[int](), list[int](), list[int]()
+    while len(ids) < most and not (ids and ids[-1] in llm.chat.stops):
+        if not forced:
+            forced = watch.inject(ids)
+        sources.append(Source.INJECTED if forced else Source.SAMPLED)
+        ids.append(forced.pop(0) if forced else llm.next([*prompt_ids.tolist(), *ids]))
+    return ids, sources
+
+
+# ---------------------------------------------------------------- rows
+
+
+@pytest.mark.parametrize("step", [1, 3, 16])
+@pytest.mark.parametrize("budget", [None, 0, 1, 7, 40])
+def test_a_budget_is_exact_however_the_tokens_come(make: Any, step: int, budget: int | None) -> None:
+    engine, llm = make(step=step)
+    opened = engine.chat.prompt_ids
+    engine.chat.prompt_ids = lambda p: np.append(opened(p), engine.chat.open_id)  # a random model wouldn't open one
+    params = SamplingParams(max_tokens=60, thinking_budget=budget)
+    completions = [c for g in engine.generate(prompts(12), 1, params, seed=1) for c in g.completions]
+    assert len(completions) == 12
+    for c in completions:
+        ids, sources = alone(llm, c.prompt_ids, 60, budget)
+        assert c.token_ids.tolist() == ids
+        assert c.sources.tolist() == sources
+        assert c.logprobs.tolist() == [0.0 if s == Source.INJECTED else -1.0 for s in sources]
+        assert c.finish_reason == ("stop" if ids[-1] in engine.chat.stops else "length")
+    cut = [c for c in completions if Source.INJECTED in c.sources]
+    assert bool(cut) == (budget is not None)
+    assert len(llm.asked) <= len(completions) + len(cut)
+
+
+def test_a_group_comes_as_soon_as_its_last_row_is_done(make: Any) -> None:
+    engine, llm = make(pace=0.001)
+    short, long = prompts(2)
+    # The scripted engine ends every turn at this length: the shorter prompt may say more.
+    llm.ends_at = len(engine.chat.prompt_ids(long)) + 2
+    seen = []
+    for group in engine.generate([short, long], 3, SamplingParams(max_tokens=300), seed=1):
+        assert len(group.completions) == 3
+        assert [c.index for c in group.completions] == [0, 1, 2]
+        seen.append(group.prompt.id)
+        llm.ends_at = 0
+    assert seen == ["1", "0"]
+
+
+def test_members_of_a_group_share_a_prefix_and_draw_their_own(make: Any) -> None:
+    engine, llm = make()
+    list(engine.generate(prompts(2), 4, SamplingParams(max_tokens=4), seed=5))
+    first = [a for a in llm.asked if a["prompt_token_ids"] == llm.asked[0]["prompt_token_ids"]]
+    assert len(first) == 4
+    assert len({a["cache_salt"] for a in first}) == 1
+    assert len({a["params"].seed for a in llm.asked}) == 8
+    assert {a["params"].seed for a in first} == {derived_seed(5, "0", i, 0) for i in range(4)}
+
+
+def test_what_was_begun_goes_on_and_what_was_done_is_not_asked_again(make: Any) -> None:
+    engine, llm = make()
+    params = SamplingParams(max_tokens=50, thinking_budget=6)
+    opened = engine.chat.prompt_ids
+    engine.chat.prompt_ids = lambda p: np.append(opened(p), engine.chat.open_id)
+    whole = next(engine.generate(prompts(1), 3, params, seed=2))
+    for cut in (1, 5, 6, 8, 20):
+        partial = tuple(
+            replace(c, token_ids=c.token_ids[:cut], sources=c.sources[:cut], logprobs=c.logprobs[:cut],
+                    versions=c.versions[:cut] + 3, finish_reason="abort")
+            if c.index and len(c.token_ids) > cut else c
+            for c in whole.completions
+        )  # fmt: skip
+        llm.asked.clear()
+        again = next(engine.generate([replace(whole.prompt, begun=partial)], 3, params, seed=2))
+        for got, expected in zip(again.completions, whole.completions, strict=True):
+            assert got.token_ids.tolist() == expected.token_ids.tolist()
+            assert got.sources.tolist() == expected.sources.tolist()
+        unfinished = [p for p in partial if p.finish_reason == "abort"]
+        assert len(llm.asked) <= 2 * len(unfinished)
+        for got in (again.completions[p.index] for p in unfinished):
+            assert got.versions[:cut].tolist() == [3] * cut
+
+
+def test_a_later_turn_continues_the_ids_as_they_are_within_its_room(make: Any) -> None:
+    engine, llm = make()
+    ids = np.concatenate([engine.chat.prompt_ids(prompts(1)[0]), [30, 31, engine.chat.end_of_turn]])
+    told = len(engine.chat.turn_ids(Turn(ids=ids, results=("42",), room=0), "default")) - len(ids)
+    later = [
+        replace(prompts(1)[0], id=f"@{room}", continues=Turn(ids=ids, results=("42",), room=told + room))
+        for room in (5, 0, -3)
+    ]
+    found = {g.prompt.id: g.completions[0] for g in engine.generate(later, 1, SamplingParams(max_tokens=12), seed=0)}
+    assert {name: (len(c.token_ids), c.finish_reason) for name, c in found.items()} == {
+        "@5": (5, "length"), "@0": (0, "length"), "@-3": (0, "length"),
+    }  # fmt: skip
+    assert [a["prompt_token_ids"][: len(ids)] for a in llm.asked] == [ids.tolist()]
+
+
+def test_a_prompt_that_does_not_fit_is_refused(make: Any) -> None:
+    engine, llm = make()
+    with pytest.raises(InputError, match="max_context"):
+        next(engine.generate(prompts(1), 1, SamplingParams(max_tokens=400), seed=0))
+    assert not llm.asked
+
+
+# ---------------------------------------------------------------- new weights
+
+
+def update(engine: VllmEngine, version: int, expected: float | None = None) -> None:
+    engine.begin_update()
+    engine.receive({"version": version})
+    engine.end_update(version, expected)
+
+
+@pytest.mark.parametrize("step", [1, 16])
+def test_new_weights_come_between_two_tokens_and_every_token_is_labelled(make: Any, step: int) -> None:
+    engine, llm = make(step=step, pace=0.0005)
+    llm.next = lambda ids: 20 + len(ids)  # nobody ends early
+    found = []
+    params = SamplingParams(max_tokens=120)
+    thread = threading.Thread(target=lambda: found.extend(engine.generate(prompts(4), 3, params, seed=1)))
+    thread.start()
+    for version in (1, 2, 3):
+        time.sleep(0.03)
+        update(engine, version)
+    thread.join(timeout=60)
+    rows = [c for g in found for c in g.completions]
+    assert [len(c.token_ids) for c in rows] == [120] * 12
+    for c in rows:
+        assert c.token_ids.tolist() == [20 + len(c.prompt_ids) + i for i in range(120)]
+        assert c.logprobs.tolist() == [-1.0 - v for v in c.versions]
+    assert {int(v) for c in rows for v in c.versions} == {0, 1, 2, 3}
+    # Who was under way goes on over its own cached keys and values.
+    assert {a["cache_salt"] for a in llm.asked} == {"0"}
+    list(engine.generate(prompts(1), 1, SamplingParams(max_tokens=2), seed=1))
+    assert llm.asked[-1]["cache_salt"] == "3"
+
+
+def test_a_sum_that_differs_stops_the_new_version(make: Any) -> None:
+    engine, _ = make()
+    update(engine, 1, expected=11.5)  # 10 + 1 split over two ranks, and 0.5 that both have
+    assert engine.version == 1
+    with pytest.raises(RunError, match="sum to"):
+        update(engine, 2, expected=11.6)
+    assert engine.version == 1
+
+
+def test_partials_hold_what_was_begun_as_far_as_it_is(make: Any) -> None:
+    engine, llm = make(step=1, pace=0.001)
+    llm.next = lambda ids: 20
+    stream = engine.generate(prompts(2), 2, SamplingParams(max_tokens=60), seed=3)
+    thread = threading.Thread(target=lambda: list(stream))
+    thread.start()
+    while not (found := engine.partials()) or not all(len(c.token_ids) for g in found for c in g.completions):
+        time.sleep(0.005)
+    assert {g.prompt.id for g in found} == {"0", "1"}
+    assert {c.finish_reason for g in found for c in g.completions} == {"abort"}
+    thread.join(timeout=30)
+    assert engine.partials() == []
+
+
+# ---------------------------------------------------------------- the end of requests
+
+
+def test_an_interrupt_cancels_all_requests(make: Any) -> None:
+    engine, llm = make(pace=0.001)
+    llm.next = lambda ids: 20
+    found = []
+    thread = threading.Thread(
+        target=lambda: found.extend(engine.generate(prompts(8), 2, SamplingParams(max_tokens=300), 1))
+    )
+    thread.start()
+    while not llm.open:
+        time.sleep(0.001)
+    engine.interrupt()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+    assert (llm.open, found) == (0, [])
+    assert list(engine.generate(prompts(1), 1, SamplingParams(max_tokens=3), 1)) == []
+
+
+def test_whoever_stops_listening_ends_the_requests(make: Any) -> None:
+    engine, llm = make(pace=0.001)
+    stream = engine.generate(prompts(8), 2, SamplingParams(max_tokens=200), 1)
+    llm.ends_at = len(engine.chat.prompt_ids(prompts(1)[0])) + 3
+    next(stream)
+    assert llm.open
+    stream.close()
+    deadline = time.monotonic() + 10
+    while llm.open and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert llm.open == 0
+
+
+def test_a_request_that_vllm_gives_up_is_an_error(make: Any) -> None:
+    engine, llm = make()
+    llm.break_off = True
+    with pytest.raises(RunError, match="by itself: abort"):
+        list(engine.generate(prompts(2), 2, SamplingParams(max_tokens=9), seed=1))
+    assert llm.open == 0
+
+
+def test_an_error_of_vllms_is_told_as_such(make: Any) -> None:
+    engine, llm = make()
+
+    def broken(ids: list[int]) -> int:
+        raise ValueError("EngineCore is dead")
+
+    llm.next = broken
+    with pytest.raises(RunError, match="ValueError: EngineCore is dead"):
+        list(engine.generate(prompts(1), 1, SamplingParams(max_tokens=9), seed=1))
+
+
+# ---------------------------------------------------------------- memory, and the start
+
+
+def test_it_sleeps_until_new_weights_come_and_wakes_its_cache_last(make: Any) -> None:
+    engine, llm = make()
+    engine.rest()
+    with pytest.raises(RunError, match="dropped its weights"):
+        list(engine.generate(prompts(1), 1, SamplingParams(max_tokens=2), seed=1))
+    update(engine, 1)
+    assert len(next(engine.generate(prompts(1), 2, SamplingParams(max_tokens=2), seed=1)).completions) == 2
+    assert llm.said == [
+        "sleep 2", "wake weights", "start_weight_update", "update_weights", "finish_weight_update", "wake kv_cache",
+    ]  # fmt: skip
+
+
+def test_the_sum_counts_what_is_split_on_every_rank_and_the_rest_once() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2, bias=False), torch.nn.LayerNorm(2, bias=False))
+    split: Any = model[0].weight
+    split.output_dim = 0
+    worker = WorkerExtension()
+    worker.get_model = lambda: model
+    assert worker.weight_sum() == pytest.approx((split.abs().sum().item(), 2.0))
+
+
+def test_settings_become_vllms_arguments() -> None:
+    half = RolloutCluster(engine="vllm", gpus=0.5, sleep=True, max_context=512, float32_head=True, batch=64)
+    found = engine_arguments(half, "folder", None, "ipc", 3)
+    assert found["tensor_parallel_size"] == 1
+    assert found["gpu_memory_utilization"] == pytest.approx(0.45)
+    assert (found["enable_sleep_mode"], found["max_model_len"], found["max_num_seqs"]) == (True, 512, 64)
+    assert found["weight_transfer_config"] == {"backend": "ipc"}
+    assert found["hf_overrides"] == {"head_dtype": "float32"}
+    two = engine_arguments(RolloutCluster(engine="vllm", gpus=2, memory=0.6, eager=True), "folder", None, "", 3)
+    assert (two["tensor_parallel_size"], two["distributed_executor_backend"]) == (2, "mp")
+    assert two["gpu_memory_utilization"] == share_of_gpu(RolloutCluster(engine="vllm", gpus=2, memory=0.6)) == 0.6
+    assert two["enforce_eager"]
+    assert not {"weight_transfer_config", "hf_overrides", "max_model_len"} & set(two)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"engine": "vllm"}, "gpus: 1"),
+        ({"engine": "vllm", "gpus": 1.5}, "whole ones"),
+        ({"sleep": True, "gpus": 1}, "sleep: only with engine: vllm"),
+    ],
+)
+def test_what_does_not_fit_the_engine_is_refused(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        RolloutCluster(**fields)
