@@ -1,0 +1,77 @@
+"""Seconds from the learner's weights to the engine's, all sums compared, against one plain copy of the same bytes.
+
+Colocated (`--gpus 0.5`, CUDA IPC) or apart (`--gpus 1` on two GPUs, NCCL). The time is that of the whole update as a
+training step waits for it: pause, buckets, vLLM's reload by layers, and, in rows marked so, the sums on both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from statistics import median
+
+import machine
+
+GB = 1e9
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shape", choices=machine.SHAPES, default="0.6b")
+    parser.add_argument("--gpus", type=float, default=0.5, help="of each side: 0.5 shares one, 1 takes two")
+    parser.add_argument("--engine", choices=["vllm", "transformers"], default="vllm")
+    parser.add_argument("--zero", type=int, choices=[0, 1, 2, 3], default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory", type=float, default=0.3)
+    parser.add_argument("--eager", action="store_true", help="no CUDA graphs: starts sooner, copies the same")
+
+
+def run(options: argparse.Namespace) -> None:
+    from posttrain.configs.schema import Cluster, LearnerCluster, Optimizer, RolloutCluster
+    from posttrain.stages.data.models import builtin_path
+    from posttrain.stages.learner.modelfiles import ModelSpec
+
+    own = {"engine": "vllm", "memory": options.memory, "eager": options.eager} if options.engine == "vllm" else {}
+    cluster = Cluster(
+        learner=LearnerCluster(gpus=options.gpus, dtype="bfloat16", zero=options.zero),
+        rollout=RolloutCluster(gpus=options.gpus, dtype="bfloat16", **own),
+    )
+    spec = ModelSpec(path=str(builtin_path("builtin:tiny")), scratch=machine.SHAPES[options.shape])
+    with machine.actors(cluster) as workers:
+        learner, pool = workers.learner(), workers.rollout()
+        learner.load(spec, Optimizer())
+        size = int(learner.sizes["parameters"]) * 2
+        pool.follow(learner)
+        pool.load(spec)
+        way = pool._path.backend or "object store" if pool._path else ""
+        times: dict[bool, list[float]] = {True: [], False: []}
+        pool.update_weights(0)
+        for number in range(options.rounds):
+            for check in times:
+                pool._sent = 0 if check else 1
+                began = time.monotonic()
+                pool.update_weights(number + 1)
+                times[check].append(time.monotonic() - began)
+        pool.free()
+    copied = plain_copy(size)
+    print(f"\n{options.shape}, {size / GB:.2f} GB in bfloat16, ZeRO-{options.zero}, median of {options.rounds}:")
+    print(f"{'':<26}{'seconds':>9}{'GB/s':>9}")
+    rows = [(way, median(times[False])), (f"{way}, sums compared", median(times[True])), ("a plain copy", copied)]
+    for name, seconds in rows:
+        print(f"{name:<26}{seconds:>9.4f}{size / GB / seconds:>9.1f}", flush=True)
+
+
+def plain_copy(size: int) -> float:
+    """Seconds of a device-to-device copy of `size` bytes, median of ten."""
+    import torch
+
+    source = torch.randint(0, 256, (size,), dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    times = []
+    for _ in range(13):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        target.copy_(source)
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) / 1e3)
+    return float(median(times[3:]))

@@ -1,0 +1,132 @@
+"""The way of the weights: chosen by placement, begun before the first bucket, ended with the sum of what was sent."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from posttrain.errors import RunError
+from posttrain.stages.rollout import weights
+from posttrain.stages.rollout.weights import DevicePath, IpcSender, NcclSender, ObjectStore, path_between
+
+
+def learner(*gpus: int) -> Any:
+    actors = [SimpleNamespace(stands={("node", g)}) for g in gpus]
+    return SimpleNamespace(settings=SimpleNamespace(gpus=float(bool(gpus))), actors=actors, local=True)
+
+
+def workers(*gpus: set[int]) -> list[Any]:
+    return [SimpleNamespace(stands={("node", g) for g in own}) for own in gpus]
+
+
+@pytest.fixture(autouse=True)
+def _placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_place", lambda actor: actor.stands)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "theirs", "backend"),
+    [
+        ((0,), [{0}], "ipc"),
+        ((0, 1), [{0}, {1}], "ipc"),
+        ((0, 1), [{0, 1}], "ipc"),
+        ((0,), [{1}], "nccl"),
+        ((0, 1), [{2, 3}, {4, 5}], "nccl"),
+    ],
+)
+def test_the_way_is_chosen_by_placement(ranks: tuple[int, ...], theirs: list[set[int]], backend: str) -> None:
+    path = path_between(learner(*ranks), workers(*theirs), "vllm", len(theirs[0]), "bfloat16")
+    assert isinstance(path, DevicePath)
+    assert path.backend == backend
+
+
+def test_the_transformers_engine_reads_shared_memory_wherever_it_stands() -> None:
+    assert isinstance(path_between(learner(0), workers({0}), "transformers", 1, "float32"), ObjectStore)
+
+
+@pytest.mark.parametrize(("ranks", "theirs"), [((0,), [{0}, {1}]), ((0,), [{0, 1}]), ((), [{0}])])
+def test_a_placement_without_a_way_is_refused(ranks: tuple[int, ...], theirs: list[set[int]]) -> None:
+    with pytest.raises(RunError, match=r"GPU"):
+        path_between(learner(*ranks), workers(*theirs), "vllm", 1, "bfloat16")
+
+
+class Worker:
+    """A rollout worker's handle: what it is told, in order."""
+
+    def __init__(self, told: list[Any]) -> None:
+        self.told = told
+
+    def __getattr__(self, method: str) -> Any:
+        return SimpleNamespace(remote=lambda *arguments: self.told.append((method, *arguments)))
+
+
+@pytest.fixture
+def _cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(synchronize=lambda: None))
+    monkeypatch.setattr(weights, "_wait", lambda references, method: None)
+
+
+NAMED = [("a", torch.full((2, 3), -1.5)), ("b", torch.arange(4.0)), ("c", torch.ones(5))]
+SHAPES = [(name, tuple(weight.shape)) for name, weight in NAMED]
+
+
+def vllms(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
+    """Stands where vLLM's transfer engine does, on the sender's side."""
+    for parent in ("vllm", "vllm.distributed", "vllm.distributed.weight_transfer"):
+        monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+    module = ModuleType(f"vllm.distributed.weight_transfer.{name}")
+    vars(module).update(members)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@pytest.mark.usefixtures("_cpu")
+@pytest.mark.parametrize("check", [True, False])
+def test_shared_buckets_go_between_begin_and_end(monkeypatch: pytest.MonkeyPatch, check: bool) -> None:
+    def send(items: Any, arguments: Any) -> None:
+        for name, weight in items:
+            arguments.send_mode(
+                SimpleNamespace(
+                    names=[name], dtype_names=["bfloat16"], shapes=[list(weight.shape)], tensor_sizes=[weight.nbytes],
+                    ipc_handles={"gpu": (weight.dtype,)},
+                )
+            )  # fmt: skip
+
+    engine = SimpleNamespace(trainer_send_weights=send)
+    vllms(monkeypatch, "ipc_engine", IPCTrainerSendWeightsArgs=SimpleNamespace, IPCWeightTransferEngine=engine)
+    told: list[Any] = []
+    sender = IpcSender([Worker(told)], "bfloat16")
+    sender.open(0)
+    sender.send(iter(NAMED), SHAPES, 7, check)
+    assert [t[0] for t in told] == ["begin_update", *["receive"] * 3, "end_update"]
+    assert [t[1]["tensor_sizes"] for t in told[1:-1]] == [[12], [8], [10]]  # cast to two bytes each
+    assert told[-1][1:] == (7, pytest.approx(9 + 6 + 5) if check else None)
+
+
+@pytest.mark.usefixtures("_cpu")
+def test_a_broadcast_is_received_while_it_is_sent_and_other_ranks_only_gather(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    def send(items: Any, arguments: Any) -> None:
+        assert told[-1][0] == "receive"
+        assert arguments.group == "group"
+        told.append(("sent", [name for name, _ in items]))
+
+    engine = SimpleNamespace(trainer_send_weights=send, trainer_init=lambda meeting: "group")
+    vllms(monkeypatch, "nccl_engine", NCCLTrainerSendWeightsArgs=SimpleNamespace, NCCLWeightTransferEngine=engine)
+    sender = NcclSender([Worker(told), Worker(told)], "bfloat16", parallel=2, local=True)
+    sender.open(0)
+    assert [(t[1]["rank_offset"], t[1]["world_size"]) for t in told] == [(1, 5), (3, 5)]
+    told.clear()
+    sender.send(iter(NAMED), SHAPES, 7, True)
+    assert [t[0] for t in told] == [*["begin_update"] * 2, *["receive"] * 2, "sent", *["end_update"] * 2]
+    assert told[2][1]["names"] == told[4][1] == ["a", "b", "c"]
+    told.clear()
+    other, gathered = NcclSender([Worker(told)], "bfloat16", parallel=1, local=True), iter(NAMED)
+    other.open(1)
+    other.send(gathered, SHAPES, 7, True)
+    assert (told, list(gathered)) == ([], [])
