@@ -43,6 +43,7 @@ def start_vllm(settings: RolloutCluster, spec: ModelSpec, backend: str, seed: in
     # vLLM's processes get handles of GPU memory, pickled, from this one; nobody else can reach their sockets.
     os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")  # an engine never leaves its node
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     try:
         from vllm.engine.arg_utils import AsyncEngineArgs
