@@ -50,9 +50,9 @@ class RolloutCluster(Strict):
             if self.gpus > 1 and self.gpus != int(self.gpus):
                 raise ValueError("engine vllm takes a part of one GPU or whole ones: say gpus: 0.5, 1, 2, ...")
             return self
-        asked = sorted(
-            {"memory", "max_context", "eager", "sleep", "float32_head", "check_weights"} & self.model_fields_set
-        )
+        # A resolved recipe writes every default out: only what differs was meant.
+        own = ("memory", "max_context", "eager", "sleep", "float32_head", "check_weights")
+        asked = [name for name in own if getattr(self, name) != type(self).model_fields[name].default]
         if asked:
             raise ValueError(f"{', '.join(asked)}: only with engine: vllm")
         return self
