@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from statistics import median
+from typing import Any
 
 import machine
 
@@ -30,7 +31,9 @@ def run(options: argparse.Namespace) -> None:
     from posttrain.stages.data.models import builtin_path
     from posttrain.stages.learner.modelfiles import ModelSpec
 
-    own = {"engine": "vllm", "memory": options.memory, "eager": options.eager} if options.engine == "vllm" else {}
+    own: dict[str, Any] = {}
+    if options.engine == "vllm":  # every second transfer is checked
+        own = {"engine": "vllm", "memory": options.memory, "eager": options.eager, "check_weights": 2}
     cluster = Cluster(
         learner=LearnerCluster(gpus=options.gpus, dtype="bfloat16", zero=options.zero),
         rollout=RolloutCluster(gpus=options.gpus, dtype="bfloat16", **own),
@@ -44,13 +47,11 @@ def run(options: argparse.Namespace) -> None:
         pool.load(spec)
         way = pool._path.backend or "object store" if pool._path else ""
         times: dict[bool, list[float]] = {True: [], False: []}
-        pool.update_weights(0)
-        for number in range(options.rounds):
+        for number in range(-1, options.rounds):
             for check in times:
-                pool._sent = 0 if check else 1
                 began = time.monotonic()
-                pool.update_weights(number + 1)
-                times[check].append(time.monotonic() - began)
+                pool.update_weights(2 * number + check)
+                times[check] += [time.monotonic() - began] if number >= 0 else []
         pool.free()
     copied = plain_copy(size)
     print(f"\n{options.shape}, {size / GB:.2f} GB in bfloat16, ZeRO-{options.zero}, median of {options.rounds}:")

@@ -171,8 +171,9 @@ class VllmEngine:
             while row.finish is None:
                 while row.finish is None and row.over_budget():
                     row.add(row.forced.pop(0), 0.0, Source.INJECTED, self.version, self.chat.stops)
-                if row.finish is None:
+                while not self._open.is_set():  # asked again: it may have closed between being let in and going on
                     await asyncio.wait_for(self._open.wait(), PATIENCE)
+                if row.finish is None:
                     await self._ask(job, row, params, seed)
 
     async def _ask(self, job: _Job, row: Row, params: SamplingParams, seed: int) -> None:
@@ -238,11 +239,8 @@ class VllmEngine:
     async def _begin_update(self) -> None:
         self._open.clear()
         async with asyncio.timeout(PATIENCE):
-            while True:
+            while self._inside:  # those whose requests were on their way to vLLM are caught by the next round
                 await self.llm.pause_generation(mode="abort", clear_cache=False)
-                if not self._inside:
-                    break
-                await asyncio.sleep(0.005)  # those whose requests were on their way are caught by the next round
         if "weights" in self._asleep:
             await self.llm.wake_up(["weights"])
             self._asleep.discard("weights")
