@@ -92,7 +92,7 @@ class Completion:
     sources: NDArray[np.int8]
     """A `Source` a token."""
     logprobs: NDArray[np.float32]
-    """Nats, at the sampling temperature, before top-p and top-k cut; 0 where not sampled."""
+    """Nats, at the sampling temperature, before top-p and top-k cut (vLLM: after it); 0 where not sampled."""
     versions: NDArray[np.int32]
     """The policy version that made each token."""
     finish_reason: FinishReason
