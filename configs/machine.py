@@ -39,7 +39,7 @@ class RolloutCluster(Strict):
     )
     eager: bool = Field(False, description="vllm: no CUDA graphs; starts sooner, decodes slower")
     sleep: bool = Field(False, description="vllm: gives its GPU memory to the learner while that trains")
-    float32_head: bool = Field(False, description="vllm: logits in float32, as the learner has them")
+    float32_head: bool = Field(False, description="vllm: the output head multiplies in float32; say so of both")
     check_weights: int = Field(10, ge=1, description="vllm: compare the sums of all weights at every so many transfers")
 
     @model_validator(mode="after")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -166,6 +168,17 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
                 _check_columns(loaded, source, uses, spec)
                 checked.add(pair)
     return found
+
+
+def check_engine(loaded: LoadedRecipe, plan: Plan) -> None:
+    """Refuse a rollout engine that isn't installed, where this host is the one that runs it. Raises InputError."""
+    cluster = loaded.recipe.cluster
+    remote = cluster.address or os.environ.get("RAY_ADDRESS")
+    if plan.pending and not remote and cluster.rollout.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise InputError(
+            "engine vllm: vLLM isn't installed", where=loaded.where(("cluster", "rollout", "engine")),
+            fix="pip install 'posttrain[vllm]', or say engine: transformers",
+        )  # fmt: skip
 
 
 def check_sandbox(loaded: LoadedRecipe, plan: Plan) -> None:

@@ -32,7 +32,7 @@ class EventLoop:
             return future.result(timeout=patience)
         except TimeoutError:
             future.cancel()
-            raise RunError(f"vLLM didn't answer in {patience:.0f} s", fix="see the worker's log") from None
+            raise RunError(f"vLLM didn't answer in {patience:.0f} s") from None
 
     def close(self, patience: float = 10.0) -> None:
         """Cancel what still runs, and end the thread."""

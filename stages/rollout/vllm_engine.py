@@ -29,6 +29,7 @@ from posttrain.errors import InputError, PosttrainError, RunError
 from posttrain.stages.data.chat import ChatFormat
 from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.stages.rollout.loop import EventLoop
+from posttrain.stages.rollout.own_log import last_error
 from posttrain.stages.rollout.rows import Row, as_group, encode, room, unspoken
 from posttrain.types import Group, Prompt, SamplingParams, Source
 
@@ -205,7 +206,7 @@ class VllmEngine:
             return output.finish_reason is not None
         raise RunError(
             f"vLLM ended a completion of {len(row.ids)} tokens by itself: {output.finish_reason}",
-            fix="see its log; a NaN in the logits, or a cache too small for one sequence, ends requests",
+            fix="a NaN in the logits, or a cache too small for one sequence, ends requests",
         )
 
     def partials(self) -> list[Group]:
@@ -328,6 +329,8 @@ def _plain(error: BaseException) -> BaseException:
         error = error.exceptions[0]
     if isinstance(error, PosttrainError):
         return error
-    told = RunError(f"vLLM failed while generating: {type(error).__name__}: {error}", fix="see the worker's log")
+    before = last_error()
+    why = f"; before that: {before}" if before and before not in str(error) else ""
+    told = RunError(f"vLLM failed while generating: {type(error).__name__}: {error}{why}")
     told.__cause__ = error
     return told

@@ -21,6 +21,7 @@ from posttrain.configs.schema import RolloutCluster
 from posttrain.errors import RecipeError, RunError
 from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model
 from posttrain.stages.rollout.loop import EventLoop
+from posttrain.stages.rollout.own_log import last_error
 from posttrain.stages.rollout.vllm_engine import VllmEngine
 from posttrain.types import SamplingParams
 
@@ -127,7 +128,7 @@ def _plain_folder(spec: ModelSpec, tokenizer: Any, scratch: Path, settings: Roll
 
 def _refusal(error: Exception, settings: RolloutCluster) -> RunError:
     share = share_of_gpu(settings)
-    what, fix = f"vLLM didn't start: {error}", "its own message stands above, in the worker's log"
+    what, fix = f"vLLM didn't start: {last_error() or error}", "see whether this vLLM knows this model and this GPU"
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         what += f"\n  the GPU has {free / GIB:.1f} of {total / GIB:.1f} GiB free, vLLM was to take {share:.0%}"
@@ -135,5 +136,5 @@ def _refusal(error: Exception, settings: RolloutCluster) -> RunError:
             "lower cluster.rollout.memory, or give the learner less"
             if free < share * total
             else "raise cluster.rollout.memory, or lower max_context: the cache must hold one whole sequence"
-        ) + "; vLLM's own message stands in the worker's log"
+        )
     return RunError(what, where="cluster.rollout", fix=fix)

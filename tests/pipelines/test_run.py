@@ -62,6 +62,18 @@ def test_a_change_reruns_what_it_decides_and_nothing_else(runner: Any, override:
     assert runner.worked == again
 
 
+def test_an_engine_that_is_not_installed_is_refused_before_anything_starts(
+    runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    wanted = ("cluster.rollout.engine=vllm", "cluster.rollout.gpus=1")
+    with pytest.raises(InputError, match=r"posttrain\[vllm\]"):
+        runner.run(*wanted)
+    assert (runner.worked, runner.run_dir.exists()) == ([], False)
+    runner.run(*wanted, "cluster.address=auto")  # other hosts have what they have
+    assert runner.worked == ALL
+
+
 def test_an_edited_data_file_reruns_what_reads_it(runner: Any) -> None:
     runner.run()
     with (runner.folder / "b.jsonl").open("a") as file:

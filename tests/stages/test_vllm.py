@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,7 @@ from posttrain.errors import InputError, RunError
 from posttrain.stages.data.chat import ChatFormat
 from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.stages.rollout.loop import EventLoop
+from posttrain.stages.rollout.own_log import last_error
 from posttrain.stages.rollout.vllm_engine import VllmEngine, derived_seed
 from posttrain.stages.rollout.vllm_start import engine_arguments, share_of_gpu
 from posttrain.stages.rollout.vllm_worker import WorkerExtension
@@ -395,3 +397,34 @@ def test_settings_become_vllms_arguments() -> None:
 def test_what_does_not_fit_the_engine_is_refused(fields: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         RolloutCluster(**fields)
+
+
+# ---------------------------------------------------------------- what is told when it fails
+
+
+def test_the_cause_is_found_in_the_log_and_not_what_follows_from_it(tmp_path: Path) -> None:
+    log = tmp_path / "worker.err"
+    log.write_text(
+        "(EngineCore pid=7) ERROR 11-26 ValueError: No available memory for the cache blocks.\n"
+        "Traceback (most recent call last):\n"
+        "RuntimeError: Engine core initialization failed. See root cause above.\n"
+    )
+    assert last_error(str(log)) == "ValueError: No available memory for the cache blocks."
+    log.write_text("INFO nothing wrong\n")
+    assert last_error(str(log)) == ""
+    assert last_error(str(tmp_path)) == ""
+
+
+def test_nobody_waits_for_an_engine_without_a_bound() -> None:
+    loop, gone = EventLoop(), threading.Event()
+
+    async def stuck() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            gone.set()
+
+    with pytest.raises(RunError, match="didn't answer in 0 s"):
+        loop.call(stuck(), 0.05)
+    assert gone.wait(5)
+    loop.close()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from posttrain.configs.schema import LearnerCluster, Lora, Optimizer
 from posttrain.errors import RunError
+from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.rollout import weights
 from posttrain.stages.rollout.weights import DevicePath, IpcSender, NcclSender, ObjectStore, path_between
 
@@ -130,3 +133,13 @@ def test_a_broadcast_is_received_while_it_is_sent_and_other_ranks_only_gather(mo
     other.open(1)
     other.send(gathered, SHAPES, 7, True)
     assert (told, list(gathered)) == ([], [])
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)])
+def test_shapes_are_told_in_the_order_in_which_weights_come(learner_worker: Any, random_model: Path, lora: Any) -> None:
+    learner_worker.settings = LearnerCluster(zero=0)
+    learner_worker.load(ModelSpec(path=str(random_model), lora=lora), Optimizer(), 0)
+    found = [(name, tuple(weight.shape)) for name, weight in learner_worker.named_weights()]
+    assert learner_worker.weight_shapes() == found
+    assert len(found) > 20
+    learner_worker.free()
