@@ -125,19 +125,21 @@ def _gpus(_: Any) -> set[tuple[str, int]]:
 
 
 class Outgoing:
-    """The weights on their way: copies of the receiver's dtype, summed if asked."""
+    """The weights on their way: in the receiver's dtype, copied if other streams read them, summed if asked."""
 
-    def __init__(self, weights: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype, check: bool) -> None:
-        self._weights, self._dtype, self._check = weights, dtype, check
+    def __init__(
+        self, weights: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype, *, copied: bool, check: bool
+    ) -> None:
+        self._weights, self._dtype, self._copied, self._check = weights, dtype, copied, check
         self._sums: list[torch.Tensor] = []
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         import torch
 
         for name, weight in self._weights:
-            # A gathered weight is gone with its bucket, which may be before the sender's stream has read it.
-            sent = weight.to(self._dtype, copy=True)
-            torch.cuda.current_stream().synchronize()
+            sent = weight.to(self._dtype, copy=self._copied)
+            if self._copied:  # a gathered weight is gone with its bucket, which another stream may still be reading
+                torch.cuda.current_stream().synchronize()
             if self._check:
                 self._sums.append(sent.abs().sum(dtype=torch.float64))
             yield name, sent
@@ -150,6 +152,8 @@ class Outgoing:
 
 class _Sender:
     backend = ""
+    streams = False
+    """Whether vLLM packs the weights on streams of its own."""
 
     def __init__(self, workers: Sequence[Any], dtype: str) -> None:
         self._workers, self._dtype = list(workers), dtype
@@ -164,7 +168,7 @@ class _Sender:
         import torch
 
         dtype = getattr(torch, self._dtype)
-        outgoing = Outgoing(weights, dtype, check and self._rank == 0)
+        outgoing = Outgoing(weights, dtype, copied=self.streams, check=check and self._rank == 0)
         torch.cuda.synchronize()  # other streams shall see what the optimizer wrote
         if self._rank == 0:
             self._tell("begin_update")
@@ -210,6 +214,7 @@ class NcclSender(_Sender):
     """Broadcasts from the learner's first rank to every worker's ranks."""
 
     backend = "nccl"
+    streams = True
 
     def __init__(self, workers: Sequence[Any], dtype: str, parallel: int, local: bool) -> None:
         super().__init__(workers, dtype)
