@@ -18,6 +18,9 @@ _ALPHABETS = frozenset(("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "GEORGIAN"))
 _MOST = 20_000
 _FENCED = re.compile(r"^[ \t]{0,3}(```|~~~)")
 _NO_PROSE = re.compile(r"`[^`\n]*`|\$[^$\n]*\$|\\\[[^\]\n]{0,300}\\\]|\bhttps?://\S+|\\[A-Za-z]+|<[^<>\n]*>")
+_MARKS = ("`", "~", "$", "\\", "http", "<")
+"""One of them stands in whatever `prose` takes out of ASCII."""
+
 _SCRIPTS = {
     "ARABIC": "ar fa ur ps ug", "CYRILLIC": "ru uk bg sr mk be kk ky mn", "GREEK": "el", "HEBREW": "he",
     "DEVANAGARI": "hi mr ne", "BENGALI": "bn as", "GUJARATI": "gu", "GURMUKHI": "pa", "TAMIL": "ta", "TELUGU": "te",
@@ -43,6 +46,8 @@ def scripts_of(language: str) -> frozenset[str]:
 
 def prose(text: str) -> str:
     """The text without fenced blocks, inline code, formulas, marks and addresses."""
+    if text.isascii() and not any(mark in text for mark in _MARKS):
+        return text
     kept: list[str] = []
     fence = ""
     for line in text.split("\n"):

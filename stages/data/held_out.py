@@ -8,7 +8,7 @@ other numbers. Runs that stand in many items are the form of their prompts, and 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,14 +82,17 @@ class HeldOut:
         found = self.find_all([prompt])[0]
         return found or (self._near(_words(said)) if said and self._items else None)
 
-    def find_all(self, prompts: Sequence[Prompt]) -> list[Found | None]:
-        """The item that each question is too near to; many at once are signed at once."""
+    def find_all(self, prompts: Sequence[Prompt], tokens_of: Callable[[str], list[str]] = tokens) -> list[Found | None]:
+        """The item that each question is too near to; many at once are signed at once.
+
+        `tokens_of` is `tokens`, or remembers what it gave.
+        """
         if not self._items:
             return [None] * len(prompts)
-        words = [
-            _words("\n".join(str(m.get("content") or "") for m in p.messages if m.get("role") != "system"))
-            for p in prompts
+        texts = [
+            "\n".join(str(m.get("content") or "") for m in p.messages if m.get("role") != "system") for p in prompts
         ]
+        words = [_without_forms(tokens_of(text)) for text in texts]
         found = [self._same(prompt) or self._near(own) for prompt, own in zip(prompts, words, strict=True)]
         left = [i for i, item in enumerate(found) if item is None]
         for i, item in zip(left, self._nearly([words[i] for i in left]), strict=True):
@@ -97,10 +100,11 @@ class HeldOut:
         return found
 
     def _same(self, prompt: Prompt) -> Found | None:
-        for key in (content(prompt), *questions(prompt)):
-            if key in self._contents:
-                return Found(how="the same question", item=self._contents[key])
-        return None
+        keys = [content(prompt)]
+        if "key" in prompt.columns or "queries" in prompt.columns:  # else the only question is the content
+            keys += sorted(questions(prompt))
+        known = next((key for key in keys if key in self._contents), None)
+        return None if known is None else Found(how="the same question", item=self._contents[known])
 
     def _add(self, name: str, prompt: Prompt) -> None:
         asked = "\n".join(str(m.get("content") or "") for m in prompt.messages if m.get("role") == "user")
@@ -140,10 +144,15 @@ class HeldOut:
     def _near(self, words: list[str]) -> Found | None:
         if len(words) < _SHORT:
             return None
+        short = shingles(words, _SHORT)
+        # A long run of an item holds a short one of it that isn't form: most texts are done here.
+        if self.ngram >= _SHORT and self._short.keys().isdisjoint(short):
+            return None
         for gram in shingles(words, self.ngram) if len(words) >= self.ngram else ():
             if gram in self._long:
                 return Found(how=f"{self.ngram} words in a row", item=self._items[self._long[gram]].label)
-        hits = Counter(n for gram in set(shingles(words, _SHORT)) for n in self._short.get(gram, ()))
+        # In the text's order, not a set's, which differs from process to process: the first item is the one named.
+        hits = Counter(n for gram in dict.fromkeys(short) for n in self._short.get(gram, ()))
         for number, count in hits.items():
             item = self._items[number]
             needed = self._needed[number]

@@ -30,14 +30,14 @@ def tokens(text: str) -> list[str]:
     >>> tokens("What is 23 + 7-12?")
     ['what', 'is', '23+7-12']
     """
-    return [_SPACE.sub("", found) for found in _TOKEN.findall(text.lower())]
+    return [word if word.isalnum() else _SPACE.sub("", word) for word in _TOKEN.findall(text.lower())]
 
 
 def shingles(words: Sequence[str], n: int) -> list[str]:
     """All runs of `n` words; the whole text where it is shorter."""
     if len(words) <= n:
         return [" ".join(words)]
-    return [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return list(map(" ".join, zip(*(words[i:] for i in range(n)), strict=False)))
 
 
 def numbers(text: str) -> str:

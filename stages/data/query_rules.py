@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from posttrain.configs.schema import Curate, RewardUse
@@ -17,14 +18,34 @@ from posttrain.types import Prompt
 
 Rule = Callable[[str], bool]
 
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A form of words, and what of it any ASCII text must hold: a search for plain words is fifty times faster."""
+
+    pattern: re.Pattern[str]
+    words: tuple[str, ...]
+    """In lower case; one of them stands in whatever `pattern` finds."""
+
+    def may_stand_in(self, lower: str) -> bool:
+        """False where a text, of which `lower` is the lower case, can't have this form."""
+        return not lower.isascii() or any(word in lower for word in self.words)
+
+
+def _form(words: str, pattern: str, flags: re.RegexFlag = re.IGNORECASE) -> Form:
+    return Form(pattern=re.compile(pattern, flags), words=tuple(words.split()))
+
+
 _QUOTED = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|«[^»\n]*»|'[^'\n]{12,}'")
+_QUOTES = ('"', "“", "«", "'")
 _DO = (
     "find|compute|calculate|determine|show|prove|evaluate|solve|give|state|sketch|draw|explain|what|how|why|which|who|"
     "when|where|is|are|does|do|can|list|name|describe|derive|estimate|write|simplify|verify"
 )
-_PART = re.compile(
+_ASKED = re.compile(r"[?？](?:\s|$)")
+_PART = _form(
+    ") part",
     rf"(?:^|[\s;:.?!])(?:\(([a-h]|[ivx]{{1,4}}|\d)\)|([a-h]|[ivx]{{1,4}}|\d)\)|part\s+([a-h\d])\b[:.)]?)\s*(?:{_DO})\b",
-    re.I,
 )
 _NUMBERED = re.compile(rf"^\s*(?:\d+|[a-h])[.)]\s+(?:{_DO})\b", re.IGNORECASE | re.MULTILINE)
 _SECOND = re.compile(
@@ -33,31 +54,58 @@ _SECOND = re.compile(
     rf"|,\s*and\s+(?:what|how\s+(?:many|much|far|long|old)|who|where|when|why|which)\b[^?.]*\?",
     re.IGNORECASE,
 )
-_PROOF = re.compile(
-    r"\b(?:prove|disprove)\b(?!\s+(?:to\s+be|useful|helpful|wrong|right))|\bshow\s+(?:that|why)\b|\b(?:give|write|provide|find)\s+(?:me\s+)?a\s+"
-    r"(?:formal\s+|rigorous\s+|short\s+|detailed\s+)*proof\b|\bproof\s+(?:of|that)\b|\bbeweise\b|\bzeige,?\s+dass\b|\bd[ée]montre[zr]?\b"
-    r"|\bdemuestr[ae]\b|证明",
-    re.IGNORECASE,
+PROOFS = (
+    _form(
+        "prove show proof beweise zeige montre demuestr",
+        r"\b(?:prove|disprove)\b(?!\s+(?:to\s+be|useful|helpful|wrong|right))|\bshow\s+(?:that|why)\b|\b(?:give|write|provide|find)\s+(?:me\s+)?a\s+"
+        r"(?:formal\s+|rigorous\s+|short\s+|detailed\s+)*proof\b|\bproof\s+(?:of|that)\b|\bbeweise\b|\bzeige,?\s+dass\b|\bd[ée]montre[zr]?\b"
+        r"|\bdemuestr[ae]\b|证明",
+    ),
 )
 _GENRE = (
     "essay|story|stories|poem|haiku|limerick|sonnet|song|lyrics|letter|e-?mail|blog(?:\\s+post)?|tweet|post|article|speech|"
     "dialogue|script|scene|review|summary|paragraph|report|slogan|tagline|headline|description|biography|advertisement|"
     "joke|fairy\\s+tale|novel|chapter|outline|introduction|conclusion|caption|pitch|cover\\s+letter|press\\s+release|rap|toast"
 )
-_OPEN = re.compile(
-    rf"\b(?:write|compose|draft|create|generate|tell|craft|produce|make\s+up|come\s+up\s+with|invent)\b[^.?!\n]{{0,60}}?\b(?:{_GENRE})\b"
-    r"|^\s*(?:please\s+|can\s+you\s+|could\s+you\s+)?(?:discuss|brainstorm|elaborate|reflect|imagine|pretend|role.?play|summari[sz]e|"
-    r"paraphrase|rewrite|critique|argue|debate|outline|suggest|recommend|advise)\b"
-    r"|^\s*(?:please\s+|can\s+you\s+|could\s+you\s+)?describe\s+(?:an?|your|my|how|why|what|in|the\s+(?:process|difference|importance|role|"
-    r"impact|main|history|life|feeling|atmosphere|structure|concept))\b"
-    r"|^\s*(?:please\s+|can\s+you\s+|could\s+you\s+)?explain\b(?!\s+your\b)"
-    r"|\bwhat\s+do\s+you\s+think\b|\byour\s+(?:own\s+)?(?:opinion|thoughts|favou?rite|view|perspective)\b|\bhow\s+do\s+you\s+feel\b"
-    r"|\b(?:give|list|suggest|share|offer|name|provide)\s+(?:me\s+|us\s+)?(?:some|a\s+few|several|\w+\s+)?\s*(?:ideas|tips|suggestions|advice|"
-    r"recommendations|ways|reasons|pros\s+and\s+cons)\b|\bpros\s+and\s+cons\b|\bin\s+your\s+own\s+words\b"
-    r"|^\s*(?:hi|hello|hey|thanks|thank\s+you|good\s+(?:morning|evening))\b[^?\d]*$"
-    r"|写一(?:篇|首|个故事|封)|谈谈",
-    re.IGNORECASE | re.MULTILINE,
-)
+_LINES = re.IGNORECASE | re.MULTILINE
+_PLEASE = r"^\s*(?:please\s+|can\s+you\s+|could\s+you\s+)?"
+OPEN = (
+    _form(
+        "write compose draft create generate tell craft produce make come invent",
+        r"\b(?:write|compose|draft|create|generate|tell|craft|produce|make\s+up|come\s+up\s+with|invent)\b"
+        rf"[^.?!\n]{{0,60}}?\b(?:{_GENRE})\b",
+    ),
+    _form(
+        "discuss brainstorm elaborate reflect imagine pretend role summari paraphrase rewrite critique argue debate "
+        "outline suggest recommend advise",
+        rf"{_PLEASE}(?:discuss|brainstorm|elaborate|reflect|imagine|pretend|role.?play|summari[sz]e|"
+        r"paraphrase|rewrite|critique|argue|debate|outline|suggest|recommend|advise)\b",
+        _LINES,
+    ),
+    _form(
+        "describe",
+        rf"{_PLEASE}describe\s+(?:an?|your|my|how|why|what|in|the\s+(?:process|difference|importance|role|"
+        r"impact|main|history|life|feeling|atmosphere|structure|concept))\b",
+        _LINES,
+    ),
+    _form("explain", rf"{_PLEASE}explain\b(?!\s+your\b)", _LINES),
+    _form(
+        "think your feel",
+        r"\bwhat\s+do\s+you\s+think\b|\byour\s+(?:own\s+)?(?:opinion|thoughts|favou?rite|view|perspective)\b|"
+        r"\bhow\s+do\s+you\s+feel\b|\bin\s+your\s+own\s+words\b",
+    ),
+    _form(
+        "ideas tips suggestions advice recommendations ways reasons pros",
+        r"\b(?:give|list|suggest|share|offer|name|provide)\s+(?:me\s+|us\s+)?(?:some|a\s+few|several|\w+\s+)?\s*(?:ideas|tips|suggestions|advice|"
+        r"recommendations|ways|reasons|pros\s+and\s+cons)\b|\bpros\s+and\s+cons\b",
+    ),
+    _form(
+        "hi hello hey thank good",
+        r"^\s*(?:hi|hello|hey|thanks|thank\s+you|good\s+(?:morning|evening))\b[^?\d]*$",
+        _LINES,
+    ),
+    Form(pattern=re.compile(r"写一(?:篇|首|个故事|封)|谈谈"), words=()),
+)  # fmt: skip
 
 
 def several_questions(text: str) -> bool:
@@ -66,15 +114,23 @@ def several_questions(text: str) -> bool:
     >>> several_questions("What is 3+4? Answer with a number."), several_questions("Is 7 prime? Why?")
     (False, True)
     """
-    text = _QUOTED.sub(" ", text)
-    asked = len(re.findall(r"[?？](?:\s|$)", text))
-    marks = {next(g for g in found if g).lower() for found in _PART.findall(text)}
-    return asked >= 2 or len(marks) >= 2 or len(_NUMBERED.findall(text)) >= 2 or _SECOND.search(text) is not None
+    text = _unquoted(text)
+    marks = (
+        {next(g for g in found if g).lower() for found in _PART.pattern.findall(text)}
+        if _PART.may_stand_in(text.lower())
+        else set()
+    )
+    return (
+        len(_ASKED.findall(text)) >= 2
+        or len(marks) >= 2
+        or len(_NUMBERED.findall(text)) >= 2
+        or _SECOND.search(text) is not None
+    )
 
 
 def proof(text: str) -> bool:
     """Asks for a proof: right or wrong can't be read off an answer."""
-    return _PROOF.search(_QUOTED.sub(" ", text)) is not None
+    return _has_form(text, PROOFS)
 
 
 def open_generation(text: str) -> bool:
@@ -83,7 +139,17 @@ def open_generation(text: str) -> bool:
     >>> open_generation("Write a poem about the sea."), open_generation("Write 3/4 as a decimal.")
     (True, False)
     """
-    return _OPEN.search(_QUOTED.sub(" ", text)) is not None
+    return _has_form(text, OPEN)
+
+
+def _has_form(text: str, forms: Sequence[Form]) -> bool:
+    text = _unquoted(text)
+    lower = text.lower()
+    return any(form.may_stand_in(lower) and form.pattern.search(text) for form in forms)
+
+
+def _unquoted(text: str) -> str:
+    return _QUOTED.sub(" ", text) if any(mark in text for mark in _QUOTES) else text
 
 
 RULES: Mapping[str, tuple[str, Rule]] = {
