@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from posttrain.rewards.environments.client import EnvironmentPool
     from posttrain.rewards.mix import Scorer
     from posttrain.sandbox.pool import SandboxPool
+    from posttrain.stages.data.shard_pool import ShardPool
     from posttrain.stages.learner.group import Learner
     from posttrain.stages.learner.teachers import TeacherPool
     from posttrain.stages.rollout.held import ModelActors, RunHost
@@ -116,6 +117,12 @@ class ClusterWorkers:
         if name not in self._environments:
             self._environments[name] = EnvironmentPool(use, self._recipe_dir, self._cluster.sandbox.min_tier)
         return self._environments[name]
+
+    def shards(self) -> ShardPool:
+        """Processes that work on shards of data, an actor a core; they end with the `with` block."""
+        from posttrain.stages.data.shard_pool import RayShards
+
+        return RayShards(self._start, os.cpu_count() or 1)
 
     def _judge(self) -> SandboxPool:
         if self._sandbox is None:

@@ -17,6 +17,7 @@ from posttrain.errors import Stopped
 if TYPE_CHECKING:
     from posttrain.rewards.environments.client import EnvironmentPool
     from posttrain.rewards.mix import Scorer
+    from posttrain.stages.data.shard_pool import ShardPool
     from posttrain.stages.learner.group import Learner
     from posttrain.stages.learner.teachers import TeacherPool
     from posttrain.stages.rollout.pool import RolloutPool
@@ -39,6 +40,10 @@ class Workers(Protocol):
 
     def environment(self, use: EnvironmentUse) -> EnvironmentPool:
         """The processes of an environment, kept for the whole run."""
+        ...
+
+    def shards(self) -> ShardPool:
+        """Processes that work on shards of data, an actor a core; they end with the `with` block."""
         ...
 
 

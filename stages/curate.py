@@ -9,9 +9,9 @@ the balance of domains and the limit, the hardest first. Interrupted, it goes on
 from __future__ import annotations
 
 import heapq
-import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -23,23 +23,39 @@ from posttrain.errors import DataError
 from posttrain.rewards.base import needed_columns
 from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.content import content
-from posttrain.stages.data.domains import domain_of, ordered, over_the_balance
+from posttrain.stages.data.domains import ordered, over_the_balance
 from posttrain.stages.data.files import BadRows
 from posttrain.stages.data.funnel import DROPPED, Funnel, split_reason
-from posttrain.stages.data.held_out import HeldOut
+from posttrain.stages.data.kept import KeepShard, Selection, write_kept
 from posttrain.stages.data.load import VALIDATION, derive_seed, load_all, prompt_maker, read
+from posttrain.stages.data.minhash import BANDS
 from posttrain.stages.data.near_duplicates import exact_duplicates, near_duplicates
-from posttrain.stages.data.query_rules import unverifiable
-from posttrain.stages.data.scan import Entry, Scan, hash64
+from posttrain.stages.data.row_judge import RESERVED, USED, RowJudge, marks
+from posttrain.stages.data.scan import Scan
+from posttrain.stages.data.scan_shard import ScanShard, as_prompt, as_row
+from posttrain.stages.data.shard_pool import ShardPool
 from posttrain.stages.data.store import write_rows, write_stream
+from posttrain.stages.data.verdicts import Verdicts
 from posttrain.stages.rollout.measure import Measured, measure
 from posttrain.types import Prompt
 
-MALFORMED, USED, RESERVED = "malformed", "used by an excluded source", "reserved for validation"
-CONTAMINATED, DUPLICATE, NEAR = "near a held-out item", "duplicate", "near duplicate"
+MALFORMED, DUPLICATE, NEAR = "malformed", "duplicate", "near duplicate"
 OVER_DOMAIN, OVER_LIMIT = "over the balance of its domain", "over the limit"
 
 Row = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class _Found:
+    """What the passes have found so far."""
+
+    scan: Scan
+    verdicts: Verdicts
+    measured: Measured = field(default_factory=Measured)
+
+    def left(self) -> NDArray[np.bool_]:
+        """The rows that nothing speaks against."""
+        return self.scan.alive() & ~self.verdicts.dropped
 
 
 def run(context: StageContext) -> StageResult:
@@ -47,22 +63,14 @@ def run(context: StageContext) -> StageResult:
     spec: Curate = context.spec
     queries = _Queries(context, spec)
     reserved = queries.reserve()
-    scan = Scan(context.dir / "scan", ngram=spec.deduplicate.ngram)
-    context.progress.start(queries.expected, unit="prompt")
-    scan.fill(queries, queries.judge(reserved), as_row, partial(_shard_done, context))
-    verdicts = _duplicates(context, spec, scan)
-    alive = scan.alive()
-    alive[list(verdicts)] = False
-    measured = measure(context, spec, lambda: _prompts(scan, alive))
-    verdicts |= measured.reasons
-    alive[list(measured.reasons)] = False
-    domains = _domains(scan, alive, spec, measured)
-    over = over_the_balance(domains, measured.rates, spec.domains.most)
-    verdicts |= dict.fromkeys(over, OVER_DOMAIN)
-    kept = [place for place in np.flatnonzero(alive).tolist() if place not in over]
-    if spec.limit is not None:
-        verdicts |= dict.fromkeys(ordered(kept, measured.rates)[spec.limit :], OVER_LIMIT)
-    result = _write(context, scan, verdicts, queries, measured, domains)
+    with context.workers.shards() as pool:
+        found = _scanned(context, spec, queries, reserved, pool)
+        _duplicates(context, spec, found)
+        left = found.left()
+        found.measured = measure(context, spec, lambda: _prompts(found.scan, left))
+        found.verdicts.say(found.measured.reasons)
+        _balance(spec, found)
+        result = _write(context, found, queries, pool)
     if spec.validation:
         write_rows(context.artifact_dir, [as_row(prompt) for prompt in reserved], VALIDATION)
     shutil.rmtree(context.dir / "scan", ignore_errors=True)
@@ -77,7 +85,8 @@ class _Queries:
         self.bad = [BadRows(source) for source in spec.prompts]
         self.expected = sum(source.n or 0 for source in spec.prompts)
         self._needed = {use.use: needed_columns(use, context.recipe_dir) for use in spec.rewards}
-        self._used = {mark for source in spec.exclude for prompt in self._read(source) for mark in _marks(prompt)}
+        used = (mark for source in spec.exclude for prompt in self._read(source) for mark in marks(prompt))
+        self._used = frozenset(used)
         sets = zip(spec.held_out, load_all(context, spec.held_out), strict=True) if spec.held_out else ()
         self._held_out = [(source.source, prompts) for source, prompts in sets]
 
@@ -112,28 +121,9 @@ class _Queries:
             )  # fmt: skip
         return [prompt for *_, prompt in sorted(chosen, key=lambda item: item[1])]
 
-    def judge(self, reserved: Sequence[Prompt]) -> Callable[[Sequence[Prompt]], list[str | None]]:
+    def judge(self, reserved: Sequence[Prompt]) -> RowJudge:
         """The reasons against queries that each of them alone decides, as a function."""
-        spec, limits = self.spec, self.spec.decontaminate
-        mine = {content(prompt) for prompt in reserved}
-        sets = [*self._held_out, ("the validation split", list(reserved))]
-        held_out = HeldOut(sets, ngram=limits.ngram, at_most=limits.at_most, near=limits.near)
-
-        def alone(prompt: Prompt) -> str | None:
-            if not self._used.isdisjoint(_marks(prompt)):
-                return USED
-            if content(prompt) in mine:
-                return RESERVED
-            return unverifiable(prompt, spec.rules, spec.rewards, self._needed)
-
-        def reasons(prompts: Sequence[Prompt]) -> list[str | None]:
-            against = [alone(prompt) for prompt in prompts]
-            left = [i for i, reason in enumerate(against) if reason is None]
-            for i, found in zip(left, held_out.find_all([prompts[i] for i in left]), strict=True):
-                against[i] = f"{CONTAMINATED}: {found}" if found else None
-            return against
-
-        return reasons
+        return RowJudge(self.spec, self._needed, self._used, self._held_out, reserved)
 
     def _read(self, source: PromptSource, bad: BadRows | None = None) -> Iterator[Prompt]:
         make = prompt_maker(source)
@@ -145,94 +135,78 @@ class _Queries:
             yield Prompt(**{**vars(prompt), "columns": columns})
 
 
-def _marks(prompt: Prompt) -> tuple[int, int]:
-    """By what a query is known again: its content, and where it comes from, which survives rewording."""
-    return hash64(content(prompt)), hash64(f"origin {prompt.columns.get('origin', '')}")
+def _scanned(
+    context: StageContext, spec: Curate, queries: _Queries, reserved: Sequence[Prompt], pool: ShardPool
+) -> _Found:
+    scan = Scan(context.dir / "scan")
+    work = ScanShard(
+        folder=scan.folder, judge=queries.judge(reserved), domains=spec.domains, ngram=spec.deduplicate.ngram
+    )
+    context.progress.start(queries.expected, unit="prompt")
+    scan.fill(queries, work, pool, partial(_shard_done, context, "rules"))
+    return _Found(scan=scan, verdicts=Verdicts(scan.rows))
 
 
-def _shard_done(context: StageContext, rows: int) -> None:
-    context.progress.advance(rows)
+def _shard_done(context: StageContext, step: str, rows: int) -> None:
+    context.progress.advance(rows, step)
     context.check_stop()
 
 
-def _duplicates(context: StageContext, spec: Curate, scan: Scan) -> dict[int, str]:
-    """The rows that are duplicates of one before them, with a reason; its place becomes an id when it is written."""
-    alive = scan.alive()
-    places = np.flatnonzero(alive)
+def _duplicates(context: StageContext, spec: Curate, found: _Found) -> None:
+    """Drop the rows that are duplicates of one before them."""
+    scan = found.scan
+    places = np.flatnonzero(found.left())
     first = places[exact_duplicates(np.asarray(scan.column("content"))[places])] if len(places) else places
     repeated = places != first
-    found = {int(p): f"{DUPLICATE}: #{f}" for p, f in zip(places[repeated], first[repeated], strict=True)}
-    alive[places[repeated]] = False
+    found.verdicts.repeat(places[repeated], first[repeated], DUPLICATE)
+    alive = found.left()
     if spec.deduplicate.near is not None and alive.any():
         numbers = np.asarray(scan.column("numbers")) if spec.deduplicate.same_numbers else None
+        context.progress.start(BANDS, unit="band")
         roots = near_duplicates(
             lambda band: scan.column(f"band-{band:02d}"), scan.signatures(), numbers, alive, spec.deduplicate.near,
-            progress=lambda band: context.check_stop(),
+            progress=lambda band: _shard_done(context, "near duplicates", 1),
         )  # fmt: skip
         near = np.flatnonzero(alive & (roots != np.arange(len(roots))))
-        found |= {int(p): f"{NEAR}: #{roots[p]}" for p in near}
-    return found
+        found.verdicts.repeat(near, roots[near], NEAR)
 
 
-def _prompts(scan: Scan, alive: NDArray[np.bool_]) -> Iterator[tuple[int, Prompt]]:
-    """The rows that are left, with their places; ids are unique."""
-    for entry in scan.entries():
-        if alive[entry.place]:
-            yield entry.place, as_prompt(entry)
+def _prompts(scan: Scan, wanted: NDArray[np.bool_]) -> Iterator[tuple[int, Prompt]]:
+    """The rows that are wanted, with their places; ids are unique."""
+    return ((entry.place, as_prompt(entry.place, entry.row)) for entry in scan.entries(wanted))
 
 
-def as_prompt(entry: Entry) -> Prompt:
-    """The prompt that a shard's row was made of; its place makes the id unique for the time being."""
-    row = dict(entry.row)
-    environment = row.pop("_environment", "")
-    known = {name: row.pop(name) for name in ("id", "messages", "task", "domain", "mode")}
-    messages = tuple(known.pop("messages"))
-    return Prompt(
-        **{**known, "id": f"{known['id']}@{entry.place}"}, messages=messages, columns=row, environment=environment
-    )
+def _balance(spec: Curate, found: _Found) -> None:
+    """Drop what is over the balance of its domain, and over the limit."""
+    left, rates = found.left(), found.measured.rates
+
+    def domains() -> Iterator[tuple[int, str]]:
+        for number, places in found.scan.shards():
+            named = found.scan.texts(number, "domain")
+            for i in np.flatnonzero(left[places]).tolist():
+                yield places.start + i, named[i] or found.measured.domains.get(places.start + i, "")
+
+    found.verdicts.drop(over_the_balance(domains(), rates, spec.domains.most), OVER_DOMAIN)
+    if spec.limit is not None:
+        kept = np.flatnonzero(found.left()).tolist()
+        found.verdicts.drop(ordered(kept, rates)[spec.limit :], OVER_LIMIT)
 
 
-def _domains(scan: Scan, alive: NDArray[np.bool_], spec: Curate, measured: Measured) -> dict[int, str]:
-    """The domain of each row that is left."""
-    return {
-        place: domain_of(prompt, spec.domains) or measured.domains.get(place, "")
-        for place, prompt in _prompts(scan, alive)
-    }
-
-
-def _write(
-    context: StageContext,
-    scan: Scan,
-    verdicts: dict[int, str],
-    queries: _Queries,
-    measured: Measured,
-    domains: dict[int, str],
-) -> StageResult:
-    funnel = Funnel([MALFORMED, USED, RESERVED])
-    funnel.rows_in = scan.rows + sum(bad.skipped for bad in queries.bad)
-    funnel.drop(MALFORMED, sum(bad.skipped for bad in queries.bad))
-    ids = scan.column("id")
-    for entry in scan.entries():
-        if (why := entry.reason or verdicts.get(entry.place)) is not None:
-            funnel.drop(split_reason(why)[0])
+def _write(context: StageContext, found: _Found, queries: _Queries, pool: ShardPool) -> StageResult:
+    scan, measured = found.scan, found.measured
+    funnel = _funnel(found, queries)
     context.say(f"{context.name}: kept {funnel}")
     if not funnel.rows_out:
         limits = any(reason.startswith("too") for reason in funnel.reasons)
         fix = "widen keep.pass_rate" if limits else "give it prompts that no excluded source holds, or loosen `rules`"
         raise DataError(f"no prompt is left of {funnel.rows_in}: {funnel.reasons}", where=context.name, fix=fix)
-    repeated = _repeated(ids, scan, verdicts)
-
-    def kept() -> Iterator[Row]:
-        for entry in scan.entries():
-            if entry.reason is None and entry.place not in verdicts:
-                row = {k: v for k, v in entry.row.items() if k != "_environment"}
-                row["id"] = f"{row['id']}.{entry.place}" if int(ids[entry.place]) in repeated else row["id"]
-                rate = measured.rates.get(entry.place)
-                yield {**row, "domain": domains[entry.place], **({} if rate is None else {"pass_rate": rate})}
-
-    write_stream(context.artifact_dir, kept)
+    context.progress.start(funnel.rows_out, unit="prompt")
+    work = KeepShard(folder=scan.folder)
+    done = partial(_shard_done, context, "writing")
+    write_kept(context.artifact_dir, work, _selections(found), funnel.rows_out, pool, done)
     if funnel.dropped:
-        write_stream(context.artifact_dir, lambda: _dropped(scan, verdicts, queries, measured), DROPPED)
+        names = _names(found)
+        write_stream(context.artifact_dir, lambda: _dropped(found, names, queries), DROPPED)
     funnel.write(context.artifact_dir)
     metrics = {"kept": float(funnel.rows_out), "dropped": float(funnel.dropped)}
     if measured.rates:
@@ -241,38 +215,70 @@ def _write(
     return StageResult(kind="data", metrics=metrics, provenance=about)
 
 
-def _dropped(scan: Scan, verdicts: dict[int, str], queries: _Queries, measured: Measured) -> Iterator[Row]:
+def _funnel(found: _Found, queries: _Queries) -> Funnel:
+    funnel = Funnel([MALFORMED, USED, RESERVED])
+    malformed = sum(bad.skipped for bad in queries.bad)
+    funnel.rows_in = found.scan.rows + malformed
+    funnel.drop(MALFORMED, malformed)
+    for _, _, why, _ in _reasons(found, {}):
+        funnel.drop(split_reason(why)[0])
+    return funnel
+
+
+def _selections(found: _Found) -> Iterator[Selection]:
+    """What is kept, a shard after the other. An id that several kept rows have gets their places behind it."""
+    kept, measured = found.left(), found.measured
+    ids = np.asarray(found.scan.column("id"))
+    values, counts = np.unique(ids[kept], return_counts=True)
+    renamed = kept & np.isin(ids, values[counts > 1])
+    for number, places in found.scan.shards():
+        chosen = np.flatnonzero(kept[places])
+        if len(chosen):
+            start = places.start
+            yield Selection(
+                number=number,
+                places=chosen,
+                renamed={i: str(start + i) for i in np.flatnonzero(renamed[places]).tolist()},
+                rates=_at(measured.rates, chosen, start),
+                domains=_at(measured.domains, chosen, start),
+            )
+
+
+def _at(values: Mapping[int, Any], chosen: NDArray[np.int64], start: int) -> dict[int, Any]:
+    """Values by place among all rows as values by place in a shard."""
+    return {i: values[start + i] for i in chosen.tolist() if start + i in values} if values else {}
+
+
+def _names(found: _Found) -> dict[int, str]:
+    """The ids of the rows that others repeat."""
+    wanted, names = found.verdicts.repeated, dict[int, str]()
+    for number, places in found.scan.shards():
+        mine = wanted[np.searchsorted(wanted, places.start) : np.searchsorted(wanted, places.stop)]
+        if len(mine):
+            ids = found.scan.texts(number, "id")
+            names |= {place: ids[place - places.start] or "" for place in mine.tolist()}
+    return names
+
+
+def _reasons(found: _Found, names: Mapping[int, str]) -> Iterator[tuple[int, int, str, int]]:
+    """Every dropped row: its shard, its place in it, its reason with the detail, its place among all rows."""
+    gone = ~found.left()
+    for number, places in found.scan.shards():
+        alone = found.scan.texts(number, "reason")
+        for i in np.flatnonzero(gone[places]).tolist():
+            yield number, i, alone[i] or found.verdicts.why(places.start + i, names), places.start + i
+
+
+def _dropped(found: _Found, names: Mapping[int, str], queries: _Queries) -> Iterator[Row]:
     """The lines of dropped.parquet."""
     for bad in queries.bad:
         for error in bad.errors:
             yield {"id": error.where or "", "prompt": "", "reason": MALFORMED, "detail": error.what}
-    wanted = {int(why.rpartition("#")[2]) for why in verdicts.values() if why.startswith((DUPLICATE, NEAR))}
-    names: dict[int, str] = {}
-    for entry in scan.entries():
-        if entry.place in wanted:
-            names[entry.place] = str(entry.row["id"])
-        why = entry.reason or verdicts.get(entry.place)
-        if why is None:
-            continue
+    shown, ids, asked = -1, list[str | None](), list[str | None]()
+    for number, i, why, place in _reasons(found, names):
+        if number != shown:
+            shown, ids, asked = number, found.scan.texts(number, "id"), found.scan.texts(number, "prompt")
         reason, detail = split_reason(why)
-        if reason in (DUPLICATE, NEAR):
-            detail = f"of {names[int(detail[1:])]}"
-        rate = measured.rates.get(entry.place)
+        rate = found.measured.rates.get(place)
         more = {} if rate is None else {"pass_rate": rate}
-        yield {"id": entry.row["id"], "prompt": entry.prompt, "reason": reason, "detail": detail, **more}
-
-
-def _repeated(ids: NDArray[np.uint64], scan: Scan, verdicts: dict[int, str]) -> set[int]:
-    """Hashes of the ids that more than one kept row has."""
-    kept = scan.alive()
-    kept[list(verdicts)] = False
-    values, counts = np.unique(np.asarray(ids)[kept], return_counts=True)
-    return set(values[counts > 1].tolist())
-
-
-def as_row(prompt: Prompt) -> Row:
-    """A prompt as a row that `load_rows` reads back."""
-    row: Row = {**prompt.columns, "id": prompt.id, "messages": [dict(m) for m in prompt.messages]}
-    row |= {"task": prompt.task, "domain": prompt.domain, "mode": prompt.mode}
-    row = json.loads(json.dumps(row, default=str))
-    return {**row, "_environment": prompt.environment} if prompt.environment else row
+        yield {"id": ids[i], "prompt": asked[i], "reason": reason, "detail": detail, **more}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from posttrain.types import Prompt
 
 
@@ -30,3 +32,8 @@ def questions(prompt: Prompt) -> frozenset[str]:
 def normal(text: str) -> str:
     """`text` without regard to case and white space."""
     return " ".join(text.lower().split())
+
+
+def hash64(text: str) -> int:
+    """Eight bytes of BLAKE2b: among a million texts, two share them with probability 3e-8."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "little")

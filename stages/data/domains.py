@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from posttrain.configs.schema import Domains
@@ -27,16 +27,18 @@ def _stands(word: str, text: str) -> bool:
 
 
 def over_the_balance(
-    domains: Mapping[int, str], hardness: Mapping[int, float], most: int | Literal["even"] | None
+    domains: Iterable[tuple[int, str]], hardness: Mapping[int, float], most: int | Literal["even"] | None
 ) -> set[int]:
-    """The rows, by place, that are too many of their domain; the hardest stay, of equals the first.
+    """The rows, of places with their domains, that are too many of their domain; the hardest stay, of equals the first.
 
     `hardness` is a pass rate: the lower, the harder. Rows without a domain are one domain of their own.
     """
+    if most is None:
+        return set()
     by_domain: dict[str, list[int]] = defaultdict(list)
-    for place, domain in domains.items():
+    for place, domain in domains:
         by_domain[domain].append(place)
-    if most is None or not by_domain:
+    if not by_domain:
         return set()
     each = min(map(len, by_domain.values())) if most == "even" else most
     return {p for places in by_domain.values() for p in ordered(places, hardness)[each:]}

@@ -132,6 +132,7 @@ class HeldOut:
                     # A long run that is all form says nothing.
                     if any(part not in self._form for part in shingles(gram.split(" "), _SHORT)):
                         self._long.setdefault(gram, number)
+        self._known = self._form.union(self._short)
         masked = [(number, _masked(item.words)) for number, item in enumerate(self._items)]
         long = [(number, words) for number, words in masked if len(words) >= _FEWEST_MASKED]
         self._masked = signatures([shingles(words, 2) for _, words in long])
@@ -145,12 +146,13 @@ class HeldOut:
         if len(words) < _SHORT:
             return None
         short = shingles(words, _SHORT)
-        # A long run of an item holds a short one of it that isn't form: most texts are done here.
-        if self.ngram >= _SHORT and self._short.keys().isdisjoint(short):
+        if self._short.keys().isdisjoint(short):  # what is found below holds a short run of an item that isn't form
             return None
-        for gram in shingles(words, self.ngram) if len(words) >= self.ngram else ():
-            if gram in self._long:
-                return Found(how=f"{self.ngram} words in a row", item=self._items[self._long[gram]].label)
+        # A long run of an item is made of its short ones: most texts haven't as many of those.
+        if sum(map(self._known.__contains__, short)) > self.ngram - _SHORT:
+            for gram in shingles(words, self.ngram) if len(words) >= self.ngram else ():
+                if gram in self._long:
+                    return Found(how=f"{self.ngram} words in a row", item=self._items[self._long[gram]].label)
         # In the text's order, not a set's, which differs from process to process: the first item is the one named.
         hits = Counter(n for gram in dict.fromkeys(short) for n in self._short.get(gram, ()))
         for number, count in hits.items():

@@ -29,7 +29,10 @@ class Form:
 
     def may_stand_in(self, lower: str) -> bool:
         """False where a text, of which `lower` is the lower case, can't have this form."""
-        return not lower.isascii() or any(word in lower for word in self.words)
+        for word in self.words:  # `any` with a generator takes twice as long
+            if word in lower:
+                return True
+        return not lower.isascii()
 
 
 def _form(words: str, pattern: str, flags: re.RegexFlag = re.IGNORECASE) -> Form:

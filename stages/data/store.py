@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -123,27 +124,81 @@ def write_stream(
     if len(first) <= batch:
         write_rows(folder, first, name)
         return len(first)
-    kinds: dict[str, str] = {}
-    for row in rows():
-        for column, value in row.items():
-            if value is not None:
-                kind = _kind(value)
-                kinds[column] = kind if kinds.setdefault(column, kind) == kind else "json"
-    schema = pa.schema([pa.field(column, _TYPES[kind]) for column, kind in kinds.items()])
-    as_json = [column for column, kind in kinds.items() if kind == "json"]
-    schema = schema.with_metadata({JSON_COLUMNS: json.dumps(as_json).encode()} if as_json else None)
+    kinds = _kinds(rows())
     folder.mkdir(parents=True, exist_ok=True)
     source, count = iter(rows()), 0
-    with pq.ParquetWriter(folder / name, schema) as writer:
+    with pq.ParquetWriter(folder / name, _schema(kinds)) as writer:
         while part := list(islice(source, batch)):
             count += len(part)
-            columns = {}
-            for column, kind in kinds.items():
-                values = [row.get(column) for row in part]
-                values = [None if v is None else _json(v) for v in values] if kind == "json" else values
-                columns[column] = pa.array(values, _TYPES[kind])
-            writer.write_table(pa.table(columns, schema=schema))
+            writer.write_table(_typed(part, kinds))
     return count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A file of some rows of a data set, whose columns are of the types that these rows alone would have."""
+
+    path: Path
+    rows: int
+    kinds: Mapping[str, str]
+
+
+def write_part(path: Path, rows: Sequence[dict[str, Any]]) -> Part:
+    """Write some rows of a data set, for `join_parts`."""
+    kinds = _kinds(rows)
+    pq.write_table(_typed(rows, kinds), path)
+    return Part(path=path, rows=len(rows), kinds=kinds)
+
+
+def join_parts(folder: Path, parts: Sequence[Part], name: str = FILE) -> None:
+    """Write the rows of all parts as one file, typed as `write_stream` types them; the parts are deleted."""
+    kinds: dict[str, str] = {}
+    for part in parts:
+        for column, kind in part.kinds.items():
+            kinds[column] = kind if kinds.setdefault(column, kind) == kind else "json"
+    folder.mkdir(parents=True, exist_ok=True)
+    schema = _schema(kinds)
+    with pq.ParquetWriter(folder / name, schema) as writer:
+        for part in parts:
+            table = pq.read_table(part.path)
+            columns = {column: _as_kind(table, column, part.kinds.get(column), kind) for column, kind in kinds.items()}
+            if part.rows:
+                writer.write_table(pa.table(columns, schema=schema))
+            part.path.unlink()
+
+
+def _as_kind(table: Any, column: str, old: str | None, kind: str) -> Any:
+    if old is None:
+        return pa.nulls(table.num_rows, _TYPES[kind])
+    if old == kind:
+        return table[column]
+    return pa.array([None if v is None else _json(v) for v in table[column].to_pylist()], _TYPES[kind])
+
+
+def _kinds(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """The kind of each column that holds something; `json` where its values are of several."""
+    kinds: dict[str, str] = {}
+    for row in rows:
+        for column, value in row.items():
+            if value is not None and kinds.get(column) != "json":
+                kind = _kind(value)
+                kinds[column] = kind if kinds.setdefault(column, kind) == kind else "json"
+    return kinds
+
+
+def _schema(kinds: Mapping[str, str]) -> Any:
+    schema = pa.schema([pa.field(column, _TYPES[kind]) for column, kind in kinds.items()])
+    as_json = [column for column, kind in kinds.items() if kind == "json"]
+    return schema.with_metadata({JSON_COLUMNS: json.dumps(as_json).encode()} if as_json else None)
+
+
+def _typed(rows: Sequence[dict[str, Any]], kinds: Mapping[str, str]) -> Any:
+    columns = {}
+    for column, kind in kinds.items():
+        values = [row.get(column) for row in rows]
+        values = [None if v is None else _json(v) for v in values] if kind == "json" else values
+        columns[column] = pa.array(values, _TYPES[kind])
+    return pa.table(columns, schema=_schema(kinds))
 
 
 _TYPES: Mapping[str, Any] = {

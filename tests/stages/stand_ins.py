@@ -9,6 +9,7 @@ from typing import Any
 
 from posttrain.errors import Stopped
 from posttrain.rewards.mix import Scorer
+from posttrain.stages.data.shard_pool import Here
 
 
 class Context:
@@ -21,6 +22,9 @@ class Context:
 
     def scorer(self, uses: Any) -> Scorer:
         return Scorer(uses, recipe_dir=self.recipe_dir)
+
+    def shards(self) -> Here:
+        return Here()
 
     def say(self, text: str) -> None:
         self.said.append(text)

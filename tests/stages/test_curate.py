@@ -14,7 +14,7 @@ import pytest
 from posttrain.configs.schema import Curate, PromptSource
 from posttrain.errors import DataError, Stopped
 from posttrain.stages import curate
-from posttrain.stages.data import scan
+from posttrain.stages.data import row_judge, scan
 from posttrain.stages.data.load import load_prompts
 from posttrain.stages.data.query_rules import open_generation, proof, several_questions
 from posttrain.stages.data.store import read_rows
@@ -250,8 +250,8 @@ def test_an_interrupted_stage_goes_on_behind_its_last_shard(
     expected = curated(tmp_path, rows)
     monkeypatch.setattr(scan, "SHARD", 4)
     judged: list[str] = []
-    real = curate.unverifiable
-    monkeypatch.setattr(curate, "unverifiable", lambda p, *more: judged.append(p.id) or real(p, *more))
+    real = row_judge.unverifiable
+    monkeypatch.setattr(row_judge, "unverifiable", lambda p, *more: judged.append(p.id) or real(p, *more))
     with pytest.raises(Stopped):
         curate.run(Context(tmp_path, "queries", node(), 0, stop_after))  # type: ignore[arg-type]
     (tmp_path / "queries/scan/signatures").open("ab").write(b"half a shard")
