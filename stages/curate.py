@@ -27,7 +27,7 @@ from posttrain.stages.data.domains import ordered, over_the_balance
 from posttrain.stages.data.files import BadRows
 from posttrain.stages.data.funnel import DROPPED, Funnel, split_reason
 from posttrain.stages.data.kept import KeepShard, Selection, write_kept
-from posttrain.stages.data.load import VALIDATION, derive_seed, load_all, prompt_maker, read
+from posttrain.stages.data.load import VALIDATION, derive_seed, expected_rows, load_all, prompt_maker, read
 from posttrain.stages.data.minhash import BANDS
 from posttrain.stages.data.near_duplicates import exact_duplicates, near_duplicates
 from posttrain.stages.data.row_judge import RESERVED, USED, RowJudge, marks
@@ -83,7 +83,7 @@ class _Queries:
     def __init__(self, context: StageContext, spec: Curate) -> None:
         self.context, self.spec = context, spec
         self.bad = [BadRows(source) for source in spec.prompts]
-        self.expected = sum(source.n or 0 for source in spec.prompts)
+        self.expected = sum(expected_rows(source, context.recipe_dir, context.inputs) for source in spec.prompts)
         self._needed = {use.use: needed_columns(use, context.recipe_dir) for use in spec.rewards}
         used = (mark for source in spec.exclude for prompt in self._read(source) for mark in marks(prompt))
         self._used = frozenset(used)

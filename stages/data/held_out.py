@@ -202,7 +202,7 @@ def _without_forms(words: list[str]) -> list[str]:
 
 
 def _masked(words: Sequence[str]) -> list[str]:
-    return ["0" if word[0].isdigit() else word for word in words]
+    return [word if word.isalpha() or not word[0].isdigit() else "0" for word in words]
 
 
 def _holds(words: Sequence[str], part: Sequence[str]) -> bool:

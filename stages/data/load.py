@@ -15,7 +15,7 @@ from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
 from posttrain.stages.data import builtin, dialogues, scraped, task_agents, task_skills, task_text
 from posttrain.stages.data.builtin import held_out
-from posttrain.stages.data.files import BadRows, Placed, file_rows
+from posttrain.stages.data.files import BadRows, Placed, file_rows, row_count
 from posttrain.stages.data.row_checks import check_document, check_response, row_messages, row_mode
 from posttrain.stages.data.store import FILE, iter_rows
 from posttrain.stages.data.worked import worked_solution
@@ -114,14 +114,27 @@ def read(
     bad.settle()
 
 
+def expected_rows(source: PromptSource, recipe_dir: Path, inputs: Mapping[str, Path]) -> int:
+    """How many rows a source has, as far as it is known before they are read: for a progress bar."""
+    name = source.source
+    if name.startswith(("builtin:", "reasoning_gym:", "hf:")):
+        return source.n or (0 if name.startswith("hf:") else DEFAULT_GENERATED)
+    there = row_count(_stage_file(source, inputs) if name in inputs else recipe_dir / Path(name).expanduser())
+    return min(there, source.n or there)
+
+
+def _stage_file(source: PromptSource, inputs: Mapping[str, Path]) -> Path:
+    return inputs[source.source] / (VALIDATION if source.split == "validation" else FILE)
+
+
 def _rows(source: PromptSource, recipe_dir: Path, inputs: Mapping[str, Path], seed: int) -> Iterator[Placed]:
     name = source.source
     if name in inputs:
-        held_back = inputs[name] / VALIDATION
-        if source.split == "validation" and not held_back.is_file():
+        path = _stage_file(source, inputs)
+        if source.split == "validation" and not path.is_file():
             fix = "name a curate stage that has `validation: N`"
             raise DataError(f"`{name}` has no split validation", where=name, fix=fix)
-        rows: Iterable[Row] = iter_rows(held_back if source.split == "validation" else inputs[name] / FILE)
+        rows: Iterable[Row] = iter_rows(path)
     elif name.startswith("builtin:"):
         rows = _generate(source, seed)
     elif name.startswith("reasoning_gym:"):
