@@ -125,3 +125,15 @@ class Distill(TrainingStage):
         if self.top_k and self.divergence == "policy_gradient":
             raise ValueError("divergence: policy_gradient looks at the sampled token alone: leave top_k out")
         return self
+
+    @model_validator(mode="after")
+    def _none_without_effect(self) -> Distill:
+        if self.stored is None:
+            return self
+        useless = [name for name in ("group_size", "sampling", "alarm", "support") if name in self.model_fields_set]
+        if useless:
+            raise ValueError(f"with `stored` the student samples nothing: leave {', '.join(useless)} out")
+        more = sorted(self.stored.model_fields_set - {"source"})
+        if more:
+            raise ValueError(f"all that `{self.stored.source}` stored is read, as it is: leave {', '.join(more)} out")
+        return self

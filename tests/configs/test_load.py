@@ -72,6 +72,37 @@ def test_a_wrong_recipe_is_told_where_and_what(write, old: str, new: str, says: 
     assert says in refusal(write(RECIPE.replace(old, new, 1)))
 
 
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ("group_size: 1", "with `stored` the student samples nothing: leave group_size out"),
+        ("sampling: {max_tokens: 64}", "leave sampling out"),
+        ("alarm: 0.2", "leave alarm out"),
+        ("support: student", "leave support out"),
+        ("stored: {from: outputs, n: 5}", "all that `outputs` stored is read, as it is: leave n out"),
+        ("steps: 5", ""),
+    ],
+)
+def test_what_has_no_effect_on_stored_distributions_is_refused(write, field: str, says: str) -> None:  # type: ignore[no-untyped-def]
+    stored = "" if field.startswith("stored") else "    stored: outputs\n"
+    text = f"""name: r
+base: builtin:tiny
+stages:
+  outputs: {{kind: sample, model: base, prompts: builtin:arithmetic, store: {{draws: 8}}}}
+  learned:
+    kind: distill
+    model: base
+{stored}    {field}
+    divergence: forward_kl
+"""
+    if says:
+        told = refusal(write(text))
+        assert "r.yaml:5: stages.learned" in told
+        assert says in told
+    else:
+        assert load_recipe(write(text)).recipe.stages["learned"].steps == 5  # type: ignore[union-attr]
+
+
 def test_all_problems_are_told_at_once(write) -> None:  # type: ignore[no-untyped-def]
     wrong = RECIPE.replace("kind: grpo", "kind: grop").replace("data: queries", "data: queries\n    stpes: 3")
     text = refusal(write(wrong))
