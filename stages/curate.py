@@ -1,9 +1,10 @@
 """Query curation (report, 4.1 and 4.2): what can be verified, isn't used yet, isn't kept for evaluation, needs
 thinking, can be learned, and is spread over domains; each dropped row with its reason.
 
-Passes, each over shards on disk: reserve a validation split; rules, provenance and decontamination a row (`scan`);
-duplicates (`near_duplicates`); a judge, a model without thinking and a model's pass rate, batch by batch (`measure`);
-the balance of domains and the limit, the hardest first. Interrupted, it goes on behind its last shard or batch.
+Passes, each over shards on disk: reserve a validation split; rules, provenance and decontamination a row (`scan`),
+over workers; duplicates (`near_duplicates`); a judge, a model without thinking and a model's pass rate, batch by batch
+(`measure`); the balance of domains and the limit, the hardest first; what is kept, over workers again (`kept`).
+Interrupted, it goes on behind its last shard or batch.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from posttrain.stages.data.files import BadRows
 from posttrain.stages.data.funnel import DROPPED, Funnel, split_reason
 from posttrain.stages.data.kept import KeepShard, Selection, write_kept
 from posttrain.stages.data.load import VALIDATION, derive_seed, expected_rows, load_all, prompt_maker, read
-from posttrain.stages.data.minhash import BANDS
 from posttrain.stages.data.near_duplicates import exact_duplicates, near_duplicates
 from posttrain.stages.data.row_judge import RESERVED, USED, RowJudge, marks
 from posttrain.stages.data.scan import Scan
@@ -162,10 +162,9 @@ def _duplicates(context: StageContext, spec: Curate, found: _Found) -> None:
     alive = found.left()
     if spec.deduplicate.near is not None and alive.any():
         numbers = np.asarray(scan.column("numbers")) if spec.deduplicate.same_numbers else None
-        context.progress.start(BANDS, unit="band")
         roots = near_duplicates(
             lambda band: scan.column(f"band-{band:02d}"), scan.signatures(), numbers, alive, spec.deduplicate.near,
-            progress=lambda band: _shard_done(context, "near duplicates", 1),
+            progress=lambda band: _shard_done(context, "near duplicates", 0),
         )  # fmt: skip
         near = np.flatnonzero(alive & (roots != np.arange(len(roots))))
         found.verdicts.repeat(near, roots[near], NEAR)

@@ -1,7 +1,7 @@
 """Queries on disk, a shard at a time: rows with what each alone decides, and the hashes that decide the rest.
 
 A shard is a Parquet file, made by whoever of a `ShardPool` gets it (`scan_shard`); its hashes are appended to one file
-a kind, here and in the order of the shards. `state.json` says how many shards are whole: an interrupted stage reads on
+a kind, here and in the order of the shards. `shards.json` says how many shards are whole: an interrupted stage reads on
 behind them, and cuts off half-written hashes. In memory are the shards that are under way.
 """
 
@@ -25,6 +25,7 @@ from posttrain.stages.data.shard_pool import ShardPool
 from posttrain.types import Prompt
 
 SHARD = 10_000
+STATE = "shards.json"
 _SIZES = {"content": 8, "id": 8, "numbers": 8, "alive": 1, "signatures": 4 * PERMUTATIONS}
 _SIZES |= {f"band-{i:02d}": 8 for i in range(BANDS)}
 
@@ -46,7 +47,7 @@ class Scan:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        state = folder / "state.json"
+        state = folder / STATE
         known = json.loads(state.read_text()) if state.is_file() else {"rows": []}
         self.sizes: list[int] = list(known["rows"])
         """The rows of each shard."""
@@ -118,12 +119,12 @@ class Scan:
                 file.flush()
                 os.fsync(file.fileno())
         self.sizes.append(len(hashes["alive"]))
-        temporary = self.folder / "state.tmp"
+        temporary = (self.folder / STATE).with_suffix(".tmp")
         with temporary.open("w") as file:
             json.dump({"rows": self.sizes}, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(self.folder / "state.json")
+        temporary.replace(self.folder / STATE)
 
     def _cut(self) -> None:
         """What a killed run appended behind its last whole shard isn't part of anything."""

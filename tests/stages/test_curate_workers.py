@@ -108,7 +108,7 @@ def test_any_number_of_workers_leaves_the_same_bits(queries: Path, actors: int) 
 def test_a_killed_stage_goes_on_behind_its_last_shard_and_leaves_the_same_bits(queries: Path, kill_at: int) -> None:
     out = f"killed{kill_at}"
     assert curated(queries, out, kill_at=kill_at)[0] == -signal.SIGKILL
-    whole = json.loads(state.read_text())["rows"] if (state := queries / out / "scan/state.json").exists() else []
+    whole = json.loads(state.read_text())["rows"] if (state := queries / out / "scan/shards.json").exists() else []
     assert len(whole) == kill_at // 23  # the files that a shard flushes: its own, the hashes, the state
     before = [sum(whole)] if whole else []
     assert curated(queries, out) == (0, [*before, *[60] * (16 - len(whole)), 40])
