@@ -166,7 +166,7 @@ cluster.close()
 
 @pytest.mark.slow
 def test_results_come_in_order_few_tasks_wait_and_errors_come_as_they_are(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", POOL], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = subprocess.run([sys.executable, "-c", POOL], capture_output=True, text=True, cwd=tmp_path, timeout=200)
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if "Error" in line.split(" ")[0]] == [  # Ray says things too
         "DataError x:3 mend it",
