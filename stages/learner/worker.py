@@ -20,6 +20,7 @@ from posttrain.errors import RunError
 from posttrain.stages.data.pack import PackedBatch
 from posttrain.stages.learner.attention import NAME, Layout
 from posttrain.stages.learner.frozen import FrozenModels
+from posttrain.stages.learner.gather import named_weights
 from posttrain.stages.learner.guides import Guide, HeadGuide, StoredGuide
 from posttrain.stages.learner.head import chunk_size
 from posttrain.stages.learner.kernels import use_kernels
@@ -32,11 +33,11 @@ from posttrain.stages.learner.losses import (
     policy_loss,
 )
 from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model, merged_names, teacher_name
+from posttrain.stages.learner.optimizer import start_engine
 from posttrain.stages.learner.policy import Policy
 from posttrain.stages.learner.surrogates import Sequences
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-BUCKET_BYTES = 256 << 20
 MEET_TIMEOUT = 300.0
 """Seconds that a rank waits for the others."""
 
@@ -85,8 +86,6 @@ class LearnerWorker:
         self, spec: ModelSpec, optimizer: Optimizer | None, seed: int, zero: int | None = None
     ) -> dict[str, float]:
         """Load the model; with `optimizer` ready to train, without only to score. `zero` overrules the settings'."""
-        import deepspeed
-
         self.free()
         self.zero = self.settings.zero if zero is None else zero
         dtype = DTYPES[self.settings.dtype]
@@ -97,35 +96,12 @@ class LearnerWorker:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.spec, self.config = spec, model.config
         self.policy = Policy(model, self.settings.float32_head)
-        trainable = [p for p in self.policy.parameters() if p.requires_grad]
         sizes = {"parameters": float(sum(p.numel() for p in model.parameters()))}
         if optimizer is None:
             self.policy.to(self.device).eval()
             return sizes
-        adam = torch.optim.AdamW(
-            _decay_groups(self.policy, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas,
-            fused=self.cuda and not self.settings.offload_optimizer,
-        )  # fmt: skip
-        self.engine, *_ = deepspeed.initialize(
-            model=self.policy, optimizer=adam, model_parameters=trainable, config=self._deepspeed_config(optimizer)
-        )
+        self.engine = start_engine(self.policy, optimizer, self.settings, self.zero)
         return sizes
-
-    def _deepspeed_config(self, optimizer: Optimizer) -> dict[str, Any]:
-        config: dict[str, Any] = {
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,  # boundaries are set by hand: a step has as many passes as it needs
-            "gradient_clipping": optimizer.clip_norm,
-            "zero_optimization": {"stage": self.zero, "overlap_comm": False},
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-            "steps_per_print": 10**9,
-        }
-        if self.settings.offload_optimizer:
-            config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": self.cuda}
-        if self.settings.dtype == "bfloat16":
-            config["bf16"] = {"enabled": True, "check_grad_overflow": True}
-        return config
 
     def load_frozen(self, spec: ModelSpec, name: str, head: bool = False) -> None:
         """A model that isn't trained (a teacher, a reference), whole on every rank; or its head alone."""
@@ -293,27 +269,9 @@ class LearnerWorker:
     # ------------------------------------------------------------ weights
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Each full weight of the plain model (adapters merged), gathered a bucket at a time under ZeRO-3."""
-        import deepspeed
-
+        """Each full weight of the plain model, on all ranks together."""
         assert self.policy is not None
-        model = self.policy.model
-        # Merged aside, not in place: adding and subtracting would wear the base's last bits off at every sync.
-        adapters = {
-            f"{name}.base_layer.weight": m for name, m in model.named_modules() if hasattr(m, "get_delta_weight")
-        }
-        sharded = self.zero == 3 and self.engine is not None
-        with deepspeed.zero.GatheredParameters(list(model.parameters()), enabled=sharded and bool(adapters)):
-            for bucket in _buckets(model.named_parameters()):
-                with deepspeed.zero.GatheredParameters([p for _, p in bucket], enabled=sharded and not adapters):
-                    for name, parameter in bucket:
-                        plain = merged_names(name) if adapters else name
-                        if plain is None:
-                            continue
-                        weight = parameter.detach()
-                        if name in adapters:
-                            weight = weight + adapters[name].get_delta_weight("default").detach()
-                        yield plain, weight
+        return named_weights(self.policy.model, sharded=self.zero == 3 and self.engine is not None)
 
     def weights(self) -> dict[str, NDArray[Any]] | None:
         """The full weights as float32 arrays on rank 0, None elsewhere (all ranks take part in gathering)."""
@@ -368,31 +326,3 @@ class LearnerWorker:
         peak = torch.cuda.max_memory_allocated() / 2**30
         torch.cuda.reset_peak_memory_stats()
         return {"peak_gib": peak}
-
-
-def _decay_groups(module: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: norms and biases aren't decayed."""
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    if decay == 0:
-        return [{"params": trainable, "weight_decay": 0.0}]
-    matrices = [p for p in trainable if p.ndim >= 2]
-    rest = [p for p in trainable if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
-    return [g for g in groups if g["params"]]
-
-
-def _buckets(
-    named: Iterator[tuple[str, torch.nn.Parameter]],
-) -> Iterator[list[tuple[str, torch.nn.Parameter]]]:
-    """Parameters in order, in buckets of at most BUCKET_BYTES by their full size (`ds_numel` under ZeRO-3)."""
-    bucket: list[tuple[str, torch.nn.Parameter]] = []
-    size = 0
-    for name, parameter in named:
-        full = int(getattr(parameter, "ds_numel", parameter.numel())) * parameter.element_size()
-        if bucket and size + full > BUCKET_BYTES:
-            yield bucket
-            bucket, size = [], 0
-        bucket.append((name, parameter))
-        size += full
-    if bucket:
-        yield bucket

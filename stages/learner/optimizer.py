@@ -1,0 +1,52 @@
+"""DeepSpeed's engine around a policy: AdamW, its decay groups, ZeRO, precision, offload."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from posttrain.configs.schema import LearnerCluster, Optimizer
+
+
+def start_engine(policy: torch.nn.Module, optimizer: Optimizer, settings: LearnerCluster, zero: int) -> Any:
+    """An engine that is ready to train the parameters that want gradients, in ZeRO stage `zero`."""
+    import deepspeed
+
+    adam = torch.optim.AdamW(
+        _decay_groups(policy, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas,
+        fused=settings.gpus > 0 and not settings.offload_optimizer,
+    )  # fmt: skip
+    trainable = [p for p in policy.parameters() if p.requires_grad]
+    engine, *_ = deepspeed.initialize(
+        model=policy, optimizer=adam, model_parameters=trainable, config=_config(optimizer, settings, zero)
+    )
+    return engine
+
+
+def _config(optimizer: Optimizer, settings: LearnerCluster, zero: int) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,  # boundaries are set by hand: a step has as many passes as it needs
+        "gradient_clipping": optimizer.clip_norm,
+        "zero_optimization": {"stage": zero, "overlap_comm": False},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
+    if settings.offload_optimizer:
+        config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": settings.gpus > 0}
+    if settings.dtype == "bfloat16":
+        config["bf16"] = {"enabled": True, "check_grad_overflow": True}
+    return config
+
+
+def _decay_groups(module: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: norms and biases aren't decayed."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    if decay == 0:
+        return [{"params": trainable, "weight_decay": 0.0}]
+    matrices = [p for p in trainable if p.ndim >= 2]
+    rest = [p for p in trainable if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+    return [g for g in groups if g["params"]]
