@@ -13,7 +13,7 @@ BUCKET_BYTES = 256 << 20
 
 
 def named_weights(model: Any, *, sharded: bool) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each full weight of the plain model (adapters merged); `sharded` (ZeRO-3), they are gathered a bucket at a time."""
+    """Each full weight of the plain model, adapters merged; `sharded` (ZeRO-3), gathered a bucket at a time."""
     import deepspeed
 
     # Merged aside, not in place: adding and subtracting would wear the base's last bits off at every sync.
