@@ -23,6 +23,8 @@ from posttrain.pipelines.keys import model_folder
 from posttrain.pipelines.ledger import read_json
 
 GIB = float(1 << 30)
+_ZERO3_BUFFER = 500_000_000
+"""Elements of the buffer in which ZeRO-3 collects gradients: DeepSpeed's `reduce_bucket_size` if nobody sets it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class Estimate:
     devices: str
     parameters: int | None = None
     memory_gib: float | None = None
-    """Weights, gradients and AdamW's state of one rank; activations come on top."""
+    """Weights, gradients, AdamW's state and ZeRO-3's buffer of one rank; activations come on top."""
     disk_gib: float | None = None
     tokens: int | None = None
     """At most: every completion as long as it may be."""
@@ -81,10 +83,15 @@ def _tokens(spec: Any) -> int | None:
 
 
 def _bytes_a_rank(parameters: int, learner: LearnerCluster) -> float:
-    """fp32 weights, gradients and two AdamW moments, each split over the ranks from its ZeRO level on."""
+    """Each part split over the ranks from its ZeRO level on. DeepSpeed keeps float32 weights of its own beside bfloat16
+    ones, and from ZeRO-1 on beside float32 ones too.
+    """
     split = [parameters / learner.workers if learner.zero >= level else parameters for level in (3, 2, 1)]
-    weights, gradients, moments = split
-    return 4 * weights + 4 * gradients + 8 * moments
+    weights, gradients, states = split
+    width = 2 if learner.dtype == "bfloat16" else 4
+    master = 4 if learner.zero or width == 2 else 0
+    kept = 0 if learner.offload_optimizer else (8 + master) * states
+    return width * (weights + gradients) + kept + (width * _ZERO3_BUFFER if learner.zero == 3 else 0)
 
 
 def _parameters(loaded: LoadedRecipe, model: ModelSource) -> int | None:
