@@ -85,7 +85,7 @@ def posttrain(given: dict[str, Any], kind: str) -> Any:
     count = len(given["student"])
     loss, *_ = weighted(
         head, guide.compare, given["student"], torch.full((count,), 1 / count, device=given["student"].device),
-        (given["labels"], *guide.tensors), -(-count // chunk_size(len(given["head"]), given["student"].is_cuda)),
+        (given["labels"], *guide.tensors), -(-count // chunk_size(len(given["head"]), fused=given["student"].is_cuda)),
     )  # fmt: skip
     return loss
 

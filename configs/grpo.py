@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from posttrain.configs.algorithms import ALGORITHMS, Algorithm
 from posttrain.configs.inputs import ModelSource, PromptSource, RewardUse, Sampling, TaskUse, as_mapping
 from posttrain.configs.stage import StageBase
-from posttrain.configs.strict import Strict
+from posttrain.configs.strict import Strict, differing
 from posttrain.configs.training import TrainingStage
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -57,7 +57,7 @@ class ImportanceUse(Strict):
     def _one_correction(self) -> ImportanceUse:
         if self.floor >= self.cap:
             raise ValueError("importance weights stay in floor..cap: floor below cap")
-        set_too = sorted(self.model_fields_set & {"mode", "cap", "floor"})
+        set_too = sorted(differing(self) & {"mode", "cap", "floor"})
         if self.old == "engine" and set_too:
             raise ValueError(f"old: engine corrects by the ratio itself: leave {', '.join(set_too)} out")
         return self
@@ -128,7 +128,11 @@ class Watch(Strict):
     rise: float = Field(0.1, gt=0, description="a rise of the reward by this much, with held-out flat, is suspicious")
 
     _sources = field_validator("prompts", mode="before")(StageBase._sources.__func__)  # type: ignore[attr-defined]
-    _rewards = field_validator("rewards", mode="before")(StageBase._rewards.__func__)  # type: ignore[attr-defined]
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _own_rewards(cls, value: Any) -> Any:
+        return None if value is None else StageBase._rewards(value)
 
 
 class Grpo(TrainingStage):

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from posttrain.configs.strict import Strict
+from posttrain.configs.strict import Strict, differing
 
 HOW = frozenset({"api_key", "timeout", "retries", "concurrency", "requests_per_minute"})
 """Fields that say how a judge is asked, not what it answers: a stage's key leaves them out."""
@@ -57,7 +57,7 @@ class JudgeModel(Strict):
         if self.endpoint is not None and self.revision is not None:
             raise ValueError("`revision` belongs to `from`; an endpoint has none")
         if self.source is not None:
-            useless = [name for name in _ENDPOINT_ONLY if name in self.model_fields_set]
+            useless = [name for name in _ENDPOINT_ONLY if name in differing(self)]
             if useless:
                 raise ValueError(f"`{useless[0]}` belongs to `endpoint`; a judge that the run holds has none")
             if self.max_tokens is None or self.temperature is None:

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from posttrain.configs.strict import Strict
+from posttrain.configs.strict import Strict, differing
 
 
 class LearnerCluster(Strict):
@@ -22,6 +22,14 @@ class LearnerCluster(Strict):
     float32_head: bool = Field(False, description="the output head multiplies in float32, whatever `dtype` is")
     offload_frozen: bool = Field(False, description="teachers and references wait in the host's memory between uses")
     offload_optimizer: bool = Field(False, description="the optimizer's state lies, and steps, in the host's memory")
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        if self.kernels in ("liger", "compile") and not self.gpus:
+            raise ValueError(f"kernels: {self.kernels} is for a GPU: say gpus, or leave kernels out")
+        if self.offload_optimizer and not self.zero:
+            raise ValueError("offload_optimizer needs ZeRO: say zero: 1, 2 or 3")
+        return self
 
 
 class RolloutCluster(Strict):
@@ -50,9 +58,8 @@ class RolloutCluster(Strict):
             if self.gpus > 1 and self.gpus != int(self.gpus):
                 raise ValueError("engine vllm takes a part of one GPU or whole ones: say gpus: 0.5, 1, 2, ...")
             return self
-        # A resolved recipe writes every default out: only what differs was meant.
-        own = ("memory", "max_context", "eager", "sleep", "float32_head", "check_weights")
-        asked = [name for name in own if getattr(self, name) != type(self).model_fields[name].default]
+        own = {"memory", "max_context", "eager", "sleep", "float32_head", "check_weights"}
+        asked = sorted(differing(self) & own)
         if asked:
             raise ValueError(f"{', '.join(asked)}: only with engine: vllm")
         return self

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from posttrain.configs.inputs import DataSource, Model, ModelSource, PromptSource, Sampling, as_mapping
 from posttrain.configs.stage import StageBase
-from posttrain.configs.strict import Strict
+from posttrain.configs.strict import Strict, differing
 
 
 class Optimizer(Strict):
@@ -130,10 +130,10 @@ class Distill(TrainingStage):
     def _none_without_effect(self) -> Distill:
         if self.stored is None:
             return self
-        useless = [name for name in ("group_size", "sampling", "alarm", "support") if name in self.model_fields_set]
+        useless = [name for name in ("group_size", "sampling", "alarm", "support") if name in differing(self)]
         if useless:
             raise ValueError(f"with `stored` the student samples nothing: leave {', '.join(useless)} out")
-        more = sorted(self.stored.model_fields_set - {"source"})
+        more = sorted(differing(self.stored) - {"source"})
         if more:
             raise ValueError(f"all that `{self.stored.source}` stored is read, as it is: leave {', '.join(more)} out")
         return self

@@ -122,7 +122,7 @@ class ClusterWorkers:
         """Processes that work on shards of data, an actor a core; they end with the `with` block."""
         from posttrain.stages.data.shard_pool import RayShards
 
-        return RayShards(self._start, os.cpu_count() or 1)
+        return RayShards(self._start, len(os.sched_getaffinity(0)))
 
     def _judge(self) -> SandboxPool:
         if self._sandbox is None:

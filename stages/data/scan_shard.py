@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ class ScanShard:
         }
         table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
         path = shard_path(self.folder, number)
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_suffix(f".tmp-{os.getpid()}")
         pq.write_table(table, temporary, compression="zstd")
         sync(temporary)
         temporary.replace(path)

@@ -10,7 +10,7 @@ import gc
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, cycle, islice
+from itertools import chain, count, cycle, islice
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -21,6 +21,9 @@ MOST = 16
 
 AHEAD = 2
 """Tasks an actor that are under way: one that it works on and one that waits."""
+
+PATIENCE = 3600.0
+"""Seconds for one shard: many times what it takes."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -103,21 +106,18 @@ class RayShards:
         holding = [actor.hold.remote(held) for actor in self._actors]
         # In turn: shards are of one size, and an actor works on its calls in order.
         calls = (actor.call.remote(task) for actor, task in zip(cycle(self._actors), tasks, strict=False))
-        try:
-            ray.get(holding)
-            under_way = deque(islice(calls, AHEAD * len(self._actors)))
-            while under_way:
-                result = ray.get(under_way.popleft())
-                if isinstance(result, PosttrainError):
-                    raise result
-                yield result
-                del result  # its memory is freed before the next one comes
-                under_way.extend(islice(calls, 1))
-        except ray.exceptions.RayActorError as error:
-            reason = str(error).splitlines()[0]
-            raise RunError(
-                f"a worker on the data died: {reason}", fix="was memory short? Run the same command again: it goes on"
-            ) from None
+        for reference in holding:
+            _get(reference, "taking the work")
+        under_way = deque(islice(calls, AHEAD * len(self._actors)))
+        for number in count():
+            if not under_way:
+                return
+            result = _get(under_way.popleft(), f"at part {number}")
+            if isinstance(result, PosttrainError):
+                raise result
+            yield result
+            del result  # its memory is freed before the next one comes
+            under_way.extend(islice(calls, 1))
 
     def __enter__(self) -> Self:
         return self
@@ -129,3 +129,19 @@ class RayShards:
             for actor in self._actors:
                 ray.kill(actor)
             self._actors = []
+
+
+def _get(reference: Any, where: str) -> Any:
+    import ray
+
+    try:
+        return ray.get(reference, timeout=PATIENCE)
+    except ray.exceptions.GetTimeoutError:
+        raise RunError(f"a worker on the data wasn't done in {PATIENCE:.0f} s, {where}") from None
+    except ray.exceptions.RayTaskError as error:
+        raise RunError(f"a worker on the data failed, {where}: {error.cause!r}") from error
+    except ray.exceptions.RayError as error:  # it died, was killed for memory, or never started
+        raise RunError(
+            f"a worker on the data died, {where}: {str(error).splitlines()[0]}",
+            fix="was memory short? Run the same command again: it goes on",
+        ) from None

@@ -18,6 +18,7 @@ from posttrain.errors import RunError
 from posttrain.stages.data.pack import PackedBatch
 from posttrain.stages.learner.attention import NAME, Layout
 from posttrain.stages.learner.head import chunk_size
+from posttrain.stages.learner.kernels import use_kernels
 from posttrain.stages.learner.modelfiles import ModelSpec, load_model
 from posttrain.stages.learner.policy import Policy
 
@@ -55,15 +56,22 @@ class Head:
 class FrozenModels:
     """By name. With `offload`, models wait in the host's memory between two uses."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, offload: bool) -> None:
+    def __init__(
+        self, device: torch.device, dtype: torch.dtype, offload: bool, *, kernels: str = "torch",
+        float32_head: bool = False,
+    ) -> None:  # fmt: skip
         self.device, self.dtype, self.offload = device, dtype, offload
+        self.kernels, self.float32_head = kernels, float32_head
         self.models: dict[str, Policy] = {}
         self.heads: dict[str, Head] = {}
 
     def load(self, name: str, spec: ModelSpec) -> None:
         """Load a model; it isn't trained."""
         place = torch.device("cpu") if self.offload else self.device
-        self.models[name] = Policy(load_model(spec, self.dtype, NAME)).to(place).eval().requires_grad_(False)
+        model = load_model(spec, self.dtype, NAME)
+        if self.device.type == "cuda":
+            use_kernels(model, self.kernels)
+        self.models[name] = Policy(model, self.float32_head).to(place).eval().requires_grad_(False)
 
     def load_head(self, name: str, spec: ModelSpec, sharded: bool) -> None:
         """Load a teacher's head and nothing else of it: its states come from elsewhere."""
@@ -115,7 +123,7 @@ class FrozenModels:
         model, states = self.get(name), self.states(name, batch)
         dice = torch.Generator(self.device).manual_seed(seed)
         found = []
-        for part in states.split(chunk_size(model.vocabulary, self.device.type == "cuda")):
+        for part in states.split(chunk_size(model.vocabulary, fused=False)):
             logprobs = torch.log_softmax(model.logits(part).float(), dim=-1)
             if kind == "top_k":
                 top = logprobs.topk(min(count, logprobs.shape[-1] - 1), dim=-1)

@@ -12,12 +12,13 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+VARIANTS = 128
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def fused(function: Function) -> Function:
     """Compile `function` for calls whose first argument, [n, V], lies on a GPU; n may change from call to call."""
-    compiled = functools.cache(lambda: torch.compile(function, fullgraph=True))
+    compiled = functools.cache(lambda: compile_variants(function, "inductor"))
 
     @functools.wraps(function)
     def call(logits: torch.Tensor, *args: Any) -> Any:
@@ -29,3 +30,12 @@ def fused(function: Function) -> Function:
         return compiled()(logits, *args)
 
     return cast(Function, call)
+
+
+def compile_variants(function: Function, backend: str) -> Function:
+    """Compiled for many combinations of vocabulary, precision, gradients and options.
+
+    A learner serves a whole run: PyTorch's limit of eight a function, from which on it runs plainly, is soon met.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+    return cast(Function, torch.compile(function, backend=backend))

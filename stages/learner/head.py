@@ -13,19 +13,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
+
+from posttrain.errors import InputError
 
 CHUNK_ELEMENTS = 1 << 25
 """Most logits alive at once (128 MiB in float32): a chunk has CHUNK_ELEMENTS // vocabulary targets."""
-GPU_CHUNK_ELEMENTS = 1 << 27
-"""The same on a GPU (256 MiB in bfloat16): matrix products of fewer rows would leave it waiting."""
+FUSED_CHUNK_ELEMENTS = 1 << 27
+"""The same where what follows is compiled (256 MiB in bfloat16): products of fewer rows would leave a GPU waiting."""
 
 Statistics = Callable[..., tuple[Tensor, ...]]
 """Of a chunk's logits [n, V] and its rows of other tensors: columns [n]."""
 
 
-def chunk_size(vocabulary: int, cuda: bool) -> int:
-    return max(1, (GPU_CHUNK_ELEMENTS if cuda else CHUNK_ELEMENTS) // vocabulary)
+def chunk_size(vocabulary: int, *, fused: bool) -> int:
+    """Targets of a chunk; `fused`: nothing of the logits' size but they and their gradient exists."""
+    return max(1, (FUSED_CHUNK_ELEMENTS if fused else CHUNK_ELEMENTS) // vocabulary)
 
 
 def prepare_head(head: Any, float32: bool) -> bool:
@@ -33,8 +37,16 @@ def prepare_head(head: Any, float32: bool) -> bool:
 
     Jobs run inside the module's call, as under ZeRO-3 its weight is whole there alone. `float32`: it multiplies in
     float32 whatever its weights are in.
+
+    Raises:
+        InputError: it isn't, and `float32` was asked for.
     """
     if type(head) is not nn.Linear or head.bias is not None:
+        if float32:
+            raise InputError(
+                "a head in float32 must be a plain linear layer, without bias or adapter", where="cluster.learner",
+                fix="leave float32_head out, or lm_head out of lora.targets",
+            )  # fmt: skip
         return False
 
     def forward(hidden: Tensor, job: Callable[[Tensor, Tensor], Any] | None = None) -> Any:
@@ -98,8 +110,9 @@ class _Weighted(torch.autograd.Function):
         return (total, *found)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        to_hidden, *to_weight = ctx.saved_tensors
         scale = gradients[0]
+        to_hidden, *to_weight = (saved.mul_(scale) for saved in ctx.saved_tensors)  # in place: the head's is large
         rest = (None,) * (len(ctx.needs_input_grad) - 2)
-        return to_hidden * scale, to_weight[0] * scale if to_weight else None, *rest
+        return to_hidden, to_weight[0] if to_weight else None, *rest

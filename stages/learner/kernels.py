@@ -10,7 +10,8 @@ from posttrain.stages.learner import attention
 
 
 def use_kernels(model: Any, which: str) -> bool:
-    """Swap the model's layers for `liger`'s, or for what there is (`auto`); says whether they were.
+    """Swap the model's layers for `liger`'s, or for what there is (`auto`), or compile them; says whether anything was
+    done.
 
     Its fused losses stay out: the learner's own need statistics of every token.
 

@@ -56,7 +56,11 @@ class LearnerWorker:
         self.engine: Any = None
         self.sender: Any = None
         self.policy: Policy | None = None
-        self.frozen = FrozenModels(self.device, DTYPES[settings.dtype], settings.offload_frozen)
+        # As the policy is computed: at equal weights a reference is equal to it.
+        self.frozen = FrozenModels(
+            self.device, DTYPES[settings.dtype], settings.offload_frozen, kernels=settings.kernels,
+            float32_head=settings.float32_head,
+        )  # fmt: skip
 
     # ------------------------------------------------------------ set-up
 
@@ -211,7 +215,7 @@ class LearnerWorker:
         assert self.policy is not None
         return module(
             self._tensor(batch.ids), self._tensor(batch.positions), Layout.of(batch, self.device),
-            self._tensor(batch.sources), self._tensor(batch.targets), self._chunks(len(batch.targets)), **extra,
+            self._tensor(batch.sources), self._tensor(batch.targets), self._chunks(batch, loss), **extra,
         )  # fmt: skip
 
     def _guide(self, batch: PackedBatch, loss: DivergenceLoss, states: torch.Tensor | None) -> Guide:
@@ -227,12 +231,15 @@ class LearnerWorker:
             states=states, head=head, kind=loss.kind, beta=loss.beta, top_k=loss.top_k, support=loss.support
         )
 
-    def _chunks(self, targets: int) -> int:
+    def _chunks(self, batch: PackedBatch, loss: Loss) -> int:
         """Head calls for this micro-batch: the most that any rank needs."""
         assert self.policy is not None
-        count = torch.tensor([-(-targets // chunk_size(self.policy.vocabulary, self.cuda))], device=self.device)
-        if self.ranks > 1:
-            dist.all_reduce(count, op=dist.ReduceOp.MAX)
+        plain = isinstance(loss, DivergenceLoss) and (loss.top_k > 0 or batch.teacher_ids is not None)
+        own = -(-len(batch.targets) // chunk_size(self.policy.vocabulary, fused=self.cuda and not plain))
+        if self.ranks == 1:
+            return own  # no tensor: to read it would wait for the GPU
+        count = torch.tensor([own], device=self.device)
+        dist.all_reduce(count, op=dist.ReduceOp.MAX)
         return int(count)
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:

@@ -24,12 +24,14 @@ def save_ahead(ahead: Ahead, path: Path) -> None:
     partial = {g.prompt.id: g for g in ahead.partials()}  # first: what is done meanwhile is taken whole
     lines: list[dict[str, Any]] = [{"begun": begun, "serial": serial}]
     for item in ahead.underway:
-        kept = None if item.prompt.environment else item.group or partial.get(item.prompt.id)
+        found = item.group or partial.get(item.prompt.id)
+        # What an earlier checkpoint brought back may still wait for its turn.
+        kept = None if item.prompt.environment else found.completions if found else item.prompt.begun or None
         lines.append(
             {
                 "id": item.prompt.id, "origin": item.origin, "serial": item.serial, "step": item.step,
-                "done": kept is not None and kept is item.group,
-                "completions": None if kept is None else [_written(c) for c in kept.completions],
+                "done": kept is not None and item.group is not None,
+                "completions": None if kept is None else [_written(c) for c in kept],
             }
         )  # fmt: skip
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

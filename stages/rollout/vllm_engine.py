@@ -20,7 +20,7 @@ import itertools
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,8 +63,8 @@ class _Job:
 
     prompt: Prompt
     rows: list[Row]
-    salt: str = ""
-    """Keeps the cached prefixes of one version apart from another's; empty until a row is asked for."""
+    salts: dict[int, str] = field(default_factory=dict)
+    """Of each row that was asked for: the version that began it keeps its cached prefixes apart from another's."""
 
 
 Request = Callable[[SamplingParams, int, int, Sequence[int]], Any]
@@ -91,6 +91,7 @@ class VllmEngine:
         self._halted = False
         self._asleep: set[str] = set()
         self._hollow = False
+        self._waking = asyncio.Lock()
 
     # ------------------------------------------------------------ generate
 
@@ -130,6 +131,7 @@ class VllmEngine:
         """Hands the groups on; whoever stops listening ends their requests."""
         done: queue.SimpleQueue[_Job | BaseException | None] = queue.SimpleQueue()
         stream = self.loop.start(self._all(jobs, params, seed, done))
+        stream.add_done_callback(lambda _: done.put(None))  # cancelled before its first step, it says nothing itself
         try:
             while (found := done.get(timeout=GROUP_PATIENCE)) is not None:
                 if isinstance(found, BaseException):
@@ -145,6 +147,8 @@ class VllmEngine:
         me = asyncio.current_task()
         self._streams.add(me)
         try:
+            if self._halted:  # told so while prompts were encoded
+                return
             await self._awake()
             async with asyncio.TaskGroup() as tasks:
                 for job in jobs:
@@ -173,18 +177,26 @@ class VllmEngine:
                 while row.finish is None and row.over_budget():
                     row.add(row.forced.pop(0), 0.0, Source.INJECTED, self.version, self.chat.stops)
                 while not self._open.is_set():  # asked again: it may have closed between being let in and going on
-                    await asyncio.wait_for(self._open.wait(), PATIENCE)
+                    await self._reopened()
                 if row.finish is None:
                     await self._ask(job, row, params, seed)
 
+    async def _reopened(self) -> None:
+        try:
+            await asyncio.wait_for(self._open.wait(), PATIENCE)
+        except TimeoutError:
+            raise RunError(f"new weights were announced, and weren't there after {PATIENCE:.0f} s") from None
+
     async def _ask(self, job: _Job, row: Row, params: SamplingParams, seed: int) -> None:
         """The rest of the row, as far as it goes: to its end, to its budget, or to new weights."""
-        if not job.salt:
-            job.salt = f"{self.version}"
+        if job not in self._running:
             self._running.append(job)
+        if not row.ids or row.index not in job.salts:
+            job.salts[row.index] = f"{self.version}"
+        salt = job.salts[row.index]
         # Where it goes on, it draws from another stream: vLLM may begin a request's stream anew, or not.
         own = derived_seed(seed, job.prompt.id, row.index, len(row.ids))
-        prompt = {"prompt_token_ids": [*row.prompt_ids.tolist(), *row.ids], "cache_salt": job.salt}
+        prompt = {"prompt_token_ids": [*row.prompt_ids.tolist(), *row.ids], "cache_salt": salt}
         asked = self.request(params, row.most - len(row.ids), own, self.stops)
         self._inside += 1
         try:
@@ -289,7 +301,7 @@ class VllmEngine:
         self.loop.call(self._rest(), PATIENCE)
 
     async def _rest(self) -> None:
-        if self._running or self._asleep:
+        if self._streams or self._asleep:
             return
         self._open.clear()
         self._asleep, self._hollow = {"weights", "kv_cache"}, True
@@ -297,19 +309,22 @@ class VllmEngine:
 
     async def _awake(self) -> None:
         """Before anything is generated."""
-        if self._hollow:
-            raise RunError("vLLM dropped its weights to make room for the learner, and got none since")
-        if self._asleep:
-            await self.llm.wake_up(sorted(self._asleep))
-            self._asleep.clear()
-            await self.llm.resume_generation()
-            self._open.set()
+        async with self._waking:
+            if self._hollow:
+                raise RunError("vLLM dropped its weights to make room for the learner, and got none since")
+            if self._asleep:
+                await self.llm.wake_up(sorted(self._asleep))
+                self._asleep.clear()
+                await self.llm.resume_generation()
+                self._open.set()
 
     def close(self) -> None:
         """End vLLM's processes."""
-        self.interrupt()
-        self.llm.shutdown()
-        self.loop.close()
+        try:
+            self.interrupt()
+        finally:
+            self.llm.shutdown()
+            self.loop.close()
 
 
 def derived_seed(seed: int, prompt_id: str, index: int, at: int) -> int:

@@ -70,8 +70,9 @@ def start_vllm(settings: RolloutCluster, spec: ModelSpec, backend: str, seed: in
         try:
             llm = loop.call(start(), START_PATIENCE)
         except Exception as error:
+            refusal = _refusal(error, settings)
             loop.close()
-            raise _refusal(error, settings) from error
+            raise refusal from error
     return VllmEngine(
         llm, tokenizer, loop, request=make_request, batch=settings.batch, limit=llm.model_config.max_model_len
     )

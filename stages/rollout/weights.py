@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 BUCKET = 256 << 20
 """Bytes that travel at once; one weight that is larger travels alone."""
-PART_TIMEOUT = 300.0
-"""Seconds for one bucket, or for the two sides to meet."""
+PART_TIMEOUT = 900.0
+"""Seconds for one bucket, or for the two sides to meet: longer than the engine's own patience, which says more."""
 
 Shapes = Sequence[tuple[str, Sequence[int]]]
 
@@ -199,7 +199,10 @@ class IpcSender(_Sender):
         IPCWeightTransferEngine.trainer_send_weights(iter(outgoing), arguments)
 
     def _give(self, info: Any) -> None:
-        """Tells the workers of one bucket, and waits: the next one overwrites it."""
+        """Tells the workers of one bucket, and waits: the next one overwrites it.
+
+        vLLM calls it in the first rank alone, with the handles of all (trainer_send_weights, 0.26).
+        """
         handles = base64.b64encode(pickle.dumps(info.ipc_handles)).decode("ascii")
         self._tell(
             "receive",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from posttrain.configs.load import LoadedRecipe, json_schema, load_recipe, packaged_recipes
 from posttrain.errors import InputError, RecipeError
@@ -75,8 +76,8 @@ def test_a_wrong_recipe_is_told_where_and_what(write, old: str, new: str, says: 
 @pytest.mark.parametrize(
     ("field", "says"),
     [
-        ("group_size: 1", "with `stored` the student samples nothing: leave group_size out"),
-        ("sampling: {max_tokens: 64}", "leave sampling out"),
+        ("group_size: 2", "with `stored` the student samples nothing: leave group_size out"),
+        ("sampling: {max_tokens: 65}", "leave sampling out"),
         ("alarm: 0.2", "leave alarm out"),
         ("support: student", "leave support out"),
         ("stored: {from: outputs, n: 5}", "all that `outputs` stored is read, as it is: leave n out"),
@@ -193,3 +194,24 @@ def test_packaged_recipes_load(name: str, monkeypatch) -> None:  # type: ignore[
 def test_the_schema_is_json_for_editors() -> None:
     properties = json_schema()["properties"]
     assert "stages" in properties
+
+
+STORED = """name: r
+base: builtin:tiny
+stages:
+  outputs: {kind: sample, model: base, prompts: builtin:arithmetic, store: {draws: 8}}
+  learned: {kind: distill, model: base, stored: outputs, divergence: forward_kl}
+  rl:
+    kind: grpo
+    model: base
+    prompts: builtin:arithmetic
+    importance: {old: engine}
+    rewards: [{use: judge_checklist, judge: {from: base}}]
+"""
+
+
+@pytest.mark.parametrize("name", [*packaged_recipes(), STORED])
+def test_a_resolved_recipe_is_a_recipe_and_resolves_to_itself(write, name: str) -> None:  # type: ignore[no-untyped-def]
+    loaded = load_recipe(write(name) if "\n" in name else name)
+    again = load_recipe(write(yaml.safe_dump(loaded.resolved)))
+    assert again.resolved == loaded.resolved

@@ -224,6 +224,16 @@ def test_what_is_under_way_is_kept_and_goes_on(tmp_path: Path) -> None:
     assert not any(name.endswith("+2") for name in seen), "finished groups aren't generated again"
 
 
+def test_what_a_checkpoint_brought_back_and_nobody_took_up_is_kept_again(tmp_path: Path) -> None:
+    pool = Pool(lambda _: 60.0)  # it has nothing of any group yet
+    begun = group(ROWS[0], 0, finish="abort").completions
+    with Ahead(asking(pool), Asynchronous(), first=0, last=9, batch=4) as feed:
+        feed.restore(1, 1, [(replace(ROWS[0], begun=begun), ROWS[0].id, 0, 0, None)])
+        save_ahead(feed, tmp_path / "u")
+    line = json.loads((tmp_path / "u").read_text().splitlines()[1])
+    assert (line["done"], [c["token_ids"] for c in line["completions"]]) == (False, [[5, 6]] * len(begun))
+
+
 def test_a_prompt_that_is_gone_is_named(tmp_path: Path) -> None:
     pool = Pool(lambda _: 60.0)
     feed = Ahead(asking(pool), Asynchronous(), first=0, last=9, batch=4)

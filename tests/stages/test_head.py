@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +15,7 @@ from torch import nn
 
 from posttrain.errors import InputError
 from posttrain.stages.learner import head as head_module
+from posttrain.stages.learner.fused import compile_variants
 from posttrain.stages.learner.guides import compare_whole
 from posttrain.stages.learner.kernels import use_kernels
 from posttrain.stages.learner.policy import token_statistics
@@ -48,6 +52,19 @@ def test_token_statistics_compile_whole(entropy_gradient: bool) -> None:
     assert got[1].requires_grad == entropy_gradient
 
 
+def test_a_whole_runs_variants_stay_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One learner serves all stages of a run: over twenty combinations, and none falls back."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    compiled = compile_variants(compare_whole.__wrapped__, "eager")  # type: ignore[attr-defined]
+    for vocabulary, kind, beta in itertools.product((50, 60), KINDS, (0.3, 0.5)):
+        student, teacher, labels = rows(2, vocabulary=vocabulary)
+        got, expected = (f(student, teacher, labels, kind, beta) for f in (compiled, compare_whole))
+        torch.testing.assert_close(got, expected)
+        with torch.no_grad():
+            compiled(student, teacher, labels, kind, beta)
+
+
 @pytest.mark.parametrize("chunks", [2, 5])
 @pytest.mark.parametrize("trained", [True, False])
 def test_a_job_gives_the_loss_its_columns_and_both_gradients(chunks: int, trained: bool) -> None:
@@ -82,8 +99,31 @@ def test_an_adapted_head_is_left_alone() -> None:
     class Adapted(nn.Linear):
         pass
 
-    assert not head_module.prepare_head(Adapted(3, 4, bias=False), float32=False)
-    assert not head_module.prepare_head(nn.Linear(3, 4), float32=False)
+    for head in (Adapted(3, 4, bias=False), nn.Linear(3, 4)):
+        assert not head_module.prepare_head(head, float32=False)
+        with pytest.raises(InputError, match="plain linear layer"):
+            head_module.prepare_head(head, float32=True)
+
+
+@pytest.mark.parametrize("float32_head", [True, False])
+def test_a_reference_with_the_policys_weights_is_the_policy(random_model: Path, float32_head: bool) -> None:
+    """In bfloat16, to the last bit: a KL that isn't 0 at the start would pull."""
+    from posttrain.configs.schema import LearnerCluster
+    from posttrain.stages.data.pack import pack
+    from posttrain.stages.learner.modelfiles import ModelSpec
+    from posttrain.stages.learner.worker import LearnerWorker
+    from posttrain.types import Sample
+
+    worker = LearnerWorker(0, 1, LearnerCluster(dtype="bfloat16", float32_head=float32_head), 1)
+    worker.zero = 0
+    spec = ModelSpec(path=str(random_model))
+    worker.load(spec, None, 0)
+    worker.load_frozen(spec, "reference")
+    mask = np.ones(30, np.float32)
+    mask[0] = 0
+    batch = pack([Sample(ids=np.arange(30) + 10, loss_mask=mask)], [mask], [0])
+    policy, reference = (worker.logprobs([batch], 1.0, name)[0] for name in ("", "reference"))
+    np.testing.assert_array_equal(policy, reference)
 
 
 @pytest.mark.skipif(find_spec("liger_kernel") is not None, reason="liger-kernel is installed")

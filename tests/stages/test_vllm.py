@@ -272,6 +272,24 @@ def test_new_weights_come_between_two_tokens_and_every_token_is_labelled(make: A
     assert llm.asked[-1]["cache_salt"] == "3"
 
 
+def test_a_row_that_waited_for_its_turn_starts_on_the_prefixes_of_its_own_weights(make: Any) -> None:
+    """More rows than slots: those that begin after an update share nothing with those that began before it."""
+    engine, llm = make(step=1, pace=0.001)
+    engine._slots = asyncio.Semaphore(2)
+    llm.next = lambda ids: 20
+    found: list[Any] = []
+    params = SamplingParams(max_tokens=30)
+    thread = threading.Thread(target=lambda: found.extend(engine.generate(prompts(1), 4, params, seed=1)))
+    thread.start()
+    while not llm.open:
+        time.sleep(0.001)
+    update(engine, 1)
+    thread.join(timeout=30)
+    length = len(found[0].completions[0].prompt_ids)
+    begun = [(a["cache_salt"], a["version"]) for a in llm.asked if len(a["prompt_token_ids"]) == length]
+    assert {(int(salt), version) for salt, version in begun} == {(0, 0), (1, 1)}
+
+
 def test_a_sum_that_differs_stops_the_new_version(make: Any) -> None:
     engine, _ = make()
     update(engine, 1, expected=11.5)  # 10 + 1 split over two ranks, and 0.5 that both have
@@ -313,6 +331,53 @@ def test_an_interrupt_cancels_all_requests(make: Any) -> None:
     assert not thread.is_alive()
     assert (llm.open, found) == (0, [])
     assert list(engine.generate(prompts(1), 1, SamplingParams(max_tokens=3), 1)) == []
+
+
+def test_an_interrupt_while_prompts_are_encoded_lets_none_begin(make: Any) -> None:
+    engine, llm = make(pace=0.001)
+    encode = engine.chat.prompt_ids
+
+    def slow(prompt: Prompt) -> Any:
+        engine.interrupt()
+        return encode(prompt)
+
+    engine.chat.prompt_ids = slow
+    assert list(engine.generate(prompts(3), 2, SamplingParams(max_tokens=50), 1)) == []
+    assert llm.asked == []
+
+
+def test_streams_that_wake_it_together_wake_it_once(make: Any) -> None:
+    engine, llm = make(pace=0.001)
+    engine.rest()
+    update(engine, 1)
+    wake = llm.wake_up
+
+    async def slow(tags: list[str]) -> None:
+        await asyncio.sleep(0.02)
+        await wake(tags)
+
+    llm.wake_up = slow
+    threads = [
+        threading.Thread(target=lambda: list(engine.generate(prompts(1), 1, SamplingParams(max_tokens=2), 1)))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert [said for said in llm.said if said.startswith("wake")] == ["wake weights", "wake kv_cache"]
+
+
+def test_it_does_not_sleep_under_rows_that_are_decoded(make: Any) -> None:
+    engine, llm = make(pace=0.001)
+    llm.next = lambda ids: 20
+    thread = threading.Thread(target=lambda: list(engine.generate(prompts(1), 1, SamplingParams(max_tokens=80), 1)))
+    thread.start()
+    while not llm.open:
+        time.sleep(0.001)
+    engine.rest()
+    thread.join(timeout=20)
+    assert "sleep 2" not in llm.said
 
 
 def test_whoever_stops_listening_ends_the_requests(make: Any) -> None:
@@ -428,3 +493,27 @@ def test_nobody_waits_for_an_engine_without_a_bound() -> None:
         loop.call(stuck(), 0.05)
     assert gone.wait(5)
     loop.close()
+
+
+def test_a_timeout_of_the_engines_own_is_told_as_its_own() -> None:
+    loop = EventLoop()
+
+    async def late() -> None:
+        raise TimeoutError("RPC call to sample timed out")
+
+    with pytest.raises(TimeoutError, match="RPC call"):
+        loop.call(late(), 60)
+    loop.close()
+
+
+def test_a_loop_that_is_blocked_can_be_left() -> None:
+    loop, let_go = EventLoop(), threading.Event()
+
+    async def blocks() -> None:
+        let_go.wait(20)
+
+    loop.start(blocks())
+    began = time.monotonic()
+    loop.close(patience=0.2)
+    assert time.monotonic() - began < 5
+    let_go.set()
