@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from posttrain.configs.schema import LearnerCluster, Lora, Optimizer
+from posttrain.configs.schema import LearnerCluster, Lora, Optimizer, RolloutCluster
 from posttrain.errors import RunError
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.rollout import weights
+from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.stages.rollout.weights import DevicePath, IpcSender, NcclSender, ObjectStore, path_between
 
 
@@ -143,3 +144,25 @@ def test_shapes_are_told_in_the_order_in_which_weights_come(learner_worker: Any,
     assert learner_worker.weight_shapes() == found
     assert len(found) > 20
     learner_worker.free()
+
+
+@pytest.mark.usefixtures("_cpu")
+@pytest.mark.parametrize("copied", [True, False])
+def test_what_another_stream_reads_is_a_copy(copied: bool) -> None:
+    """Of equal dtype, where a cast would be none: a gathered weight is gone with its bucket."""
+    outgoing = weights.Outgoing(iter(NAMED), torch.float32, copied=copied, check=False)
+    for (_, own), (_, sent) in zip(NAMED, outgoing, strict=True):
+        assert torch.equal(own, sent)
+        assert (own.data_ptr() != sent.data_ptr()) == copied
+
+
+def test_the_sums_are_compared_at_every_so_many_transfers() -> None:
+    checked: list[tuple[int, bool]] = []
+    path = SimpleNamespace(backend="ipc", send=lambda version, check: checked.append((version, check)) or [])
+    pool = RolloutPool.__new__(RolloutPool)
+    pool.settings = RolloutCluster(engine="vllm", gpus=1, check_weights=3)
+    pool.actors, pool._pushed, pool._path, pool._sent = [], [], path, 0
+    for version in range(7):
+        pool.push_weights(version)
+    assert [version for version, check in checked if check] == [0, 3, 6]
+    assert len(checked) == 7
