@@ -22,7 +22,14 @@ GROUND = ("types", "errors", "thinking", "folders")
 KINDS = ("curate", "sample", "sft", "grpo", "distill", "evaluate")
 SUBROOMS = ("data", "rollout", "learner")
 FENCES = {
-    "ray": ("sandbox/pool", "stages/data/shard_pool", "stages/rollout", "stages/learner", "pipelines/cluster"),
+    "ray": (
+        "sandbox/pool",
+        "stages/data/shard_pool",
+        "stages/rollout",
+        "stages/learner",
+        "stages/ray_calls",
+        "pipelines/cluster",
+    ),
     "deepspeed": ("stages/learner",),
     "math_verify": ("rewards/math",),
     "openai": ("rewards/endpoint",),

@@ -2,6 +2,7 @@
 
     python benchmarks/gpu generation      tokens a second: our worker against vLLM by itself
     python benchmarks/gpu weights         a transfer of weights against a plain copy of the same bytes
+    python benchmarks/gpu learner         tokens a second and MFU of SFT, against TRL's trainer with packing and liger
     python benchmarks/gpu step            whole GRPO steps, against TRL's trainer with colocated vLLM
     python benchmarks/gpu agreement       log-probabilities: engine, learner, and a float32 forward pass
 
@@ -14,11 +15,12 @@ import argparse
 
 import agreement
 import generation
+import learner
 import machine
 import step
 import weights
 
-TABLES = {"generation": generation, "weights": weights, "step": step, "agreement": agreement}
+TABLES = {"generation": generation, "weights": weights, "learner": learner, "step": step, "agreement": agreement}
 """By name: a module with `arguments(parser)` and `run(options)`; its docstring is the command's help."""
 
 

@@ -20,6 +20,7 @@ from posttrain.stages.learner.losses import Loss
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.schedule import learning_rate
 from posttrain.stages.learner.teachers import TeacherPool
+from posttrain.stages.ray_calls import answers
 from posttrain.types import Sample
 
 START_TIMEOUT = 300.0
@@ -74,15 +75,8 @@ class Learner:
             getattr(actor, method).remote(*own(each, rank), *args, *own(last, rank))
             for rank, actor in enumerate(self.actors)
         ]
-        try:
-            return ray.get(calls, timeout=timeout)
-        except ray.exceptions.GetTimeoutError:
-            raise RunError(f"the learner didn't finish `{method}` in {timeout:.0f} s") from None
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, RunError):
-                raise cause from None
-            raise
+        found: list[Any] = answers(calls, timeout, "the learner's ranks", f"finish `{method}`")
+        return found
 
     def load(
         self,

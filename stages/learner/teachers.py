@@ -13,9 +13,9 @@ from typing import Any
 import ray
 
 from posttrain.configs.schema import Cluster, TeacherCluster
-from posttrain.errors import PosttrainError, RunError
 from posttrain.stages.data.pack import PackedBatch
 from posttrain.stages.learner.modelfiles import ModelSpec, teacher_name
+from posttrain.stages.ray_calls import answers
 
 START_TIMEOUT = 300.0
 
@@ -57,12 +57,7 @@ class TeacherPool:
 
     def load(self, specs: Sequence[ModelSpec]) -> None:
         """Put the stage's teachers into every actor."""
-        try:
-            ray.get([a.load.remote(list(specs)) for a in self.actors], timeout=START_TIMEOUT)
-        except ray.exceptions.GetTimeoutError:
-            raise RunError(f"the teachers weren't loaded in {START_TIMEOUT:.0f} s") from None
-        except ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, PosttrainError) else error) from None
+        answers([a.load.remote(list(specs)) for a in self.actors], START_TIMEOUT, "the teachers", "load")
 
     def states(self, shares: Sequence[Sequence[PackedBatch]]) -> list[Any]:
         """Ray references to each rank's states, a list with one tensor a micro-batch; being made while this returns."""

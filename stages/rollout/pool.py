@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from posttrain.configs.schema import Cluster, RolloutCluster
-from posttrain.errors import PosttrainError, RunError
+from posttrain.errors import RunError
 from posttrain.stages.learner.modelfiles import ModelSpec, load_model
+from posttrain.stages.ray_calls import answers
 from posttrain.stages.rollout.weights import WeightPath, path_between
 from posttrain.types import Group, Prompt, SamplingParams
 
@@ -229,13 +230,5 @@ class RolloutPool:
 
     @staticmethod
     def _all(references: list[Any], timeout: float, verb: str) -> list[Any]:
-        try:
-            return ray.get(references, timeout=timeout)
-        except ray.exceptions.GetTimeoutError:
-            raise RunError(f"the rollout workers didn't {verb} in {timeout:.0f} s") from None
-        except ray.exceptions.RayActorError as error:
-            raise RunError(f"a rollout worker died while it should {verb}: {str(error).splitlines()[0]}") from None
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, PosttrainError):
-                raise error.cause from None
-            raise
+        found: list[Any] = answers(references, timeout, "the rollout workers", verb)
+        return found

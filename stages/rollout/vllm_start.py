@@ -121,7 +121,7 @@ def _plain_folder(spec: ModelSpec, tokenizer: Any, scratch: Path, settings: Roll
     """A checkpoint that vLLM can load: random and pruned models are written out first."""
     if spec.scratch is None and spec.layers is None:
         return spec.path
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype]
+    dtype: torch.dtype = getattr(torch, settings.dtype)
     model = load_model(spec, dtype, "sdpa", seed)
     export_model(model.config, dict(model.named_parameters()), tokenizer, scratch, dtype)
     return str(scratch)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 
-from posttrain.errors import PosttrainError, RunError
+from posttrain.errors import RunError
+from posttrain.stages.ray_calls import answers
 
 if TYPE_CHECKING:
     import torch
@@ -276,11 +277,4 @@ def _free_port() -> int:
 
 
 def _wait(references: list[Any], method: str) -> None:
-    try:
-        ray.get(references, timeout=PART_TIMEOUT)
-    except ray.exceptions.GetTimeoutError:
-        raise RunError(f"a rollout worker didn't {method} in {PART_TIMEOUT:.0f} s while weights came") from None
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, PosttrainError):
-            raise error.cause from None
-        raise
+    answers(references, PART_TIMEOUT, "the rollout workers", f"{method}, for new weights,")

@@ -23,16 +23,12 @@ from posttrain.types import Completion, Prompt, SamplingParams, Source
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 pytest.importorskip("vllm")
 
-SHAPE = {
-    "hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 512, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 64, "tie_word_embeddings": True, "max_position_embeddings": 2048,
-}  # fmt: skip
 MEAN_GAP, LARGEST_GAP = 0.01, 0.3
 """Nats, in bfloat16 on both sides."""
 
 
 @pytest.fixture(scope="module")
-def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
+def beside(tmp_path_factory: pytest.TempPathFactory, shape: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     """Learner and rollout worker on one GPU, the worker with the learner's weights."""
     from posttrain.pipelines.cluster import ClusterWorkers
 
@@ -45,7 +41,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]
     folder = tmp_path_factory.mktemp("run")
     workers = ClusterWorkers(cluster, folder, folder)
     learner, pool = workers.learner(), workers.rollout()
-    spec = ModelSpec(path=str(builtin_path("builtin:tiny")), scratch=SHAPE)
+    spec = ModelSpec(path=str(builtin_path("builtin:tiny")), scratch=shape)
     learner.load(spec, Optimizer(lr=1e-2))
     pool.follow(learner)
     pool.load(spec)

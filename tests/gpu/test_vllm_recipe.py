@@ -13,10 +13,6 @@ import pytest
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 pytest.importorskip("vllm")
 
-SHAPE = {
-    "hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 512, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 64, "tie_word_embeddings": True, "max_position_embeddings": 2048,
-}  # fmt: skip
 STEPS = 4
 GAP = 0.02
 """Nats a token, in the mean. One step at this learning rate moves them by half a nat (seen on a CPU)."""
@@ -26,7 +22,7 @@ def spread(completions, **columns):
 """
 
 
-def recipe() -> dict[str, Any]:
+def recipe(shape: dict[str, Any]) -> dict[str, Any]:
     stage: dict[str, Any] = {
         "kind": "grpo", "prompts": {"from": "builtin:arithmetic", "n": 40}, "rewards": ["reward.py:spread"],
         "prompts_per_step": 8, "group_size": 4, "steps": STEPS, "optimizer": {"lr": 3e-3},
@@ -38,16 +34,16 @@ def recipe() -> dict[str, Any]:
         "name": "beside", "seed": 3, "logging": {"rollouts_every": 0},
         "cluster": {"learner": {"zero": 1, **shared}, "rollout": {**shared, **vllm}},
         "stages": {
-            "in_turn": {**stage, "model": {"from": "builtin:tiny", "scratch": SHAPE}},
+            "in_turn": {**stage, "model": {"from": "builtin:tiny", "scratch": shape}},
             "ahead": {**stage, "model": "in_turn", "asynchronous": {"ahead": 1, "staleness": 2}},
         },
     }  # fmt: skip
 
 
-def test_two_stages_of_rl_share_a_gpu_with_their_engines(tmp_path: Path) -> None:
+def test_two_stages_of_rl_share_a_gpu_with_their_engines(tmp_path: Path, shape: dict[str, Any]) -> None:
     path = tmp_path / "recipe.yaml"
     (tmp_path / "reward.py").write_text(REWARD, encoding="utf-8")
-    path.write_text(json.dumps(recipe()), encoding="utf-8")
+    path.write_text(json.dumps(recipe(shape)), encoding="utf-8")
     command = [sys.executable, "-m", "posttrain", "run", str(path), "--run-dir", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"

@@ -1,7 +1,5 @@
 """The learner on one GPU: tokens a second and MFU of SFT on packed rows, beside TRL's SFTTrainer with liger.
 
-    python benchmarks/learner_gpu.py [--shapes 0.6b 1.7b] [--sides posttrain trl] [--steps 6] [--micro 4]
-
 Both sides train the same documents (lengths log-normal around 700 tokens, cut at the row's length) packed into rows of
 8,192 tokens, `micro` rows a step, in bfloat16 with float32 master weights and AdamW, without activation checkpointing.
 Weights are random, of Qwen3's shape. Each side has a process of its own. The first steps (compilation) don't count;
@@ -22,19 +20,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import machine
 import numpy as np
 
 ROW = 8192
 PEAK = 989e12
-VOCABULARY = 151_936
-SHAPES: dict[str, dict[str, Any]] = {
-    "0.6b": {"hidden_size": 1024, "num_hidden_layers": 28, "intermediate_size": 3072, "num_attention_heads": 16},
-    "1.7b": {"hidden_size": 2048, "num_hidden_layers": 28, "intermediate_size": 6144, "num_attention_heads": 16},
-}
-COMMON = {
-    "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True, "vocab_size": VOCABULARY,
-    "max_position_embeddings": 40_960,
-}  # fmt: skip
+LONGEST = {"max_position_embeddings": ROW}
 
 
 def documents(rows: int) -> list[list[int]]:
@@ -52,10 +43,10 @@ def documents(rows: int) -> list[list[int]]:
 
 def flops(shape: dict[str, Any], rows: list[list[int]]) -> float:
     """Model FLOPs of training these rows once."""
-    s = {**COMMON, **shape}
+    s = shape
     width = s["num_attention_heads"] * s["head_dim"]
     layer = s["hidden_size"] * (2 * width + 2 * s["num_key_value_heads"] * s["head_dim"] + 3 * s["intermediate_size"])
-    parameters = s["num_hidden_layers"] * layer + s["hidden_size"] * VOCABULARY
+    parameters = s["num_hidden_layers"] * layer + s["hidden_size"] * s["vocab_size"]
     lengths = np.array([n for row in rows for n in row], float)
     return float(6 * parameters * lengths.sum() + 12 * s["num_hidden_layers"] * width * (lengths**2 / 2).sum())
 
@@ -74,8 +65,8 @@ def posttrain(shape: dict[str, Any], micro: int, steps: int, options: dict[str, 
     settings = LearnerCluster(gpus=1, dtype="bfloat16", **{"zero": 0, **options})
     worker = LearnerWorker(0, 1, settings, 8)
     worker.join("127.0.0.1", worker.host("127.0.0.1"))
-    tokenizer = str(Path(__file__).parents[1] / "configs" / "models" / "tiny")
-    worker.load(ModelSpec(path=tokenizer, scratch={**COMMON, **shape}), Optimizer(lr=1e-5), 0)
+    tokenizer = str(Path(__file__).parents[2] / "configs" / "models" / "tiny")
+    worker.load(ModelSpec(path=tokenizer, scratch={**shape, **LONGEST}), Optimizer(lr=1e-5), 0)
     rng = np.random.default_rng(1)
     samples, rows = [], []
     for lengths in documents(micro):
@@ -83,7 +74,7 @@ def posttrain(shape: dict[str, Any], micro: int, steps: int, options: dict[str, 
         for n in lengths:
             mask = np.ones(n, np.float32)
             mask[0] = 0
-            samples.append(Sample(ids=rng.integers(0, VOCABULARY, n), loss_mask=mask))
+            samples.append(Sample(ids=rng.integers(0, shape["vocab_size"], n), loss_mask=mask))
         rows.append(list(range(first, len(samples))))
     weights = token_weights(samples, "token")
     batches = [pack(samples, weights, row) for row in rows]
@@ -108,10 +99,10 @@ def trl(shape: dict[str, Any], micro: int, steps: int, options: dict[str, Any]) 
 
     rng = np.random.default_rng(1)
     lengths = [n for row in documents(micro * (steps + 1)) for n in row]
-    data = Dataset.from_dict({"input_ids": [rng.integers(0, VOCABULARY, n).tolist() for n in lengths]})
-    tokenizer = AutoTokenizer.from_pretrained(str(Path(__file__).parents[1] / "configs" / "models" / "tiny"))
+    data = Dataset.from_dict({"input_ids": [rng.integers(0, shape["vocab_size"], n).tolist() for n in lengths]})
+    tokenizer = AutoTokenizer.from_pretrained(str(Path(__file__).parents[2] / "configs" / "models" / "tiny"))
     model = Qwen3ForCausalLM._from_config(
-        Qwen3Config(**{**COMMON, **shape}), dtype=torch.float32, attn_implementation="sdpa"
+        Qwen3Config(**{**shape, **LONGEST}), dtype=torch.float32, attn_implementation="sdpa"
     )
     found: list[float] = []
 
@@ -143,19 +134,20 @@ def one(argument: str) -> None:
     import torch
 
     asked = json.loads(argument)
-    seconds = SIDES[asked["side"]](SHAPES[asked["shape"]], asked["micro"], asked["steps"], asked["options"])
+    seconds = SIDES[asked["side"]](machine.SHAPES[asked["shape"]], asked["micro"], asked["steps"], asked["options"])
     print(json.dumps({"seconds": seconds, "gib": torch.cuda.max_memory_allocated() / 2**30}))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shapes", nargs="+", default=["0.6b", "1.7b"], choices=["0.6b", "1.7b"])
     parser.add_argument("--sides", nargs="+", default=["posttrain", "trl"], help="NAME or NAME:option=value,...")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--micro", type=int, default=4)
     parser.add_argument("--limit", type=int, default=150, help="seconds a side")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> None:
     if args.one:
         return one(args.one)
     print("| shape | side | tokens/s | MFU | ms a step | first step s | peak GiB |\n" + "|---" * 7 + "|")
@@ -167,7 +159,7 @@ def main() -> None:
             asked = {"side": name, "shape": shape, "micro": args.micro, "steps": args.steps, "options": pairs}
             try:
                 done = subprocess.run(
-                    [sys.executable, __file__, "--one", json.dumps(asked)],
+                    [sys.executable, str(Path(__file__).parent), "learner", "--one", json.dumps(asked)],
                     capture_output=True, text=True, timeout=args.limit, check=True,
                 )  # fmt: skip
             except subprocess.TimeoutExpired:
@@ -179,12 +171,8 @@ def main() -> None:
             got = json.loads(done.stdout.strip().splitlines()[-1])
             step = median(got["seconds"][2:])
             tokens = args.micro * ROW / step
-            mfu = flops(SHAPES[shape], rows) / step / PEAK
+            mfu = flops(machine.SHAPES[shape], rows) / step / PEAK
             print(
                 f"| {shape} | {side} | {tokens:.0f} | {mfu:.1%} | {step * 1e3:.0f} | {got['seconds'][0]:.1f} | "
                 f"{got['gib']:.1f} |", flush=True,
             )  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()
