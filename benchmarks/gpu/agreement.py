@@ -32,9 +32,9 @@ def run(options: argparse.Namespace) -> None:
         completions, learner = sampled(options, path, head)
         engine, exact = [c.logprobs for c in completions], exact_logprobs(path, completions)
         rows += [
-            (f"engine, {head} head, against learner", engine, learner),
-            (f"engine, {head} head, against float32", engine, exact),
-            ("learner against float32", learner, exact),
+            (f"{head} heads: engine against learner", engine, learner),
+            (f"{head} head: engine against float32", engine, exact),
+            (f"{head} head: learner against float32", learner, exact),
         ]
     print(f"\n{options.model}, {sum(len(c.token_ids) for c in completions):,} tokens, bfloat16:")
     print(f"{'':<42}{'mean':>9}{'largest':>9}{'KL':>10}")
@@ -54,7 +54,7 @@ def sampled(options: argparse.Namespace, path: str, head: str) -> tuple[list[Any
     from posttrain.types import SamplingParams
 
     cluster = Cluster(
-        learner=LearnerCluster(gpus=0.5, dtype="bfloat16", zero=0),
+        learner=LearnerCluster(gpus=0.5, dtype="bfloat16", zero=0, float32_head=head == "float32"),
         rollout=RolloutCluster(
             engine="vllm", gpus=0.5, dtype="bfloat16", memory=options.memory, eager=options.eager,
             float32_head=head == "float32",

@@ -3,7 +3,9 @@
 Both sides train the same documents (lengths log-normal around 700 tokens, cut at the row's length) packed into rows of
 8,192 tokens, `micro` rows a step, in bfloat16 with float32 master weights and AdamW, without activation checkpointing.
 Weights are random, of Qwen3's shape. Each side has a process of its own. The first steps (compilation) don't count;
-tokens are those of documents.
+tokens are those of documents. A side's options stand behind its name, `posttrain:rows=4,kernels=compile`: `rows` a
+forward pass on both sides, `strategy` of TRL's packing, `ranks` of posttrain (Ray actors, a GPU each, `micro` rows a
+rank; `ranks=1` is what to compare with), and what `cluster.learner` has.
 
 MFU counts 6 FLOPs a parameter and token (the embedding once, as head) and 12 x layers x heads x head_dim FLOPs a token
 and position attended to (half of a document, mean), against the card's dense bfloat16 peak of 989 TFLOP/s.
@@ -51,24 +53,12 @@ def flops(shape: dict[str, Any], rows: list[list[int]]) -> float:
     return float(6 * parameters * lengths.sum() + 12 * s["num_hidden_layers"] * width * (lengths**2 / 2).sum())
 
 
-def posttrain(shape: dict[str, Any], micro: int, steps: int, options: dict[str, Any]) -> list[float]:
-    """Seconds of each step."""
-    import torch
-
-    from posttrain.configs.schema import LearnerCluster, Optimizer
-    from posttrain.stages.data.pack import pack, token_weights
-    from posttrain.stages.learner.losses import CrossEntropy
-    from posttrain.stages.learner.modelfiles import ModelSpec
-    from posttrain.stages.learner.worker import LearnerWorker
+def drawn(shape: dict[str, Any], micro: int) -> tuple[list[Any], list[list[int]]]:
+    """Samples, and which of them fill each row."""
     from posttrain.types import Sample
 
-    settings = LearnerCluster(gpus=1, dtype="bfloat16", **{"zero": 0, **options})
-    worker = LearnerWorker(0, 1, settings, 8)
-    worker.join("127.0.0.1", worker.host("127.0.0.1"))
-    tokenizer = str(Path(__file__).parents[2] / "configs" / "models" / "tiny")
-    worker.load(ModelSpec(path=tokenizer, scratch={**shape, **LONGEST}), Optimizer(lr=1e-5), 0)
     rng = np.random.default_rng(1)
-    samples, rows = [], []
+    samples, rows = list[Any](), list[list[int]]()
     for lengths in documents(micro):
         first = len(samples)
         for n in lengths:
@@ -76,8 +66,40 @@ def posttrain(shape: dict[str, Any], micro: int, steps: int, options: dict[str, 
             mask[0] = 0
             samples.append(Sample(ids=rng.integers(0, shape["vocab_size"], n), loss_mask=mask))
         rows.append(list(range(first, len(samples))))
+    return samples, rows
+
+
+def posttrain(shape: dict[str, Any], micro: int, steps: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of each step, and the peak in GiB."""
+    import torch
+
+    from posttrain.configs.schema import Cluster, LearnerCluster, Optimizer
+    from posttrain.stages.data.pack import pack, token_weights
+    from posttrain.stages.learner.losses import CrossEntropy
+    from posttrain.stages.learner.modelfiles import ModelSpec
+    from posttrain.stages.learner.worker import LearnerWorker
+
+    asked: dict[str, Any] = {"zero": 0, **options}
+    together, ranks = int(asked.pop("rows", 1)), int(asked.pop("ranks", 0))
+    tokenizer = str(Path(__file__).parents[2] / "configs" / "models" / "tiny")
+    spec, adam = ModelSpec(path=tokenizer, scratch={**shape, **LONGEST}), Optimizer(lr=1e-5)
+    samples, rows = drawn(shape, micro * max(1, ranks))
+    settings = LearnerCluster(gpus=1, dtype="bfloat16", workers=max(1, ranks), **asked)
+    if ranks:
+        with machine.actors(Cluster(learner=settings)) as workers:
+            group, found = workers.learner(), []
+            group.load(spec, adam)
+            for number in range(steps):
+                began = time.monotonic()
+                group.step(samples, CrossEntropy(), step=number, micro_tokens=together * ROW)
+                found.append(time.monotonic() - began)
+            return {"seconds": found, "gib": group.memory()["peak_gib"]}
+    worker = LearnerWorker(0, 1, settings, 8)
+    worker.join("127.0.0.1", worker.host("127.0.0.1"))
+    worker.load(spec, adam, 0)
     weights = token_weights(samples, "token")
-    batches = [pack(samples, weights, row) for row in rows]
+    passes = [[j for row in rows[i : i + together] for j in row] for i in range(0, len(rows), together)]
+    batches = [pack(samples, weights, members) for members in passes]
     found = []
     for _ in range(steps):
         torch.cuda.synchronize()
@@ -85,11 +107,11 @@ def posttrain(shape: dict[str, Any], micro: int, steps: int, options: dict[str, 
         worker.step(batches, CrossEntropy(), 1e-5)
         torch.cuda.synchronize()
         found.append(time.monotonic() - began)
-    return found
+    return {"seconds": found, "gib": torch.cuda.max_memory_allocated() / 2**30}
 
 
-def trl(shape: dict[str, Any], micro: int, steps: int, options: dict[str, Any]) -> list[float]:
-    """Seconds of each step of TRL's SFTTrainer."""
+def trl(shape: dict[str, Any], micro: int, steps: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of each step of TRL's SFTTrainer, and the peak in GiB."""
     import tempfile
 
     import torch
@@ -105,6 +127,7 @@ def trl(shape: dict[str, Any], micro: int, steps: int, options: dict[str, Any]) 
         Qwen3Config(**{**shape, **LONGEST}), dtype=torch.float32, attn_implementation="sdpa"
     )
     found: list[float] = []
+    together = int(options.get("rows", 1))
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -117,13 +140,13 @@ def trl(shape: dict[str, Any], micro: int, steps: int, options: dict[str, Any]) 
 
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
-            output_dir=folder, packing=True, max_length=ROW, per_device_train_batch_size=1, report_to=[],
-            gradient_accumulation_steps=micro, max_steps=steps, bf16=True, use_liger_kernel=True, learning_rate=1e-5,
-            gradient_checkpointing=False, save_strategy="no", logging_steps=1000,
+            output_dir=folder, packing=True, max_length=ROW, per_device_train_batch_size=together, report_to=[],
+            gradient_accumulation_steps=micro // together, max_steps=steps, bf16=True, use_liger_kernel=True,
+            learning_rate=1e-5, gradient_checkpointing=False, save_strategy="no", logging_steps=1000,
             packing_strategy=options.get("strategy", "bfd"),
         )  # fmt: skip
         SFTTrainer(model, config, train_dataset=data, processing_class=tokenizer, callbacks=[Clock()]).train()
-    return found
+    return {"seconds": found, "gib": torch.cuda.max_memory_allocated() / 2**30}
 
 
 SIDES = {"posttrain": posttrain, "trl": trl}
@@ -131,11 +154,8 @@ SIDES = {"posttrain": posttrain, "trl": trl}
 
 def one(argument: str) -> None:
     """A side in this process: its steps' seconds and peak memory as one line of JSON."""
-    import torch
-
     asked = json.loads(argument)
-    seconds = SIDES[asked["side"]](machine.SHAPES[asked["shape"]], asked["micro"], asked["steps"], asked["options"])
-    print(json.dumps({"seconds": seconds, "gib": torch.cuda.max_memory_allocated() / 2**30}))
+    print(json.dumps(SIDES[asked.pop("side")](machine.SHAPES[asked.pop("shape")], **asked)))
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -152,7 +172,6 @@ def run(args: argparse.Namespace) -> None:
         return one(args.one)
     print("| shape | side | tokens/s | MFU | ms a step | first step s | peak GiB |\n" + "|---" * 7 + "|")
     for shape in args.shapes:
-        rows = documents(args.micro)
         for side in args.sides:
             name, _, text = side.partition(":")
             pairs = dict(pair.split("=") for pair in text.split(",") if pair)
@@ -169,9 +188,10 @@ def run(args: argparse.Namespace) -> None:
                 print(f"| {shape} | {side} | failed | | | | |\n{error.stderr[-1500:]}", flush=True)
                 continue
             got = json.loads(done.stdout.strip().splitlines()[-1])
-            step = median(got["seconds"][2:])
-            tokens = args.micro * ROW / step
-            mfu = flops(machine.SHAPES[shape], rows) / step / PEAK
+            step, ranks = median(got["seconds"][2:]), int(pairs.get("ranks", 1))
+            rows = documents(args.micro * ranks)
+            tokens = sum(map(sum, rows)) / step
+            mfu = flops(machine.SHAPES[shape], rows) / step / (PEAK * ranks)
             print(
                 f"| {shape} | {side} | {tokens:.0f} | {mfu:.1%} | {step * 1e3:.0f} | {got['seconds'][0]:.1f} | "
                 f"{got['gib']:.1f} |", flush=True,

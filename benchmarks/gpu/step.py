@@ -3,7 +3,8 @@ vLLM and liger's loss.
 
 Both start from the same random model, which never ends a turn: every completion has all its tokens. Rewards are drawn
 from the text's hash, so advantages aren't zero and nobody waits for them. TRL's `per_device_train_batch_size` is the
-best of those tried; posttrain's `micro_tokens` is the recipe's. The first step (compilation, graphs) doesn't count.
+best of those tried; posttrain's `micro_tokens` is the recipe's. Steps are told apart by the time between two lines of
+metrics.jsonl, so posttrain makes one more. The first of each side (compilation, graphs) doesn't count.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def posttrain(options: argparse.Namespace, folder: str) -> list[dict[str, float]
                 "rl": {
                     "kind": "grpo", "model": "base", "prompts": {"from": "builtin:arithmetic", "n": 4000},
                     "rewards": [{"use": "noise.py:noise"}], "prompts_per_step": options.prompts,
-                    "group_size": options.group, "steps": options.steps, "sampling": {"max_tokens": options.max_tokens},
+                    "group_size": options.group, "steps": options.steps + 1,
+                    "sampling": {"max_tokens": options.max_tokens},
                     "micro_tokens": options.micro_tokens, "optimizer": {"lr": 1e-6},
                 }
             },
