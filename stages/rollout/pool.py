@@ -28,7 +28,10 @@ CALLS = 64
 
 
 class RolloutWorker:
-    """One actor: one engine, whose model changes between stages."""
+    """One actor: one engine, whose model changes between stages.
+
+    A vLLM that sleeps, or has its GPUs for itself, stays up in between.
+    """
 
     def __init__(self, settings: RolloutCluster, threads: int) -> None:
         import torch
@@ -45,9 +48,10 @@ class RolloutWorker:
         """
         self.free()
         if self.settings.engine == "vllm":
-            from posttrain.stages.rollout.vllm_start import start_vllm
+            from posttrain.stages.rollout.vllm_start import engine_for
 
-            self.engine = start_vllm(self.settings, spec, backend, seed)
+            kept, self.engine = self.engine, None
+            self.engine = engine_for(self.settings, spec, backend, seed, kept)
         else:
             self._load_transformers(spec, seed)
 
@@ -100,14 +104,23 @@ class RolloutWorker:
             self.engine.interrupt()
 
     def free(self) -> None:
-        """Drop the engine; the process stays."""
+        """Drop the engine, or keep a vLLM for the next model; the process stays."""
         import gc
 
-        self.interrupt()
         if self.settings.engine == "vllm" and self.engine is not None:
-            self.engine.close()
+            keeps = self.settings.sleep or self.settings.gpus >= 1
+            if not (keeps and self.engine.park(sleep=self.settings.sleep)):
+                self.close()
+            return
+        self.interrupt()
         self.engine = None
         gc.collect()
+
+    def close(self) -> None:
+        """End vLLM and its processes."""
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            engine.close()
 
 
 class RolloutPool:
@@ -221,7 +234,7 @@ class RolloutPool:
     def close(self) -> None:
         """End the actors."""
         if self.settings.engine == "vllm":  # its processes aren't Ray's: each engine ends its own
-            ray.wait([a.free.remote() for a in self.actors], num_returns=len(self.actors), timeout=CLOSE_TIMEOUT)
+            ray.wait([a.close.remote() for a in self.actors], num_returns=len(self.actors), timeout=CLOSE_TIMEOUT)
         for actor in self.actors:
             ray.kill(actor)
 

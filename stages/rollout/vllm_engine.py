@@ -6,8 +6,10 @@ for the rest of itself, and asks again where it was cut:
     budget spent      what was sampled past the cut is discarded, the early-stop text appended, the rest asked for
     new weights       vLLM hands over what it has, takes the weights, and goes on over the cached prefix (PipelineRL)
 
-so that ids, log-probabilities and versions are exact to the token. The prefix cache is salted with the version that
-began a row: nobody starts on keys and values of older weights, and who was under way keeps those it has.
+so that ids, log-probabilities and versions are exact to the token. The prefix cache is salted with the model and the
+version that began a row: nobody starts on keys and values of older weights, and who was under way keeps those it has.
+
+Between two stages an engine may be parked; it then takes up another model of its `kind` without starting anew.
 
 Not covered: the same ids from the same seed over different batches, which vLLM doesn't promise.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import logging
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
@@ -39,8 +42,13 @@ GROUP_PATIENCE = 1800.0
 """Seconds within which some group must be done."""
 AHEAD = 2
 """Requests that wait in vLLM, for each that it decodes: its queue never runs dry, and is short to abort."""
+PARK_PATIENCE = 60.0
+"""Seconds for cancelled requests to end, and for falling asleep."""
 TOLERANCE = 1e-6
 """Relative difference of two sums over the same weights in another order."""
+
+
+log = logging.getLogger(__name__)
 
 
 class AsyncEngine(Protocol):
@@ -75,12 +83,13 @@ class VllmEngine:
     """Generates with vLLM. Every method may be called from any thread; requests live in the engine's event loop."""
 
     def __init__(
-        self, llm: AsyncEngine, tokenizer: Any, loop: EventLoop, *, request: Request, batch: int, limit: int
+        self, llm: AsyncEngine, tokenizer: Any, loop: EventLoop, *, request: Request, batch: int, limit: int, kind: str
     ) -> None:
         self.llm, self.loop, self.request, self.limit = llm, loop, request, limit
-        self.chat = ChatFormat(tokenizer)
-        self.stops = sorted(self.chat.stops)
-        self.version = 0
+        self.kind = kind
+        """What a model must have in common with this one to take its place."""
+        self._model = -1
+        self._introduce(tokenizer)
         self._slots = asyncio.Semaphore(AHEAD * batch)
         self._open = asyncio.Event()
         self._open.set()
@@ -89,9 +98,16 @@ class VllmEngine:
         self._running: list[_Job] = []
         self._streams: set[Any] = set()
         self._halted = False
+        self._parked = False
         self._asleep: set[str] = set()
         self._hollow = False
         self._waking = asyncio.Lock()
+
+    def _introduce(self, tokenizer: Any) -> None:
+        self.chat = ChatFormat(tokenizer)
+        self.stops = sorted(self.chat.stops)
+        self.version = 0
+        self._model += 1
 
     # ------------------------------------------------------------ generate
 
@@ -102,6 +118,8 @@ class VllmEngine:
             InputError: prompt and completion don't fit the context.
             RunError: vLLM died, or no group was done in GROUP_PATIENCE seconds.
         """
+        if self._parked:
+            raise RunError("the rollout worker was freed: load a model first")
         if self._halted:
             return
         jobs = []
@@ -192,7 +210,7 @@ class VllmEngine:
         if job not in self._running:
             self._running.append(job)
         if not row.ids or row.index not in job.salts:
-            job.salts[row.index] = f"{self.version}"
+            job.salts[row.index] = f"{self._model}.{self.version}"
         salt = job.salts[row.index]
         # Where it goes on, it draws from another stream: vLLM may begin a request's stream anew, or not.
         own = derived_seed(seed, job.prompt.id, row.index, len(row.ids))
@@ -317,6 +335,37 @@ class VllmEngine:
                 self._asleep.clear()
                 await self.llm.resume_generation()
                 self._open.set()
+
+    # ------------------------------------------------------------ between stages
+
+    def park(self, *, sleep: bool) -> bool:
+        """End what runs and wait for `replace`, asleep if it can; whether it can be waited with at all."""
+        self.interrupt()
+        self._parked = True
+        try:
+            return self.loop.call(self._park(sleep), PARK_PATIENCE)
+        except Exception as error:  # noqa: BLE001  whatever it is, a fresh start follows
+            log.warning("vLLM can't be kept for the next stage, and starts anew: %s", error)
+            return False
+
+    async def _park(self, sleep: bool) -> bool:
+        while self._streams:  # cancelled: each ends at its next step
+            await asyncio.sleep(0.01)
+        if sleep:
+            await self._rest()
+        return bool(self._asleep) or self._open.is_set()  # else it was left in the middle of an update
+
+    def replace(self, folder: str, tokenizer: Any) -> None:
+        """Take up the checkpoint in `folder`, of the same kind, and generate again: version 0 of another model."""
+        self.loop.call(self._replace(folder), PATIENCE)
+        self._introduce(tokenizer)
+        self._halted = self._parked = self._hollow = False
+
+    async def _replace(self, folder: str) -> None:
+        if "weights" in self._asleep:
+            await self.llm.wake_up(["weights"])
+            self._asleep.discard("weights")
+        await self._rpc("reload_weights", weights_path=folder)
 
     def close(self) -> None:
         """End vLLM's processes."""

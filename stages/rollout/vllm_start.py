@@ -1,4 +1,5 @@
-"""Starts vLLM for a worker: from the recipe's settings to an engine, with an error that says what to change.
+"""Starts vLLM for a worker: from the recipe's settings to an engine, with an error that says what to change. An engine
+of the stage before goes on with the new model, if their configurations are one.
 
 Settings and what they mean are vLLM's own (vllm/engine/arg_utils.py, 0.26). Chosen here and not by the recipe:
 
@@ -9,6 +10,7 @@ Settings and what they mean are vLLM's own (vllm/engine/arg_utils.py, 0.26). Cho
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -32,15 +34,44 @@ FILLED = 0.9
 """Share of a GPU, or of a worker's part of one, that vLLM takes if the recipe doesn't say."""
 EXTENSION = "posttrain.stages.rollout.vllm_worker.WorkerExtension"
 GIB = float(1 << 30)
+_ORIGIN = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 
 
-def start_vllm(settings: RolloutCluster, spec: ModelSpec, backend: str, seed: int) -> VllmEngine:
-    """An engine with the model of `spec`; `backend` is how weights will come ("ipc", "nccl"), empty if none will.
+def engine_for(
+    settings: RolloutCluster, spec: ModelSpec, backend: str, seed: int, kept: VllmEngine | None = None
+) -> VllmEngine:
+    """An engine with the model of `spec`: `kept`, which is parked, if the model is of its kind, or a new one.
+
+    `backend` is how weights will come ("ipc", "nccl"), empty if none will.
 
     Raises:
         RecipeError: vLLM isn't installed.
         RunError: it didn't start; says how much memory there was.
     """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(spec.path, revision=spec.revision)
+    backend = backend or ("ipc" if settings.gpus < 1 else "nccl")  # what a later stage will most likely ask for
+    with tempfile.TemporaryDirectory(prefix="posttrain-model-") as scratch:
+        folder = _plain_folder(spec, tokenizer, Path(scratch), settings, seed)
+        kind = json.dumps([backend, _shape(folder, spec.revision)], sort_keys=True, default=str)
+        if kept is not None and kept.kind == kind and Path(folder).is_dir():
+            kept.replace(folder, tokenizer)
+            return kept
+        if kept is not None:
+            kept.close()
+        return _start(settings, engine_arguments(settings, folder, spec.revision, backend, seed), tokenizer, kind)
+
+
+def _shape(folder: str, revision: str | None) -> dict[str, Any]:
+    """A checkpoint's configuration but for what says where it comes from."""
+    from transformers import AutoConfig
+
+    found: dict[str, Any] = AutoConfig.from_pretrained(folder, revision=revision).to_dict()
+    return {name: value for name, value in found.items() if name not in _ORIGIN}
+
+
+def _start(settings: RolloutCluster, arguments: dict[str, Any], tokenizer: Any, kind: str) -> VllmEngine:
     # vLLM's processes get handles of GPU memory, pickled, from this one; nobody else can reach their sockets.
     os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
@@ -54,28 +85,21 @@ def start_vllm(settings: RolloutCluster, spec: ModelSpec, backend: str, seed: in
             f"vLLM can't be imported: {error}", where="cluster.rollout.engine",
             fix="pip install 'posttrain[vllm]', or use engine: transformers",
         ) from error  # fmt: skip
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(spec.path, revision=spec.revision)
     loop = EventLoop()
-    with tempfile.TemporaryDirectory(prefix="posttrain-model-") as scratch:
-        path = _plain_folder(spec, tokenizer, Path(scratch), settings, seed)
-        arguments = engine_arguments(settings, path, spec.revision, backend, seed)
 
-        async def start() -> Any:
-            llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-            await llm.collective_rpc("die_with_parent")
-            return llm
+    async def start() -> Any:
+        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        await llm.collective_rpc("die_with_parent")
+        return llm
 
-        try:
-            llm = loop.call(start(), START_PATIENCE)
-        except Exception as error:
-            refusal = _refusal(error, settings)
-            loop.close()
-            raise refusal from error
-    return VllmEngine(
-        llm, tokenizer, loop, request=make_request, batch=settings.batch, limit=llm.model_config.max_model_len
-    )
+    try:
+        llm = loop.call(start(), START_PATIENCE)
+    except Exception as error:
+        refusal = _refusal(error, settings)
+        loop.close()
+        raise refusal from error
+    limit = llm.model_config.max_model_len
+    return VllmEngine(llm, tokenizer, loop, request=make_request, batch=settings.batch, limit=limit, kind=kind)
 
 
 def engine_arguments(

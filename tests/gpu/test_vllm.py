@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from posttrain.configs.schema import Cluster, LearnerCluster, Optimizer, RolloutCluster
 from posttrain.stages.data.chat import ChatFormat
@@ -161,3 +162,24 @@ def test_new_weights_come_in_flight(beside: Any) -> None:
     assert all((np.diff(c.versions) >= 0).all() for c in found)
     # The weights are the same: over the cached prefix, the log-probabilities are too.
     assert gaps(learner, mixed).mean() < MEAN_GAP
+
+
+def test_the_next_stages_model_takes_over_the_running_engine(beside: Any, tmp_path: Path) -> None:
+    """Last: it changes what the others share."""
+    learner, pool = beside
+    tokenizer, params, engines, seconds = str(builtin_path("builtin:tiny")), SamplingParams(max_tokens=64), [], []
+    for number in range(3):
+        completions = sampled(pool, params)
+        learner.step([sequence(c, 0) for c in completions], CrossEntropy(), step=number, micro_tokens=4096)
+        stale = gaps(learner, completions)
+        folder = tmp_path / str(number)
+        learner.export(folder, tokenizer, "bfloat16")
+        pool.free()
+        began = time.monotonic()
+        pool.load(ModelSpec(path=str(folder)))
+        seconds.append(time.monotonic() - began)
+        found = gaps(learner, sampled(pool, params))
+        assert found.mean() < MEAN_GAP < stale.mean()
+        engines.append(ray.get(pool.actors[0].__ray_call__.remote(lambda worker: id(worker.engine)), timeout=60))
+    print(f"engines {engines}, started in {', '.join(f'{s:.1f}' for s in seconds)} s")
+    assert engines[1] == engines[2]

@@ -23,9 +23,13 @@ import torch
 from posttrain.configs.schema import RolloutCluster
 from posttrain.errors import InputError, RunError
 from posttrain.stages.data.chat import ChatFormat
+from posttrain.stages.data.models import builtin_path
+from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.rollout import vllm_start
 from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.stages.rollout.loop import EventLoop
 from posttrain.stages.rollout.own_log import last_error
+from posttrain.stages.rollout.pool import RolloutWorker
 from posttrain.stages.rollout.vllm_engine import VllmEngine, derived_seed
 from posttrain.stages.rollout.vllm_start import engine_arguments, share_of_gpu
 from posttrain.stages.rollout.vllm_worker import WorkerExtension
@@ -40,7 +44,7 @@ class Scripted:
         self.weights = 0
         self.paused = asyncio.Event()
         self.asked: list[dict[str, Any]] = []
-        self.open, self.said = 0, list[Any]()
+        self.open, self.said, self.reloaded = 0, list[Any](), ""
         self.break_off = False
         self.total = 10.0
         self.ends_at = 10**9
@@ -95,6 +99,8 @@ class Scripted:
 
     async def collective_rpc(self, method: str, timeout: Any = None, args: Any = (), kwargs: Any = None) -> Any:
         self.said.append(method)
+        if method == "reload_weights":
+            self.reloaded = kwargs["weights_path"]
         if method == "start_weight_update":
             assert not self.open
         if method == "update_weights":
@@ -121,12 +127,13 @@ def make(tokenizer: Any) -> Iterator[Any]:
 
     def build(**fields: Any) -> tuple[VllmEngine, Any]:
         llm = Scripted(ChatFormat(tokenizer), **fields)
-        made.append(VllmEngine(llm, tokenizer, EventLoop(), request=asking, batch=16, limit=400))
+        made.append(VllmEngine(llm, tokenizer, EventLoop(), request=asking, batch=16, limit=400, kind="a"))
         return made[-1], llm
 
     yield build
     for engine in made:
-        engine.close()
+        if "shutdown" not in engine.llm.said:
+            engine.close()
 
 
 def prompts(count: int, mode: Any = "default") -> list[Prompt]:
@@ -267,9 +274,9 @@ def test_new_weights_come_between_two_tokens_and_every_token_is_labelled(make: A
         assert c.logprobs.tolist() == [-1.0 - v for v in c.versions]
     assert {int(v) for c in rows for v in c.versions} == {0, 1, 2, 3}
     # Who was under way goes on over its own cached keys and values.
-    assert {a["cache_salt"] for a in llm.asked} == {"0"}
+    assert {a["cache_salt"] for a in llm.asked} == {"0.0"}
     list(engine.generate(prompts(1), 1, SamplingParams(max_tokens=2), seed=1))
-    assert llm.asked[-1]["cache_salt"] == "3"
+    assert llm.asked[-1]["cache_salt"] == "0.3"
 
 
 def test_a_row_that_waited_for_its_turn_starts_on_the_prefixes_of_its_own_weights(make: Any) -> None:
@@ -287,7 +294,7 @@ def test_a_row_that_waited_for_its_turn_starts_on_the_prefixes_of_its_own_weight
     thread.join(timeout=30)
     length = len(found[0].completions[0].prompt_ids)
     begun = [(a["cache_salt"], a["version"]) for a in llm.asked if len(a["prompt_token_ids"]) == length]
-    assert {(int(salt), version) for salt, version in begun} == {(0, 0), (1, 1)}
+    assert {*begun} == {("0.0", 0), ("0.1", 1)}
 
 
 def test_a_sum_that_differs_stops_the_new_version(make: Any) -> None:
@@ -425,6 +432,91 @@ def test_it_sleeps_until_new_weights_come_and_wakes_its_cache_last(make: Any) ->
     assert llm.said == [
         "sleep 2", "wake weights", "start_weight_update", "update_weights", "finish_weight_update", "wake kv_cache",
     ]  # fmt: skip
+
+
+def test_a_parked_engine_takes_up_another_model_on_prefixes_of_its_own(make: Any, tokenizer: Any) -> None:
+    engine, llm = make()
+    list(engine.generate(prompts(1), 1, SamplingParams(max_tokens=2), seed=1))
+    assert engine.park(sleep=True)
+    with pytest.raises(RunError, match="load a model first"):
+        list(engine.generate(prompts(1), 1, SamplingParams(max_tokens=2), seed=1))
+    engine.replace("folder", tokenizer)
+    assert len(list(engine.generate(prompts(1), 1, SamplingParams(max_tokens=2), seed=1))) == 1
+    assert llm.said == ["sleep 2", "wake weights", "reload_weights", "wake kv_cache"]
+    assert llm.reloaded == "folder"
+    assert [asked["cache_salt"] for asked in llm.asked] == ["0.0", "1.0"]
+
+
+def test_parking_ends_what_runs_before_it_sleeps(make: Any) -> None:
+    engine, llm = make(pace=0.01)
+    stream = engine.generate(prompts(8), 2, SamplingParams(max_tokens=300), seed=1)
+    reading = threading.Thread(target=lambda: list(stream))
+    reading.start()
+    while not llm.open:
+        time.sleep(0.01)
+    assert engine.park(sleep=True)
+    assert (llm.open, llm.said) == (0, ["sleep 2"])
+    reading.join(10)
+    assert not reading.is_alive()
+
+
+def test_an_engine_left_within_an_update_is_not_kept(make: Any) -> None:
+    engine, _ = make()
+    engine.begin_update()
+    assert not engine.park(sleep=False)
+
+
+def test_an_engine_that_cannot_sleep_is_not_kept_and_says_why(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    engine, llm = make()
+
+    async def dead(**_: Any) -> None:
+        raise OSError("the engine core is gone")
+
+    llm.sleep = dead
+    assert not engine.park(sleep=True)
+    assert "the engine core is gone" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"), [({"sleep": True, "gpus": 0.5}, True), ({"gpus": 1}, True), ({"gpus": 0.5}, False)]
+)
+def test_a_worker_keeps_an_engine_that_leaves_the_learner_its_memory(
+    make: Any, fields: dict[str, Any], kept: bool
+) -> None:
+    worker = RolloutWorker(RolloutCluster(engine="vllm", **fields), 1)
+    worker.engine, llm = make()
+    worker.free()
+    assert (worker.engine is not None, "shutdown" in llm.said) == (kept, not kept)
+    worker.close()
+    assert "shutdown" in llm.said
+
+
+@pytest.mark.parametrize(("hidden", "backend", "same"), [(64, "ipc", True), (32, "ipc", False), (64, "nccl", False)])
+def test_only_a_model_of_the_same_configuration_takes_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: int, backend: str, same: bool
+) -> None:
+    """Twice the tiny model at random, the second as said."""
+
+    class Engine:
+        def __init__(self, kind: str) -> None:
+            self.kind, self.said = kind, list[str]()
+
+        def replace(self, folder: str, tokenizer: Any) -> None:
+            assert (Path(folder) / "config.json").is_file()
+            self.said.append("replaced")
+
+        def close(self) -> None:
+            self.said.append("closed")
+
+    monkeypatch.setattr(vllm_start, "_start", lambda settings, arguments, tokenizer, kind: Engine(kind))
+    settings = RolloutCluster(engine="vllm", gpus=0.5, sleep=True)
+    shape = {"hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 64}
+    path = str(builtin_path("builtin:tiny"))
+    first: Any = vllm_start.engine_for(settings, ModelSpec(path=path, scratch=shape), "", 1)
+    spec = ModelSpec(path=path, scratch={**shape, "hidden_size": hidden})
+    second = vllm_start.engine_for(settings, spec, backend, 2, first)
+    assert first.said == (["replaced"] if same else ["closed"])
+    assert (second is first) == same
 
 
 def test_the_sum_counts_what_is_split_on_every_rank_and_the_rest_once() -> None:
