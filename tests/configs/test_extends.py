@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,12 @@ def test_a_resolved_recipe_extends_nothing_and_loads_without_its_parent(write: W
 def test_anchors_stay_in_their_file(write: Write, tmp_path: Path) -> None:
     (tmp_path / "parent.yaml").write_text(PARENT.replace("queries: {", "queries: &q {"))
     assert "child.yaml:3: not YAML" in refusal(write("stages: {more: *q}"))
+
+
+def test_the_example_of_the_documentation_loads(write: Write) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "recipes.md").read_text("utf-8")
+    example = re.search(r"```yaml\n(.*?)```", text, re.S)
+    assert example is not None
+    child = load_recipe(write(example[1], extends=None)).recipe
+    assert (child.name, child.cluster.teacher.workers, child.stages["on_policy"].steps) == ("my-8b", 0, 300)  # type: ignore[union-attr]
+    assert child.stages["outputs"].model == load_recipe("qwen3-8b").recipe.stages["outputs"].model
