@@ -150,7 +150,7 @@ def test_a_circle_is_told_with_its_way_and_what_to_do(write: Write) -> None:
     write("name: a\nextends: b.yaml", "a.yaml", extends=None)
     text = refusal(write("name: b\nseed: 1\nextends: a.yaml", "b.yaml", extends=None))
     assert "a.yaml:2" in text
-    assert "circle: b.yaml -> a.yaml -> b.yaml" in text
+    assert re.search("circle: b.yaml -> a.yaml -> b.yaml(?! ->)", text)
     assert "take its `extends` out" in text
 
 
@@ -184,7 +184,13 @@ def test_a_parent_that_is_no_recipe_is_told(write: Write, extends: str, says: st
         ("steps: 7", "steps: x", "stages: {cold: {steps: 3}}", ""),
         ("", "", "stages:\n  cold:\n    stpes: 3", "child.yaml:5: stages.cold.stpes: unknown key"),
         ("[math, format]", "[math, {ues: x}]", "seed: 1", "parent.yaml:19: stages.rl.rewards.1.ues: unknown key"),
-        ("[math, format]", "[a, b, {ues: x}]", "stages:\n  rl: {rewards: [{ues: y}]}", "child.yaml:4: stages.rl.rew"),
+        (
+            "",
+            "",
+            "stages:\n  rl:\n    rewards:\n      - math\n      - {ues: y}",
+            "child.yaml:7: stages.rl.rewards.1.ues",
+        ),
+        ("", "", "stages:\n  rl:\n    rewards: {ues: y}", "child.yaml:5: stages.rl.rewards.0.ues"),
     ],
 )
 def test_an_error_names_the_file_that_says_it(
