@@ -60,14 +60,16 @@ class Document:
 
     data: Any
     text: str
-    lines: dict[Path_, int] = field(default_factory=dict)
-    """Path of a key or list item -> its line, counted from 1."""
+    origin: str
+    """What the file is called in errors."""
+    places: dict[Path_, str] = field(default_factory=dict)
+    """Path of a key or list item -> `file:line`, counted from 1."""
 
-    def line(self, path: Path_) -> int:
-        """The line of `path`, or of the nearest node above it that the file writes down."""
-        while path and path not in self.lines:
+    def where(self, path: Path_) -> str:
+        """The place of `path`, or of the nearest node above it that a file writes down."""
+        while path and path not in self.places:
             path = path[:-1]
-        return self.lines.get(path, 1)
+        return self.places.get(path, f"{self.origin}:1")
 
 
 def read_document(path: Path) -> Document:
@@ -103,7 +105,8 @@ def parse_document(text: str, origin: str) -> Document:
         raise RecipeError(f"not YAML: {str(error).splitlines()[0]}", where=origin) from None
     builder = _Builder(origin)
     data = builder.build(node, ()) if node is not None else {}
-    return Document(data=data, text=text, lines=builder.lines)
+    places = {path: f"{origin}:{line}" for path, line in builder.lines.items()}
+    return Document(data=data, text=text, origin=origin, places=places)
 
 
 def _check_depth(text: str, origin: str) -> None:

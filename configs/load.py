@@ -1,6 +1,6 @@
 """From a file or a packaged name to a checked recipe: YAML, overrides, environment, schema.
 
-text --document--> plain data --overrides--> --expand--> raw --resolve--> --schema--> Recipe
+text --document--> plain data --extends--> --expand--> --overrides--> raw --resolve--> --schema--> Recipe
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from posttrain.configs import shape
 from posttrain.configs.document import Document, parse_document, read_document
+from posttrain.configs.extends import KEY, inherit
 from posttrain.configs.judges import LITERAL_KEY, literal_keys
 from posttrain.configs.problems import Path_, Problem, closest, dotted, problems_of, recipe_error
 from posttrain.configs.references import keep_references, mask, mask_data, resolve, values
@@ -50,7 +51,7 @@ class LoadedRecipe:
 
     def where(self, path: Path_) -> str:
         """`file:line` of a path of the recipe."""
-        return f"{self.path}:{self.document.line(path)}"
+        return self.document.where(path)
 
     def mask(self, text: str) -> str:
         """`text` without values from the environment."""
@@ -95,11 +96,14 @@ def recipe_from_data(data: Mapping[str, Any], recipe_dir: Path, origin: str) -> 
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a recipe, for editors."""
-    return Recipe.model_json_schema(by_alias=True)
+    schema = Recipe.model_json_schema(by_alias=True)
+    schema["required"].remove("stages")
+    return {**schema, "anyOf": [{"required": ["stages"]}, {"required": [KEY]}]}  # which may be the other recipe's
 
 
-def _find(ref: str | Path) -> Path:
-    path = Path(ref).expanduser()
+def _find(ref: str | Path, folder: Path = Path()) -> Path:
+    """The file of a recipe: a path from `folder`, or a packaged name. Raises RecipeError."""
+    path = folder / Path(ref).expanduser()
     if path.is_file():
         return path
     name = str(ref)
@@ -113,6 +117,7 @@ def _find(ref: str | Path) -> Path:
 def _load(document: Document, path: Path, recipe_dir: Path, overrides: Sequence[str]) -> LoadedRecipe:
     if not isinstance(document.data, dict):
         raise RecipeError("a recipe is a mapping: `name: ...`, `stages: ...`", where=str(path))
+    document = inherit(document, path, _find)
     raw: dict[str, Any] = shape.expand(document.data)
     origins: dict[Path_, str] = {}
     for override in overrides:
@@ -122,7 +127,7 @@ def _load(document: Document, path: Path, recipe_dir: Path, overrides: Sequence[
         for length in range(len(at), 0, -1):
             if at[:length] in origins:
                 return f"override {origins[at[:length]]}"
-        return f"{path}:{document.line(at)}"
+        return document.where(at)
 
     missing: list[Problem] = []
 
@@ -162,6 +167,8 @@ def _override(raw: dict[str, Any], text: str) -> Path_:
     if not equals or not name:
         raise InputError("an override is key=value, like stages.rl.steps=50", where=f"override {text}")
     path: Path_ = tuple(int(part) if part.isdigit() else part for part in name.split("."))
+    if path[0] == KEY:
+        raise InputError(f"`{KEY}` is said in the file: overrides come after it", where=f"override {text}")
     node: Any = raw
     for index, part in enumerate(path):
         at = path[:index]

@@ -67,6 +67,9 @@ class Logging(Strict):
 class Recipe(Strict):
     """A whole pipeline."""
 
+    extends: str | None = Field(
+        None, exclude=True, description="a packaged recipe, or a path from this file's folder: this one goes over it"
+    )
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     description: str = ""
     seed: int = 17
