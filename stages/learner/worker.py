@@ -302,7 +302,14 @@ class LearnerWorker:
 
     def send_weights(self, version: int, check: bool) -> None:
         """Hand every full weight to the sender, on all ranks together."""
+        self._give_back()
         self.sender.send(self.named_weights(), self.weight_shapes(), version, check)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """What PyTorch keeps of freed memory may be what an engine on the same GPU needs to wake up."""
+        if self.cuda and self.settings.gpus < 1:
+            torch.cuda.empty_cache()
 
     def export(self, folder: str, tokenizer_path: str, dtype: str) -> None:
         """Write the Hugging Face checkpoint on rank 0."""

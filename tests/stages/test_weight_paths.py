@@ -13,6 +13,7 @@ import torch
 from posttrain.configs.schema import LearnerCluster, Lora, Optimizer, RolloutCluster
 from posttrain.errors import RunError
 from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.learner.worker import LearnerWorker
 from posttrain.stages.rollout import weights
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.stages.rollout.weights import DevicePath, IpcSender, NcclSender, ObjectStore, path_between
@@ -166,3 +167,19 @@ def test_the_sums_are_compared_at_every_so_many_transfers() -> None:
         pool.push_weights(version)
     assert [version for version, check in checked if check] == [0, 3, 6]
     assert len(checked) == 7
+
+
+@pytest.mark.parametrize(("gpus", "said"), [(0.5, ["emptied", "sent", "emptied"]), (1.0, ["sent"])])
+def test_a_learner_that_shares_its_gpu_gives_freed_memory_back_before_the_engine_wakes(
+    monkeypatch: pytest.MonkeyPatch, gpus: float, said: list[str]
+) -> None:
+    """Without it an engine that slept while the learner grew runs out of memory some steps later (seen)."""
+    found: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: found.append("emptied"))
+    worker: Any = SimpleNamespace(
+        cuda=True, settings=LearnerCluster(gpus=gpus, workers=1), named_weights=dict, weight_shapes=list,
+        sender=SimpleNamespace(send=lambda *_: found.append("sent")),
+    )  # fmt: skip
+    worker._give_back = lambda: LearnerWorker._give_back(worker)
+    LearnerWorker.send_weights(worker, 1, check=False)
+    assert found == said
