@@ -27,21 +27,20 @@ def run(options: argparse.Namespace) -> None:
     from posttrain.stages.data.models import builtin_path
 
     path = builtin_path(options.model) or options.model
-    rows = []
+    print(f"\n{options.model}, bfloat16, {options.prompts} x {options.group} x {options.max_tokens} tokens:")
+    print(f"{'':<42}{'mean':>9}{'largest':>9}{'KL':>10}", flush=True)
     for head in options.heads:
         completions, learner = sampled(options, path, head)
         engine, exact = [c.logprobs for c in completions], exact_logprobs(path, completions)
-        rows += [
+        rows = [
             (f"{head} heads: engine against learner", engine, learner),
             (f"{head} head: engine against float32", engine, exact),
             (f"{head} head: learner against float32", learner, exact),
         ]
-    print(f"\n{options.model}, {sum(len(c.token_ids) for c in completions):,} tokens, bfloat16:")
-    print(f"{'':<42}{'mean':>9}{'largest':>9}{'KL':>10}")
-    for name, left, right in rows:
-        gap = np.concatenate(right).astype(np.float64) - np.concatenate(left)
-        kl = float(np.mean(np.expm1(gap) - gap))
-        print(f"{name:<42}{np.abs(gap).mean():>9.5f}{np.abs(gap).max():>9.4f}{kl:>10.2e}", flush=True)
+        for name, left, right in rows:
+            gap = np.concatenate(right).astype(np.float64) - np.concatenate(left)
+            kl = float(np.mean(np.expm1(gap) - gap))
+            print(f"{name:<42}{np.abs(gap).mean():>9.5f}{np.abs(gap).max():>9.4f}{kl:>10.2e}", flush=True)
 
 
 def sampled(options: argparse.Namespace, path: str, head: str) -> tuple[list[Any], list[Any]]:
