@@ -103,10 +103,13 @@ def json_schema() -> dict[str, Any]:
 
 def _find(ref: str | Path, folder: Path = Path()) -> Path:
     """The file of a recipe: a path from `folder`, or a packaged name. Raises RecipeError."""
-    path = folder / Path(ref).expanduser()
-    if path.is_file():
-        return path
     name = str(ref)
+    try:
+        path = folder / Path(ref).expanduser()
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError) as error:  # a name too long for the system, or ~ of nobody
+        raise RecipeError(f"no recipe can have this name: {error}", where=name[:80], fix="give a path") from error
     if (packaged := PACKAGED / f"{name}.yaml").is_file() and "/" not in name:
         return packaged
     near = get_close_matches(name, packaged_recipes(), n=1)

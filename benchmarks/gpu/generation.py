@@ -52,7 +52,7 @@ def by_itself(options: argparse.Namespace, folder: str) -> list[float]:
     from vllm.sampling_params import RequestOutputKind
 
     from posttrain.stages.data.chat import ChatFormat
-    from posttrain.stages.rollout.vllm_engine import derived_seed
+    from posttrain.stages.rollout.vllm_calls import derived_seed
     from posttrain.stages.rollout.vllm_start import engine_arguments, make_request
     from posttrain.types import SamplingParams
 

@@ -117,6 +117,7 @@ class LearnerWorker:
     def refresh(self, name: str) -> None:
         """Give the frozen model the weights that are being trained."""
         self.frozen.refresh(name, self.named_weights())
+        self._give_back()
 
     def save_frozen(self, name: str, path: str) -> None:
         """Write a frozen model's weights (rank 0), for a resume after a refresh."""
@@ -326,6 +327,7 @@ class LearnerWorker:
     def save(self, folder: str) -> None:
         """Write everything a bit-for-bit resume needs: weights, optimizer, counters (DeepSpeed's layout)."""
         self.engine.save_checkpoint(folder, tag="engine", exclude_frozen_parameters=self.spec.lora is not None)
+        self._give_back()
 
     def restore(self, folder: str) -> None:
         """Continue from `folder`, which was saved with as many ranks and the same ZeRO stage."""

@@ -50,8 +50,11 @@ class RolloutWorker:
         if self.settings.engine == "vllm":
             from posttrain.stages.rollout.vllm_start import engine_for
 
-            kept, self.engine = self.engine, None
-            self.engine = engine_for(self.settings, spec, backend, seed, kept)
+            try:
+                self.engine = engine_for(self.settings, spec, backend, seed, self.engine)
+            except BaseException:
+                self.close()
+                raise
         else:
             self._load_transformers(spec, seed)
 

@@ -17,23 +17,20 @@ Not covered: the same ids from the same seed over different batches, which vLLM 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import logging
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from posttrain.errors import InputError, PosttrainError, RunError
+from posttrain.errors import InputError, RunError
 from posttrain.stages.data.chat import ChatFormat
 from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.stages.rollout.loop import EventLoop
-from posttrain.stages.rollout.own_log import last_error
 from posttrain.stages.rollout.rows import Row, as_group, encode, room, unspoken
+from posttrain.stages.rollout.vllm_calls import AsyncEngine, Request, derived_seed, plain_error, sampled_logprobs
 from posttrain.types import Group, Prompt, SamplingParams, Source
 
 PATIENCE = 600.0
@@ -51,20 +48,6 @@ TOLERANCE = 1e-6
 log = logging.getLogger(__name__)
 
 
-class AsyncEngine(Protocol):
-    """What is used of vLLM's AsyncLLM (vllm/v1/engine/async_llm.py, 0.26)."""
-
-    def generate(self, prompt: Any, sampling_params: Any, request_id: str) -> Any: ...
-    async def pause_generation(self, *, mode: Any, clear_cache: bool) -> None: ...
-    async def resume_generation(self) -> None: ...
-    async def collective_rpc(
-        self, method: str, timeout: float | None = None, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any: ...
-    async def sleep(self, level: int, mode: Any) -> None: ...
-    async def wake_up(self, tags: list[str] | None) -> None: ...
-    def shutdown(self) -> None: ...
-
-
 @dataclass(kw_only=True, eq=False)
 class _Job:
     """One group under way."""
@@ -73,10 +56,6 @@ class _Job:
     rows: list[Row]
     salts: dict[int, str] = field(default_factory=dict)
     """Of each row that was asked for: the version that began it keeps its cached prefixes apart from another's."""
-
-
-Request = Callable[[SamplingParams, int, int, Sequence[int]], Any]
-"""(how to sample, tokens at most, seed, stop ids) -> vLLM's SamplingParams, streaming deltas with log-probabilities."""
 
 
 class VllmEngine:
@@ -101,6 +80,8 @@ class VllmEngine:
         self._parked = False
         self._asleep: set[str] = set()
         self._hollow = False
+        self._updating = False
+        self._joined = self._closed = False
         self._waking = asyncio.Lock()
 
     def _introduce(self, tokenizer: Any) -> None:
@@ -118,6 +99,7 @@ class VllmEngine:
             InputError: prompt and completion don't fit the context.
             RunError: vLLM died, or no group was done in GROUP_PATIENCE seconds.
         """
+        model = self._model
         if self._parked:
             raise RunError("the rollout worker was freed: load a model first")
         if self._halted:
@@ -143,12 +125,12 @@ class VllmEngine:
                 if prompt.begun:
                     row.take_up(prompt.begun[row.index])
             jobs.append(_Job(prompt=prompt, rows=rows))
-        yield from self._follow(jobs, params, seed)
+        yield from self._follow(jobs, params, seed, model)
 
-    def _follow(self, jobs: list[_Job], params: SamplingParams, seed: int) -> Iterator[Group]:
+    def _follow(self, jobs: list[_Job], params: SamplingParams, seed: int, model: int) -> Iterator[Group]:
         """Hands the groups on; whoever stops listening ends their requests."""
         done: queue.SimpleQueue[_Job | BaseException | None] = queue.SimpleQueue()
-        stream = self.loop.start(self._all(jobs, params, seed, done))
+        stream = self.loop.start(self._all(jobs, params, seed, model, done))
         stream.add_done_callback(lambda _: done.put(None))  # cancelled before its first step, it says nothing itself
         try:
             while (found := done.get(timeout=GROUP_PATIENCE)) is not None:
@@ -160,21 +142,23 @@ class VllmEngine:
         finally:
             stream.cancel()
 
-    async def _all(self, jobs: list[_Job], params: SamplingParams, seed: int, done: queue.SimpleQueue[Any]) -> None:
+    async def _all(
+        self, jobs: list[_Job], params: SamplingParams, seed: int, model: int, done: queue.SimpleQueue[Any]
+    ) -> None:
         """Decodes all jobs; what it puts last is None, or the error that ended it."""
         me = asyncio.current_task()
         self._streams.add(me)
         try:
-            if self._halted:  # told so while prompts were encoded
+            if self._halted or model != self._model:  # told so while prompts were encoded
                 return
             await self._awake()
             async with asyncio.TaskGroup() as tasks:
                 for job in jobs:
                     tasks.create_task(self._group(job, params, seed, done))
         except ExceptionGroup as errors:
-            done.put(_plain(errors))
+            done.put(plain_error(errors))
         except Exception as error:  # noqa: BLE001  it isn't swallowed: `_follow` raises it
-            done.put(_plain(error))
+            done.put(plain_error(error))
         finally:
             self._streams.discard(me)
             done.put(None)
@@ -261,6 +245,7 @@ class VllmEngine:
 
     def connect(self, info: dict[str, Any]) -> None:
         """Meet the learner: `info` is what vLLM's transfer engine wants to know at the start."""
+        self._joined = True
         self.loop.call(self._rpc("init_weight_transfer_engine", init_info=info), PATIENCE)
 
     def begin_update(self) -> None:
@@ -268,6 +253,7 @@ class VllmEngine:
         self.loop.call(self._begin_update(), PATIENCE)
 
     async def _begin_update(self) -> None:
+        self._updating = True
         self._open.clear()
         async with asyncio.timeout(PATIENCE):
             while self._inside:  # those whose requests were on their way to vLLM are caught by the next round
@@ -295,7 +281,7 @@ class VllmEngine:
             total = await self._checksum()
             if abs(total - expected) > TOLERANCE * abs(expected):
                 raise RunError(f"vLLM's weights sum to {total!r} after a transfer, the learner's to {expected!r}")
-        self.version, self._hollow = version, False
+        self.version, self._hollow, self._updating = version, False, False
         if not self._asleep:
             await self.llm.resume_generation()
             self._open.set()
@@ -351,9 +337,14 @@ class VllmEngine:
     async def _park(self, sleep: bool) -> bool:
         while self._streams:  # cancelled: each ends at its next step
             await asyncio.sleep(0.01)
+        if self._updating or self._joined:  # left within an update; or a member of a group that ends with its learner
+            return False
         if sleep:
+            if len(self._asleep) == 1:  # the last new weights are awake, and vLLM falls asleep as a whole
+                await self.llm.wake_up(sorted(self._asleep))
+                self._asleep.clear()
             await self._rest()
-        return bool(self._asleep) or self._open.is_set()  # else it was left in the middle of an update
+        return True
 
     def replace(self, folder: str, tokenizer: Any) -> None:
         """Take up the checkpoint in `folder`, of the same kind, and generate again: version 0 of another model."""
@@ -368,33 +359,12 @@ class VllmEngine:
         await self._rpc("reload_weights", weights_path=folder)
 
     def close(self) -> None:
-        """End vLLM's processes."""
+        """End vLLM's processes; again: nothing."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             self.interrupt()
         finally:
             self.llm.shutdown()
             self.loop.close()
-
-
-def derived_seed(seed: int, prompt_id: str, index: int, at: int) -> int:
-    """A seed of 63 bits for sample `index` of a prompt, from its token `at` on."""
-    digest = hashlib.blake2b(f"{seed}/{prompt_id}/{index}/{at}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-def sampled_logprobs(found: Any, count: int) -> list[float]:
-    """The sampled tokens' values out of vLLM's FlatLogprobs; the last part of a request may repeat earlier ones."""
-    return [] if not count else np.asarray(found.logprobs, np.float64)[found.start_indices[:count]].tolist()
-
-
-def _plain(error: BaseException) -> BaseException:
-    """The first error of a group of tasks; what isn't ours, with what it means."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if isinstance(error, PosttrainError):
-        return error
-    before = last_error()
-    why = f"; before that: {before}" if before and before not in str(error) else ""
-    told = RunError(f"vLLM failed while generating: {type(error).__name__}: {error}{why}")
-    told.__cause__ = error
-    return told

@@ -11,6 +11,7 @@ Settings and what they mean are vLLM's own (vllm/engine/arg_utils.py, 0.26). Cho
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from posttrain.stages.rollout.loop import EventLoop
 from posttrain.stages.rollout.own_log import last_error
 from posttrain.stages.rollout.vllm_engine import VllmEngine
 from posttrain.types import SamplingParams
+
+log = logging.getLogger(__name__)
 
 START_PATIENCE = 900.0
 """Seconds until vLLM is up: the first start on a machine compiles."""
@@ -55,12 +58,20 @@ def engine_for(
     with tempfile.TemporaryDirectory(prefix="posttrain-model-") as scratch:
         folder = _plain_folder(spec, tokenizer, Path(scratch), settings, seed)
         kind = json.dumps([backend, _shape(folder, spec.revision)], sort_keys=True, default=str)
-        if kept is not None and kept.kind == kind and Path(folder).is_dir():
-            kept.replace(folder, tokenizer)
+        if kept is not None and kept.kind == kind and Path(folder).is_dir() and _taken_up(kept, folder, tokenizer):
             return kept
         if kept is not None:
             kept.close()
         return _start(settings, engine_arguments(settings, folder, spec.revision, backend, seed), tokenizer, kind)
+
+
+def _taken_up(kept: VllmEngine, folder: str, tokenizer: Any) -> bool:
+    try:
+        kept.replace(folder, tokenizer)
+    except Exception as error:  # noqa: BLE001  whatever it is, a fresh start follows, which says what is wrong
+        log.warning("vLLM didn't take up the next model, and starts anew: %s", error)
+        return False
+    return True
 
 
 def _shape(folder: str, revision: str | None) -> dict[str, Any]:

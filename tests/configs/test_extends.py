@@ -236,3 +236,9 @@ def test_the_example_of_the_documentation_loads(write: Write) -> None:
     child = load_recipe(write(example[1], extends=None)).recipe
     assert (child.name, child.cluster.teacher.workers, child.stages["on_policy"].steps) == ("my-8b", 0, 300)  # type: ignore[union-attr]
     assert child.stages["outputs"].model == load_recipe("qwen3-8b").recipe.stages["outputs"].model
+
+
+@pytest.mark.parametrize("ref", ["~nobody-of-this-name/recipe.yaml", "a" * 300])
+def test_a_name_that_no_file_can_have_is_told_as_such(ref: str) -> None:
+    with pytest.raises(InputError, match="no recipe can have this name"):
+        load_recipe(ref)

@@ -182,4 +182,4 @@ def test_the_next_stages_model_takes_over_the_running_engine(beside: Any, tmp_pa
         assert found.mean() < MEAN_GAP < stale.mean()
         engines.append(ray.get(pool.actors[0].__ray_call__.remote(lambda worker: id(worker.engine)), timeout=60))
     print(f"engines {engines}, started in {', '.join(f'{s:.1f}' for s in seconds)} s")
-    assert engines[1] == engines[2]
+    assert len(set(engines)) == 1

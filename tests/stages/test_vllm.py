@@ -30,7 +30,8 @@ from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.stages.rollout.loop import EventLoop
 from posttrain.stages.rollout.own_log import last_error
 from posttrain.stages.rollout.pool import RolloutWorker
-from posttrain.stages.rollout.vllm_engine import VllmEngine, derived_seed
+from posttrain.stages.rollout.vllm_calls import derived_seed
+from posttrain.stages.rollout.vllm_engine import VllmEngine
 from posttrain.stages.rollout.vllm_start import engine_arguments, share_of_gpu
 from posttrain.stages.rollout.vllm_worker import WorkerExtension
 from posttrain.types import Prompt, SamplingParams, Source, Turn
@@ -460,10 +461,43 @@ def test_parking_ends_what_runs_before_it_sleeps(make: Any) -> None:
     assert not reading.is_alive()
 
 
-def test_an_engine_left_within_an_update_is_not_kept(make: Any) -> None:
+def test_parked_after_an_update_the_new_weights_sleep_too(make: Any) -> None:
+    """As at the end of a stage of RL: it rested while the learner trained, and got weights that nobody used."""
+    engine, llm = make()
+    engine.rest()
+    update(engine, 1)
+    llm.said.clear()
+    assert engine.park(sleep=True)
+    assert llm.said == ["wake kv_cache", "sleep 2"]
+
+
+@pytest.mark.parametrize("sleep", [True, False])
+def test_an_engine_left_within_an_update_is_not_kept(make: Any, sleep: bool) -> None:
     engine, _ = make()
     engine.begin_update()
+    assert not engine.park(sleep=sleep)
+
+
+def test_an_engine_of_a_group_that_ends_with_its_learner_is_not_kept(make: Any) -> None:
+    engine, _ = make()
+    engine.connect({})
     assert not engine.park(sleep=False)
+
+
+def test_what_was_asked_of_one_model_is_not_decoded_by_the_next(make: Any, tokenizer: Any) -> None:
+    """Its prompts were still being encoded when the engine was parked."""
+    engine, llm = make()
+    encode = engine.chat.prompt_ids
+
+    def slow(prompt: Prompt) -> Any:
+        if not engine._parked:
+            assert engine.park(sleep=False)
+            engine.replace("folder", tokenizer)
+        return encode(prompt)
+
+    engine.chat.prompt_ids = slow
+    assert list(engine.generate(prompts(1), 2, SamplingParams(max_tokens=2), seed=1)) == []
+    assert llm.asked == []
 
 
 def test_an_engine_that_cannot_sleep_is_not_kept_and_says_why(make: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -488,12 +522,24 @@ def test_a_worker_keeps_an_engine_that_leaves_the_learner_its_memory(
     worker.free()
     assert (worker.engine is not None, "shutdown" in llm.said) == (kept, not kept)
     worker.close()
+    assert llm.said.count("shutdown") == 1
+
+
+def test_a_worker_ends_the_engine_it_kept_if_the_next_model_cannot_be_loaded(make: Any, tmp_path: Path) -> None:
+    worker = RolloutWorker(RolloutCluster(engine="vllm", gpus=1), 1)
+    worker.engine, llm = make()
+    with pytest.raises((OSError, ValueError)):
+        worker.load(ModelSpec(path=str(tmp_path)))
     assert "shutdown" in llm.said
+    assert worker.engine is None
 
 
-@pytest.mark.parametrize(("hidden", "backend", "same"), [(64, "ipc", True), (32, "ipc", False), (64, "nccl", False)])
+@pytest.mark.parametrize(
+    ("hidden", "backend", "breaks", "same"),
+    [(64, "ipc", False, True), (32, "ipc", False, False), (64, "nccl", False, False), (64, "ipc", True, False)],
+)
 def test_only_a_model_of_the_same_configuration_takes_the_place_of_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: int, backend: str, same: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: int, backend: str, breaks: bool, same: bool
 ) -> None:
     """Twice the tiny model at random, the second as said."""
 
@@ -503,6 +549,8 @@ def test_only_a_model_of_the_same_configuration_takes_the_place_of_another(
 
         def replace(self, folder: str, tokenizer: Any) -> None:
             assert (Path(folder) / "config.json").is_file()
+            if breaks:
+                raise OSError("the engine core is gone")
             self.said.append("replaced")
 
         def close(self) -> None:
