@@ -16,8 +16,8 @@ from posttrain.rewards.instructions import CHECKERS, instructions
 from posttrain.rewards.instructions.generate import WRITERS
 
 SIZE = 100_000
-LIMIT_S = 0.25
-"""Of processor time. They take a fifth of it; what backtracks or is quadratic takes seconds."""
+LIMIT_S = 1.0
+"""Of processor time. The slowest, which tells languages, takes a quarter of it; what backtracks takes many seconds."""
 
 PIECES = ["a", "a b ", "[[", "]]", "[a", "\n", " ", "\t\n", ".", "*", "*a", "* ", "<", "<<a", "(", "{", '{"a":', '"', 
           "`", "`a", "$a", "$", "\\[", "\\boxed{", "<tool_call>", "<tool_call>\n{}\n</tool_call>", "answer is ",
