@@ -13,7 +13,7 @@ def answers(references: Any, timeout: float, who: str, verb: str) -> Any:
     """What the calls behind `references` (one, or a list) return.
 
     Raises:
-        PosttrainError: an actor raised it.
+        PosttrainError: an actor raised it. (What else it raises comes as Ray has it, with its traceback.)
         RunError: they weren't done in `timeout` seconds, or one of them died: `who` should `verb`.
     """
     try:

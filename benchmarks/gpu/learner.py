@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -176,18 +174,10 @@ def run(args: argparse.Namespace) -> None:
             name, _, text = side.partition(":")
             pairs = dict(pair.split("=") for pair in text.split(",") if pair)
             asked = {"side": name, "shape": shape, "micro": args.micro, "steps": args.steps, "options": pairs}
-            try:
-                done = subprocess.run(
-                    [sys.executable, str(Path(__file__).parent), "learner", "--one", json.dumps(asked)],
-                    capture_output=True, text=True, timeout=args.limit, check=True,
-                )  # fmt: skip
-            except subprocess.TimeoutExpired:
-                print(f"| {shape} | {side} | not done in {args.limit} s | | | | |", flush=True)
+            got = machine.apart("learner", "--one", asked, args.limit)
+            if isinstance(got, str):
+                print(f"| {shape} | {side} | {got} | | | | |", flush=True)
                 continue
-            except subprocess.CalledProcessError as error:
-                print(f"| {shape} | {side} | failed | | | | |\n{error.stderr[-1500:]}", flush=True)
-                continue
-            got = json.loads(done.stdout.strip().splitlines()[-1])
             step, ranks = median(got["seconds"][2:]), int(pairs.get("ranks", 1))
             rows = documents(args.micro * ranks)
             tokens = sum(map(sum, rows)) / step

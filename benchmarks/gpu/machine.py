@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +42,21 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "-"
+
+
+def apart(table: str, flag: str, asked: dict[str, Any], limit: int) -> Any:
+    """What `benchmarks/gpu TABLE FLAG ASKED` prints last, as JSON, from a process of its own, which has the GPU alone.
+
+    Text if it failed, or wasn't done in `limit` seconds.
+    """
+    command = [sys.executable, str(Path(__file__).parent), table, flag, json.dumps(asked)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        return f"not done in {limit} s"
+    if done.returncode:
+        return f"failed: {done.stderr[-1500:]}"
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 @contextmanager

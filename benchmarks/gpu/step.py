@@ -140,16 +140,7 @@ class Ticks:
 def trl(options: argparse.Namespace, folder: str, batch: int) -> list[dict[str, float]] | str:
     """The same of TRL's trainer, in a process of its own."""
     asked = {**vars(options), "folder": folder, "batch": batch}
-    try:
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).parent), "step", "--trl", json.dumps(asked)],
-            capture_output=True, text=True, timeout=options.limit, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return f"not done in {options.limit} s"
-    if done.returncode:
-        return f"failed: {done.stderr[-1500:]}"
-    rows: list[dict[str, float]] = json.loads(done.stdout.strip().splitlines()[-1])
+    rows: list[dict[str, float]] | str = machine.apart("step", "--trl", asked, options.limit)
     return rows
 
 

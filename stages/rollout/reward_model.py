@@ -9,9 +9,10 @@ from typing import Any
 import ray
 
 from posttrain.configs.schema import Cluster, RolloutCluster
-from posttrain.errors import InputError, PosttrainError, RunError
+from posttrain.errors import InputError, RunError
 from posttrain.rewards.contract import Conversation, RowError
 from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.ray_calls import answers
 from posttrain.stages.rollout.judges import Actors
 from posttrain.stages.rollout.pool import START_TIMEOUT
 
@@ -154,15 +155,10 @@ class RewardModelPool:
     @staticmethod
     def _all(references: list[Any], timeout: float, verb: str) -> list[Any]:
         try:
-            return ray.get(references, timeout=timeout)
-        except ray.exceptions.GetTimeoutError:
-            raise RunError(f"the reward models didn't {verb} in {timeout:.0f} s") from None
+            found: list[Any] = answers(references, timeout, "the reward models", verb)
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, PosttrainError):
-                raise error.cause from None
             raise RunError(f"the reward model didn't {verb}: {str(error.cause).strip().splitlines()[-1]}") from error
-        except ray.exceptions.RayActorError as error:
-            raise RunError(f"a reward model's actor died: {str(error).splitlines()[0]}") from error
+        return found
 
 
 class RewardModelHolder:
