@@ -50,6 +50,11 @@ class RolloutCluster(Strict):
     float32_head: bool = Field(False, description="vllm: the output head multiplies in float32; say so of both")
     check_weights: int = Field(10, ge=1, description="vllm: compare the sums of all weights at every so many transfers")
 
+    @property
+    def can_sleep(self) -> bool:
+        """Whether vLLM can drop weights and cache: within a step if `sleep`, between stages if it shares its GPU."""
+        return self.sleep or self.gpus < 1
+
     @model_validator(mode="after")
     def _fits_the_engine(self) -> Self:
         if self.engine == "vllm":

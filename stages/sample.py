@@ -2,8 +2,9 @@
 (the stage-2 model answers the stage-1 queries itself; report, 4.3), teacher outputs in both modes (4.5).
 
 The teacher is a model that the run holds, or one behind an endpoint. Two are no models: `builtin:oracle` writes out
-the worked solution that rows of builtin:arithmetic and of some reasoning_gym tasks carry; `builtin:given` takes the
-response that a data set has, so that the filters look at it too (non-thinking data of fusion, 4.3).
+the worked solution that rows of builtin:arithmetic, builtin:instructions and some reasoning_gym tasks carry;
+`builtin:given` takes the response that a data set has, so that the filters look at it too (non-thinking data of fusion,
+4.3).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from posttrain.stages.data.load import derive_seed, load_all, load_rows, to_prom
 from posttrain.stages.data.review import decided, review_row, write_review
 from posttrain.stages.data.saved import Parts
 from posttrain.stages.data.store import write_rows
+from posttrain.stages.data.worked import final_answer
 from posttrain.stages.learner.storing import store_distributions
 from posttrain.stages.rollout.collect import ScoredGroup, collect, load_policy, sampling_params
 from posttrain.stages.rollout.teacher import EndpointTeacher
@@ -245,7 +247,10 @@ def with_answers(prompts: Sequence[Prompt], writer: str, where: str) -> tuple[li
     prompts = [_apart(p) for p in prompts] if writer == GIVEN else prompts
     kept = [p for p in prompts if isinstance(p.columns.get(column), str) and p.columns[column].strip()]
     if prompts and not kept:
-        fixes = {ORACLE: "builtin:arithmetic, or a task of stages/data/worked.py", GIVEN: "rows with their responses"}
+        fixes = {
+            ORACLE: "builtin:arithmetic, builtin:instructions or a task of stages/data/worked.py",
+            GIVEN: "rows with their responses",
+        }
         what = f"{writer} needs the column `{column}`, and no row has it"
         raise DataError(what, where=where, fix=f"use {fixes[writer]}")
     known = {id(p) for p in kept}
@@ -264,9 +269,8 @@ def _apart(prompt: Prompt) -> Prompt:
 
 def oracle_group(prompt: Prompt) -> Group:
     """The worked solution that a row carries, in Qwen3's form."""
-    return unsampled_group(
-        prompt, f"<think>\n{prompt.columns['solution']}\n</think>\n\n\\boxed{{{prompt.columns['answer']}}}"
-    )
+    answer = final_answer(prompt.task, prompt.columns["answer"])
+    return unsampled_group(prompt, f"<think>\n{prompt.columns['solution']}\n</think>\n\n{answer}")
 
 
 def given_group(prompt: Prompt) -> Group:

@@ -47,16 +47,27 @@ def _version(name: str) -> str:
 def apart(table: str, flag: str, asked: dict[str, Any], limit: int) -> Any:
     """What `benchmarks/gpu TABLE FLAG ASKED` prints last, as JSON, from a process of its own, which has the GPU alone.
 
-    Text if it failed, or wasn't done in `limit` seconds.
+    What it had printed by then, if it wasn't done in `limit` seconds; text if that is nothing, or it failed.
     """
     command = [sys.executable, str(Path(__file__).parent), table, flag, json.dumps(asked)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        return f"not done in {limit} s"
+    except subprocess.TimeoutExpired as error:
+        late = error.stdout or b""
+        found = _last_json(late if isinstance(late, str) else late.decode(errors="replace"))
+        return f"not done in {limit} s" if found is None else found
     if done.returncode:
         return f"failed: {done.stderr[-1500:]}"
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return _last_json(done.stdout)
+
+
+def _last_json(said: str) -> Any:
+    for line in reversed(said.splitlines()):
+        try:
+            return json.loads(line)
+        except ValueError:
+            continue
+    return None
 
 
 @contextmanager

@@ -4,7 +4,8 @@ vLLM and liger's loss.
 Both start from the same random model, which never ends a turn: every completion has all its tokens. Rewards are drawn
 from the text's hash, so advantages aren't zero and nobody waits for them. TRL's `per_device_train_batch_size` is the
 best of those tried; posttrain's `micro_tokens` is the recipe's. Steps are told apart by the time between two lines of
-metrics.jsonl, so posttrain makes one more. The first of each side (compilation, graphs) doesn't count.
+metrics.jsonl, so posttrain makes one more. The first of each side (compilation, graphs) doesn't count; a side whose
+time is up counts with the steps that it made.
 """
 
 from __future__ import annotations
@@ -63,11 +64,16 @@ def show(side: str, rows: list[dict[str, float]] | str, made: int) -> None:
     if isinstance(rows, str):
         print(f"| {side} | {rows} |", flush=True)
         return
+    if len(rows) < 2:
+        print(f"| {side} | one step in the given time |", flush=True)
+        return
     found = {name: median(row[name] for row in rows[1:]) for name in ("step", "generate", "train", "sync")}
     rest = found["step"] - found["generate"] - found["train"] - found["sync"]
     cells = [found["step"], found["generate"], found["train"], found["sync"], rest]
     print(
-        f"| {side} | {cells[0]:.2f} | {made / cells[0]:,.0f} | " + " | ".join(f"{c:.2f}" for c in cells[1:]) + " |",
+        f"| {side}, {len(rows) - 1} steps | {cells[0]:.2f} | {made / cells[0]:,.0f} | "
+        + " | ".join(f"{c:.2f}" for c in cells[1:])
+        + " |",
         flush=True,
     )
 
@@ -103,9 +109,11 @@ def posttrain(options: argparse.Namespace, folder: str) -> list[dict[str, float]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, timeout=options.limit, check=False)
             except subprocess.TimeoutExpired:
-                return f"not done in {options.limit} s"
-        if done.returncode:
+                done = None
+        if done and done.returncode:
             return f"failed: {(done.stderr or done.stdout)[-1500:]}"
+        if len(ticks.times) < 3:
+            return f"not two steps in {options.limit} s"
         found = [json.loads(line) for line in ticks.path.read_text(encoding="utf-8").splitlines()]
     gaps = [later - earlier for earlier, later in zip(ticks.times, ticks.times[1:], strict=False)]
     return [
@@ -178,6 +186,7 @@ def by_trl(asked: dict[str, Any]) -> None:
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             rows[-1]["step"] = now() - rows[-1]["began"]
             rows[-1]["train"] = rows[-1]["step"] - rows[-1]["before"]
+            print("\n" + json.dumps(rows), flush=True)  # the last line counts, also if time is up
 
     def noise(completions: list[Any], **_: Any) -> list[float]:
         return [float(zlib.crc32(c[-1]["content"].encode()) % 2) for c in completions]
@@ -199,4 +208,3 @@ def by_trl(asked: dict[str, Any]) -> None:
             processing_class=AutoTokenizer.from_pretrained(asked["folder"]),
         )  # fmt: skip
         trainer.train()
-    print("\n" + json.dumps(rows), flush=True)

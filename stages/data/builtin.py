@@ -10,7 +10,10 @@ import hashlib
 import random
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
+
+from posttrain.stages.data.worked import final_answer, selection
 
 Row = dict[str, Any]
 
@@ -72,30 +75,38 @@ def arithmetic(rng: random.Random, split: str, *, terms: tuple[int, int] = (2, 6
 # ---------------------------------------------------------------- instructions
 
 
-def _repeat(rng: random.Random) -> tuple[str, str]:
+Instruction = tuple[str, str, list[str]]
+"""What is asked, its answer, and the steps that lead there."""
+
+
+def _repeat(rng: random.Random) -> Instruction:
     words, n = " ".join(rng.sample(WORDS, rng.randint(1, 2))), rng.randint(2, 5)
-    return f"Repeat {words} {n} times.", " ".join([words] * n)
+    return f"Repeat {words} {n} times.", " ".join([words] * n), [f"{i}: {words}" for i in range(1, n + 1)]
 
 
-def _count(rng: random.Random) -> tuple[str, str]:
+def _count(rng: random.Random) -> Instruction:
     first, length = rng.randint(1, 80), rng.randint(3, 7)
-    numbers = range(first, first + length)
-    if rng.random() < 0.5:
-        return f"Count from {first} to {numbers[-1]}.", " ".join(map(str, numbers))
-    return f"Count from {numbers[-1]} to {first}.", " ".join(map(str, reversed(numbers)))
+    numbers = list(range(first, first + length))
+    sign = "+" if rng.random() < 0.5 else "-"
+    if sign == "-":
+        numbers.reverse()
+    steps = [f"{a}{sign}1={b}" for a, b in pairwise(numbers)]
+    return f"Count from {numbers[0]} to {numbers[-1]}.", " ".join(map(str, numbers)), steps
 
 
-def _sort(rng: random.Random) -> tuple[str, str]:
+def _sort(rng: random.Random) -> Instruction:
     numbers = rng.sample(range(1, 100), rng.randint(3, 5))
-    return f"Sort {' '.join(map(str, numbers))}.", " ".join(map(str, sorted(numbers)))
+    steps = list(selection([*map(str, numbers)], falling=False))
+    return f"Sort {' '.join(map(str, numbers))}.", " ".join(map(str, sorted(numbers))), steps
 
 
-def _reverse(rng: random.Random) -> tuple[str, str]:
+def _reverse(rng: random.Random) -> Instruction:
     words = rng.sample(WORDS, rng.randint(3, 5))
-    return f"Reverse {' '.join(words)}.", " ".join(reversed(words))
+    steps = [f"{' '.join(words[:left])}: last {words[left - 1]}" for left in range(len(words), 0, -1)]
+    return f"Reverse {' '.join(words)}.", " ".join(reversed(words)), steps
 
 
-_INSTRUCTIONS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
+_INSTRUCTIONS: dict[str, Callable[[random.Random], Instruction]] = {
     "repeat": _repeat,
     "count": _count,
     "sort": _sort,
@@ -107,9 +118,16 @@ def instructions(rng: random.Random, split: str, *, tasks: tuple[str, ...] = tup
     """Short instructions with one right answer: repeat, count, sort, reverse."""
     while True:
         task = rng.choice(tasks)
-        prompt, answer = _INSTRUCTIONS[task](rng)
+        prompt, answer, steps = _INSTRUCTIONS[task](rng)
         if _in_split(prompt, split):
-            yield {"key": prompt, "prompt": prompt, "answer": answer, "task": "instruction", "domain": task}
+            yield {
+                "key": prompt,
+                "prompt": prompt,
+                "answer": answer,
+                "solution": "\n".join(steps),
+                "task": "instruction",
+                "domain": task,
+            }
 
 
 def chat(rng: random.Random, split: str, *, math: float = 0.3, terms: tuple[int, int] = (2, 6)) -> Iterator[Row]:
@@ -117,8 +135,7 @@ def chat(rng: random.Random, split: str, *, math: float = 0.3, terms: tuple[int,
     questions, sums = instructions(rng, split), arithmetic(rng, split, terms=terms)
     while True:
         row = next(sums) if rng.random() < math else next(questions)
-        response = f"\\boxed{{{row['answer']}}}" if row["task"] == "math" else row["answer"]
-        yield {**row, "mode": "no_think", "response": response}
+        yield {**row, "mode": "no_think", "response": final_answer(row["task"], row["answer"])}
 
 
 # ---------------------------------------------------------------- the tiny base's corpus
@@ -162,7 +179,7 @@ def _direct(rng: random.Random) -> str:
 def _tasks(rng: random.Random) -> str:
     lines = []
     for _ in range(rng.randint(2, 4)):
-        prompt, answer = _INSTRUCTIONS[rng.choice(tuple(_INSTRUCTIONS))](rng)
+        prompt, answer, _ = _INSTRUCTIONS[rng.choice(tuple(_INSTRUCTIONS))](rng)
         if not held_out(prompt):
             lines.append(f"{prompt} {answer}")
     return "\n".join(lines)
@@ -177,7 +194,7 @@ def _dialog(rng: random.Random) -> str:
             question, answer = rng.choice(_QUESTIONS).format(expression), steps[-1].rpartition("=")[2]
             key = expression
         else:
-            question, answer = _INSTRUCTIONS[rng.choice(tuple(_INSTRUCTIONS))](rng)
+            question, answer, _ = _INSTRUCTIONS[rng.choice(tuple(_INSTRUCTIONS))](rng)
             key = question
         if not held_out(key):
             turns.append(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n")

@@ -14,6 +14,7 @@ from typing import Any
 
 from posttrain.stages.data.builtin import arithmetic, instructions
 from posttrain.stages.data.chat import flagged
+from posttrain.stages.data.worked import final_answer
 
 Row = dict[str, Any]
 
@@ -76,8 +77,7 @@ def _dialogue(rng: random.Random, variant: str, rows: Sequence[Row], flags: list
     for i in range(last + 1):
         messages.append({"role": "user", "content": flagged(queries[i], flags[i]) if flags[i] else queries[i]})
         if i < last:
-            answer = f"\\boxed{{{rows[i]['answer']}}}" if rows[i]["task"] == "math" else rows[i]["answer"]
-            messages.append({"role": "assistant", "content": answer})
+            messages.append({"role": "assistant", "content": final_answer(rows[i]["task"], rows[i]["answer"])})
     return {
         "key": "|".join(row["key"] for row in rows),
         "messages": messages,

@@ -1,4 +1,5 @@
-"""Worked solutions of some reasoning_gym tasks: long-CoT demonstrations without a stronger model to write them.
+"""Worked solutions of some reasoning_gym tasks: long-CoT demonstrations without a stronger model to write them. (The
+built-in sums and instructions bring theirs along: builtin.py.)
 
 A row of such a task carries the column `solution`, and `builtin:oracle` writes it out as a think block.
 """
@@ -67,15 +68,21 @@ def _letter_counting(metadata: Mapping[str, Any]) -> tuple[list[str], str]:
 def _number_sorting(metadata: Mapping[str, Any]) -> tuple[list[str], str]:
     """Selection: what is left, and the next of it."""
     falling = metadata["direction"] == "descending"
-    return list(_selection(metadata["original_numbers"], falling)), str(metadata["sorted_numbers"])
+    return list(selection(metadata["original_numbers"], falling)), str(metadata["sorted_numbers"])
 
 
-def _selection(numbers: list[str], falling: bool) -> Iterator[str]:
+def selection(numbers: list[str], falling: bool) -> Iterator[str]:
+    """Selection sort, what is left and the next of it: `7, 3, 5: smallest 3`."""
     left = list(numbers)
     while left:
         chosen = (max if falling else min)(left, key=float)
         yield f"{', '.join(left)}: {'largest' if falling else 'smallest'} {chosen}"
         left.remove(chosen)
+
+
+def final_answer(task: str, answer: Any) -> str:
+    """The form in which an answer is expected: as text by an instruction, in a box by everything else."""
+    return str(answer) if task == "instruction" else f"\\boxed{{{answer}}}"
 
 
 WORKED: Mapping[str, Callable[[Mapping[str, Any]], tuple[list[str], str]]] = {

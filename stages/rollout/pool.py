@@ -30,7 +30,7 @@ CALLS = 64
 class RolloutWorker:
     """One actor: one engine, whose model changes between stages.
 
-    A vLLM that sleeps, or has its GPUs for itself, stays up in between.
+    A vLLM stays up in between, asleep if it shares its GPU.
     """
 
     def __init__(self, settings: RolloutCluster, threads: int) -> None:
@@ -111,8 +111,7 @@ class RolloutWorker:
         import gc
 
         if self.settings.engine == "vllm" and self.engine is not None:
-            keeps = self.settings.sleep or self.settings.gpus >= 1
-            if not (keeps and self.engine.park(sleep=self.settings.sleep)):
+            if not self.engine.park(sleep=self.settings.can_sleep):
                 self.close()
             return
         self.interrupt()

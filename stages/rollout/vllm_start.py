@@ -122,7 +122,7 @@ def engine_arguments(
         "model": path, "revision": revision, "dtype": settings.dtype, "seed": seed,
         "tensor_parallel_size": parallel, "distributed_executor_backend": "uni" if parallel == 1 else "mp",
         "gpu_memory_utilization": share_of_gpu(settings), "max_num_seqs": settings.batch,
-        "enforce_eager": settings.eager, "enable_sleep_mode": settings.sleep,
+        "enforce_eager": settings.eager, "enable_sleep_mode": settings.can_sleep,
         "enable_prefix_caching": True, "logprobs_mode": "processed_logprobs", "generation_config": "vllm",
         "stream_interval": STREAM, "disable_log_stats": True, "worker_extension_cls": EXTENSION,
     }  # fmt: skip

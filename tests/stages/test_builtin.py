@@ -9,8 +9,13 @@ from typing import Any
 
 import pytest
 
+from posttrain.rewards.math import math
+from posttrain.rewards.text import exact
 from posttrain.stages.data.builtin import held_out
 from posttrain.stages.data.load import GENERATORS
+from posttrain.stages.sample import oracle_group
+from posttrain.thinking import split_thinking
+from posttrain.types import Prompt
 
 Row = dict[str, Any]
 
@@ -58,6 +63,28 @@ def test_terms_are_as_many_as_asked_for() -> None:
 
 def counted(first: int, last: int) -> range:
     return range(first, last + 1) if first < last else range(first, last - 1, -1)
+
+
+def test_the_steps_of_an_instruction_lead_to_its_answer() -> None:
+    """Read from the steps alone."""
+    for row in rows("instructions", "train"):
+        steps = row["solution"].split("\n")
+        if row["domain"] == "repeat":
+            found = [step.partition(": ")[2] for step in steps]
+        elif row["domain"] == "count":
+            found = [*re.findall(r"^\d+", steps[0]), *(step.partition("=")[2] for step in steps)]
+        else:  # sort, reverse
+            found = [step.split()[-1] for step in steps]
+        assert " ".join(found) == row["answer"]
+
+
+def test_the_oracle_answers_instructions_as_their_reward_reads_them() -> None:
+    for number, row in enumerate([*rows("instructions", "train", 40), *rows("arithmetic", "train", 40)]):
+        prompt = Prompt(id=str(number), messages=({"role": "user", "content": row["prompt"]},), task=row["task"],
+                        columns=row)  # fmt: skip
+        (said,) = oracle_group(prompt).completions
+        answer = split_thinking(said.text).answer
+        assert (exact if row["task"] == "instruction" else math)([""], [answer], [row["answer"]]) == [1.0], said.text
 
 
 def test_instructions_have_the_answers_they_ask_for() -> None:

@@ -512,15 +512,18 @@ def test_an_engine_that_cannot_sleep_is_not_kept_and_says_why(make: Any, caplog:
 
 
 @pytest.mark.parametrize(
-    ("fields", "kept"), [({"sleep": True, "gpus": 0.5}, True), ({"gpus": 1}, True), ({"gpus": 0.5}, False)]
+    ("fields", "asleep"), [({"sleep": True, "gpus": 0.5}, True), ({"gpus": 0.5}, True), ({"gpus": 1}, False)]
 )
-def test_a_worker_keeps_an_engine_that_leaves_the_learner_its_memory(
-    make: Any, fields: dict[str, Any], kept: bool
+def test_between_stages_a_worker_keeps_its_engine_asleep_if_it_shares_the_gpu(
+    make: Any, fields: dict[str, Any], asleep: bool
 ) -> None:
-    worker = RolloutWorker(RolloutCluster(engine="vllm", **fields), 1)
+    settings = RolloutCluster(engine="vllm", **fields)
+    worker = RolloutWorker(settings, 1)
     worker.engine, llm = make()
     worker.free()
-    assert (worker.engine is not None, "shutdown" in llm.said) == (kept, not kept)
+    assert worker.engine is not None
+    assert "shutdown" not in llm.said
+    assert ("sleep 2" in llm.said) == asleep == engine_arguments(settings, "m", None, "", 0)["enable_sleep_mode"]
     worker.close()
     assert llm.said.count("shutdown") == 1
 
