@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,9 @@ def apart(table: str, flag: str, asked: dict[str, Any], limit: int) -> Any:
 
 def _last_json(said: str) -> Any:
     for line in reversed(said.splitlines()):
-        try:
-            return json.loads(line)
-        except ValueError:
-            continue
+        if line[:1] in ("[", "{"):
+            with suppress(ValueError):
+                return json.loads(line)
     return None
 
 
