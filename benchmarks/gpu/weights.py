@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
                 pool.update_weights(2 * number + check)
                 times[check] += [time.monotonic() - began] if number >= 0 else []
         pool.free()
-    copied = plain_copy(size)
+    copied = plain_copy(size, "cuda:0" if options.gpus < 1 else "cuda:1")
     print(f"\n{options.shape}, {size / GB:.2f} GB in bfloat16, ZeRO-{options.zero}, median of {options.rounds}:")
     print(f"{'':<26}{'seconds':>9}{'GB/s':>9}")
     rows = [(way, median(times[False])), (f"{way}, sums compared", median(times[True])), ("a plain copy", copied)]
@@ -61,18 +61,18 @@ def run(options: argparse.Namespace) -> None:
         print(f"{name:<26}{seconds:>9.4f}{size / GB / seconds:>9.1f}", flush=True)
 
 
-def plain_copy(size: int) -> float:
-    """Seconds of a device-to-device copy of `size` bytes, median of ten."""
+def plain_copy(size: int, to: str) -> float:
+    """Seconds of a copy of `size` bytes from the first GPU to `to`, median of ten."""
     import torch
 
-    source = torch.randint(0, 256, (size,), dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
+    source = torch.randint(0, 256, (size,), dtype=torch.uint8, device="cuda:0")
+    target = torch.empty_like(source, device=to)
     times = []
     for _ in range(13):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         target.copy_(source)
         end.record()
-        torch.cuda.synchronize()
+        end.synchronize()
         times.append(start.elapsed_time(end) / 1e3)
     return float(median(times[3:]))
