@@ -5,7 +5,8 @@ Both sides train the same documents (lengths log-normal around 700 tokens, cut a
 Weights are random, of Qwen3's shape. Each side has a process of its own. The first steps (compilation) don't count;
 tokens are those of documents. A side's options stand behind its name, `posttrain:rows=4,kernels=compile`: `rows` a
 forward pass on both sides, `strategy` of TRL's packing, `ranks` of posttrain (Ray actors, a GPU each, `micro` rows a
-rank; `ranks=1` is what to compare with), and what `cluster.learner` has.
+rank; `ranks=1` is what to compare with), and what `cluster.learner` has. Whether the command works shows without a GPU:
+`--shapes tiny --row 256 --sides posttrain:ranks=2,zero=3,gpus=0,dtype=float32`.
 
 MFU counts 6 FLOPs a parameter and token (the embedding once, as head) and 12 x layers x heads x head_dim FLOPs a token
 and position attended to (half of a document, mean), against the card's dense bfloat16 peak of 989 TFLOP/s.
@@ -22,22 +23,21 @@ from typing import Any
 
 import machine
 import numpy as np
+import yaml
 
-ROW = 8192
 PEAK = 989e12
-LONGEST = {"max_position_embeddings": ROW}
 
 
-def documents(rows: int) -> list[list[int]]:
-    """The lengths of the documents of each row."""
+def documents(rows: int, row: int) -> list[list[int]]:
+    """The lengths of the documents of each of `rows` rows of `row` tokens."""
     rng = np.random.default_rng(0)
     found: list[list[int]] = []
     for _ in range(rows):
-        left, row = ROW, []
+        left, lengths = row, list[int]()
         while left > 0:
-            row.append(int(min(left, max(16, rng.lognormal(np.log(700), 0.8)))))
-            left -= row[-1]
-        found.append(row)
+            lengths.append(int(min(left, max(16, rng.lognormal(np.log(700), 0.8)))))
+            left -= lengths[-1]
+        found.append(lengths)
     return found
 
 
@@ -51,13 +51,13 @@ def flops(shape: dict[str, Any], rows: list[list[int]]) -> float:
     return float(6 * parameters * lengths.sum() + 12 * s["num_hidden_layers"] * width * (lengths**2 / 2).sum())
 
 
-def drawn(shape: dict[str, Any], micro: int) -> tuple[list[Any], list[list[int]]]:
+def drawn(shape: dict[str, Any], micro: int, row: int) -> tuple[list[Any], list[list[int]]]:
     """Samples, and which of them fill each row."""
     from posttrain.types import Sample
 
     rng = np.random.default_rng(1)
     samples, rows = list[Any](), list[list[int]]()
-    for lengths in documents(micro):
+    for lengths in documents(micro, row):
         first = len(samples)
         for n in lengths:
             mask = np.ones(n, np.float32)
@@ -67,7 +67,7 @@ def drawn(shape: dict[str, Any], micro: int) -> tuple[list[Any], list[list[int]]
     return samples, rows
 
 
-def posttrain(shape: dict[str, Any], micro: int, steps: int, options: dict[str, Any]) -> dict[str, Any]:
+def posttrain(shape: dict[str, Any], row: int, micro: int, steps: int, options: dict[str, Any]) -> dict[str, Any]:
     """Seconds of each step, and the peak in GiB."""
     import torch
 
@@ -77,26 +77,26 @@ def posttrain(shape: dict[str, Any], micro: int, steps: int, options: dict[str, 
     from posttrain.stages.learner.modelfiles import ModelSpec
     from posttrain.stages.learner.worker import LearnerWorker
 
-    asked: dict[str, Any] = {"zero": 0, **options}
+    asked: dict[str, Any] = {"zero": 0, "gpus": 1, "dtype": "bfloat16", **options}
     together, ranks = int(asked.pop("rows", 1)), int(asked.pop("ranks", 0))
     tokenizer = str(Path(__file__).parents[2] / "configs" / "models" / "tiny")
-    spec, adam = ModelSpec(path=tokenizer, scratch={**shape, **LONGEST}), Optimizer(lr=1e-5)
-    samples, rows = drawn(shape, micro * max(1, ranks))
-    settings = LearnerCluster(gpus=1, dtype="bfloat16", workers=max(1, ranks), **asked)
+    spec, adam = ModelSpec(path=tokenizer, scratch={**shape, "max_position_embeddings": row}), Optimizer(lr=1e-5)
+    samples, rows = drawn(shape, micro * max(1, ranks), row)
+    settings = LearnerCluster(workers=max(1, ranks), **asked)
     if ranks:
         with machine.actors(Cluster(learner=settings)) as workers:
             group, found = workers.learner(), []
             group.load(spec, adam)
             for number in range(steps):
                 began = time.monotonic()
-                group.step(samples, CrossEntropy(), step=number, micro_tokens=together * ROW)
+                group.step(samples, CrossEntropy(), step=number, micro_tokens=together * row)
                 found.append(time.monotonic() - began)
             return {"seconds": found, "gib": group.memory()["peak_gib"]}
     worker = LearnerWorker(0, 1, settings, 8)
     worker.join("127.0.0.1", worker.host("127.0.0.1"))
     worker.load(spec, adam, 0)
     weights = token_weights(samples, "token")
-    passes = [[j for row in rows[i : i + together] for j in row] for i in range(0, len(rows), together)]
+    passes = [[j for members in rows[i : i + together] for j in members] for i in range(0, len(rows), together)]
     batches = [pack(samples, weights, members) for members in passes]
     found = []
     for _ in range(steps):
@@ -108,7 +108,7 @@ def posttrain(shape: dict[str, Any], micro: int, steps: int, options: dict[str, 
     return {"seconds": found, "gib": torch.cuda.max_memory_allocated() / 2**30}
 
 
-def trl(shape: dict[str, Any], micro: int, steps: int, options: dict[str, Any]) -> dict[str, Any]:
+def trl(shape: dict[str, Any], row: int, micro: int, steps: int, options: dict[str, Any]) -> dict[str, Any]:
     """Seconds of each step of TRL's SFTTrainer, and the peak in GiB."""
     import tempfile
 
@@ -118,11 +118,11 @@ def trl(shape: dict[str, Any], micro: int, steps: int, options: dict[str, Any]) 
     from trl import SFTConfig, SFTTrainer
 
     rng = np.random.default_rng(1)
-    lengths = [n for row in documents(micro * (steps + 1)) for n in row]
+    lengths = [n for filled in documents(micro * (steps + 1), row) for n in filled]
     data = Dataset.from_dict({"input_ids": [rng.integers(0, shape["vocab_size"], n).tolist() for n in lengths]})
     tokenizer = AutoTokenizer.from_pretrained(str(Path(__file__).parents[2] / "configs" / "models" / "tiny"))
     model = Qwen3ForCausalLM._from_config(
-        Qwen3Config(**{**shape, **LONGEST}), dtype=torch.float32, attn_implementation="sdpa"
+        Qwen3Config(**{**shape, "max_position_embeddings": row}), dtype=torch.float32, attn_implementation="sdpa"
     )
     found: list[float] = []
     together = int(options.get("rows", 1))
@@ -138,7 +138,7 @@ def trl(shape: dict[str, Any], micro: int, steps: int, options: dict[str, Any]) 
 
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
-            output_dir=folder, packing=True, max_length=ROW, per_device_train_batch_size=together, report_to=[],
+            output_dir=folder, packing=True, max_length=row, per_device_train_batch_size=together, report_to=[],
             gradient_accumulation_steps=micro // together, max_steps=steps, bf16=True, use_liger_kernel=True,
             learning_rate=1e-5, gradient_checkpointing=False, save_strategy="no", logging_steps=1000,
             packing_strategy=options.get("strategy", "bfd"),
@@ -157,7 +157,8 @@ def one(argument: str) -> None:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--shapes", nargs="+", default=["0.6b", "1.7b"], choices=["0.6b", "1.7b"])
+    parser.add_argument("--shapes", nargs="+", default=["0.6b", "1.7b"], choices=machine.SHAPES)
+    parser.add_argument("--row", type=int, default=8192, help="tokens")
     parser.add_argument("--sides", nargs="+", default=["posttrain", "trl"], help="NAME or NAME:option=value,...")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--micro", type=int, default=4)
@@ -172,14 +173,15 @@ def run(args: argparse.Namespace) -> None:
     for shape in args.shapes:
         for side in args.sides:
             name, _, text = side.partition(":")
-            pairs = dict(pair.split("=") for pair in text.split(",") if pair)
-            asked = {"side": name, "shape": shape, "micro": args.micro, "steps": args.steps, "options": pairs}
+            pairs = {key: yaml.safe_load(value) for key, value in (p.split("=") for p in text.split(",") if p)}
+            asked = {"side": name, "shape": shape, "options": pairs}
+            asked |= {"row": args.row, "micro": args.micro, "steps": args.steps}
             got = machine.apart("learner", "--one", asked, args.limit)
             if isinstance(got, str):
                 print(f"| {shape} | {side} | {got} | | | | |", flush=True)
                 continue
             step, ranks = median(got["seconds"][2:]), int(pairs.get("ranks", 1))
-            rows = documents(args.micro * ranks)
+            rows = documents(args.micro * ranks, args.row)
             tokens = sum(map(sum, rows)) / step
             mfu = flops(machine.SHAPES[shape], rows) / step / (PEAK * ranks)
             print(

@@ -23,7 +23,8 @@ QWEN3_06B: dict[str, Any] = {
 QWEN3_17B = {**QWEN3_06B, "hidden_size": 2048, "intermediate_size": 6144}
 TINY: dict[str, Any] = {
     "hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 512, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 64, "tie_word_embeddings": True, "max_position_embeddings": 2048,
+    "num_key_value_heads": 2, "head_dim": 64, "tie_word_embeddings": True, "vocab_size": 4096,
+    "max_position_embeddings": 2048,
 }  # fmt: skip
 SHAPES = {"0.6b": QWEN3_06B, "1.7b": QWEN3_17B, "tiny": TINY}
 

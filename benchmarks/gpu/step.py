@@ -5,7 +5,10 @@ Both start from the same random model, which never ends a turn: every completion
 from the text's hash, so advantages aren't zero and nobody waits for them. TRL's `per_device_train_batch_size` is the
 best of those tried; posttrain's `micro_tokens` is the recipe's. Steps are told apart by the time between two lines of
 metrics.jsonl, so posttrain makes one more. The first of each side (compilation, graphs) doesn't count; a side whose
-time is up counts with the steps that it made.
+time is up counts with the steps that it made. vLLM's start with CUDA graphs takes two to three minutes of `--limit`.
+
+Whether the command works shows without a GPU: `--cpu --shape tiny --prompts 4 --group 2 --max-tokens 16 --trl-batches
+0`.
 """
 
 from __future__ import annotations
@@ -43,7 +46,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trl-batches", type=int, nargs="+", default=[16], help="completions a forward pass; 0: no TRL"
     )
-    parser.add_argument("--limit", type=int, default=280, help="seconds a side")
+    parser.add_argument("--limit", type=int, default=420, help="seconds a side")
+    parser.add_argument("--eager", action="store_true", help="no CUDA graphs on our side")
+    parser.add_argument("--cpu", action="store_true", help="the transformers engine, without a GPU")
     parser.add_argument("--trl", help=argparse.SUPPRESS)
 
 
@@ -85,13 +90,7 @@ def posttrain(options: argparse.Namespace, folder: str) -> list[dict[str, float]
         (here / "noise.py").write_text(REWARD, encoding="utf-8")
         recipe = {
             "name": "step", "base": folder,
-            "cluster": {
-                "learner": {"gpus": 0.5, "zero": 0, "dtype": "bfloat16"},
-                "rollout": {
-                    "gpus": 0.5, "engine": "vllm", "dtype": "bfloat16", "batch": options.prompts * options.group,
-                    "memory": options.memory, "max_context": options.max_tokens + 256, "sleep": True,
-                },
-            },
+            "cluster": {} if options.cpu else cluster(options),
             "stages": {
                 "rl": {
                     "kind": "grpo", "model": "base", "prompts": {"from": "builtin:arithmetic", "n": 4000},
@@ -105,21 +104,31 @@ def posttrain(options: argparse.Namespace, folder: str) -> list[dict[str, float]
         }  # fmt: skip
         (here / "step.yaml").write_text(json.dumps(recipe), encoding="utf-8")
         command = [sys.executable, "-m", "posttrain", "run", str(here / "step.yaml"), "--run-dir", str(here / "run")]
-        with Ticks(here / "run" / "rl" / "metrics.jsonl") as ticks:
+        with Ticks(here / "run" / "rl" / "metrics.jsonl") as ticks, open(here / "log", "w+", encoding="utf-8") as log:
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=options.limit, check=False)
-            except subprocess.TimeoutExpired:
-                done = None
-        if done and done.returncode:
-            return f"failed: {(done.stderr or done.stdout)[-1500:]}"
-        if len(ticks.times) < 3:
-            return f"not two steps in {options.limit} s"
+                subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=options.limit, check=True)
+            except subprocess.SubprocessError as error:
+                late = isinstance(error, subprocess.TimeoutExpired)
+                if len(ticks.times) < 3 or not late:
+                    log.seek(0)
+                    return f"{f'not two steps in {options.limit} s' if late else 'failed'}: {log.read()[-1500:]}"
         found = [json.loads(line) for line in ticks.path.read_text(encoding="utf-8").splitlines()]
     gaps = [later - earlier for earlier, later in zip(ticks.times, ticks.times[1:], strict=False)]
     return [
         {"step": gap, "sync": row["seconds_sync"], "train": row["seconds_train"], "generate": row["seconds_generate"]}
         for gap, row in zip(gaps, found[1:], strict=True)
     ]
+
+
+def cluster(options: argparse.Namespace) -> dict[str, Any]:
+    """Learner and vLLM on one GPU, the learner's memory its own while it trains."""
+    return {
+        "learner": {"gpus": 0.5, "zero": 0, "dtype": "bfloat16"},
+        "rollout": {
+            "gpus": 0.5, "engine": "vllm", "dtype": "bfloat16", "batch": options.prompts * options.group,
+            "memory": options.memory, "max_context": options.max_tokens + 256, "sleep": True, "eager": options.eager,
+        },
+    }  # fmt: skip
 
 
 class Ticks:

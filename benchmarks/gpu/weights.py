@@ -18,7 +18,7 @@ GB = 1e9
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", choices=machine.SHAPES, default="0.6b")
-    parser.add_argument("--gpus", type=float, default=0.5, help="of each side: 0.5 shares one, 1 takes two")
+    parser.add_argument("--gpus", type=float, default=0.5, help="of each side: 0.5 shares one, 1 takes two, 0 none")
     parser.add_argument("--engine", choices=["vllm", "transformers"], default="vllm")
     parser.add_argument("--zero", type=int, choices=[0, 1, 2, 3], default=2)
     parser.add_argument("--rounds", type=int, default=5)
@@ -40,11 +40,13 @@ def run(options: argparse.Namespace) -> None:
     )
     spec = ModelSpec(path=str(builtin_path("builtin:tiny")), scratch=machine.SHAPES[options.shape])
     with machine.actors(cluster) as workers:
-        learner, pool = workers.learner(), workers.rollout()
+        learner, pool, began = workers.learner(), workers.rollout(), time.monotonic()
         learner.load(spec, Optimizer())
+        print(f"learner loaded after {time.monotonic() - began:.0f} s", flush=True)
         size = int(learner.sizes["parameters"]) * 2
         pool.follow(learner)
         pool.load(spec)
+        print(f"both sides have met after {time.monotonic() - began:.0f} s", flush=True)
         way = pool._path.backend or "object store" if pool._path else ""
         times: dict[bool, list[float]] = {True: [], False: []}
         for number in range(-1, options.rounds):
@@ -53,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
                 pool.update_weights(2 * number + check)
                 times[check] += [time.monotonic() - began] if number >= 0 else []
         pool.free()
-    copied = plain_copy(size, "cuda:0" if options.gpus < 1 else "cuda:1")
+    copied = plain_copy(size, options.gpus)
     print(f"\n{options.shape}, {size / GB:.2f} GB in bfloat16, ZeRO-{options.zero}, median of {options.rounds}:")
     print(f"{'':<26}{'seconds':>9}{'GB/s':>9}")
     rows = [(way, median(times[False])), (f"{way}, sums compared", median(times[True])), ("a plain copy", copied)]
@@ -61,13 +63,19 @@ def run(options: argparse.Namespace) -> None:
         print(f"{name:<26}{seconds:>9.4f}{size / GB / seconds:>9.1f}", flush=True)
 
 
-def plain_copy(size: int, to: str) -> float:
-    """Seconds of a copy of `size` bytes from the first GPU to `to`, median of ten."""
+def plain_copy(size: int, gpus: float) -> float:
+    """Seconds of a copy of `size` bytes: on the first GPU, to the second, or in memory; median of ten."""
     import torch
 
-    source = torch.randint(0, 256, (size,), dtype=torch.uint8, device="cuda:0")
-    target = torch.empty_like(source, device=to)
+    source = torch.randint(0, 256, (size,), dtype=torch.uint8, device="cuda:0" if gpus else "cpu")
+    target = torch.empty_like(source, device="cuda:1" if gpus >= 1 else source.device)
     times = []
+    if not gpus:
+        for _ in range(13):
+            began = time.monotonic()
+            target.copy_(source)
+            times.append(time.monotonic() - began)
+        return float(median(times[3:]))
     for _ in range(13):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
