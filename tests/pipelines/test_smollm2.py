@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from posttrain.configs.load import load_recipe
+from posttrain.configs.schema import Recipe
 from posttrain.errors import InputError, RecipeError
 from posttrain.pipelines.plan import make_plan
 from posttrain.stages.data import smollm2
@@ -21,27 +22,27 @@ needs_package = pytest.mark.skipif(
     reason="the model's package isn't installed (make smollm2)",
 )
 
-SMALL = [
-    "cluster.learner.gpus=0",
-    "cluster.rollout.gpus=0",
-    *(f"stages.demonstrations.prompts.{i}.n=2" for i in range(4)),
-    *(f"stages.queries.prompts.{i}.n=4" for i in range(4)),
-    *(f"evaluate.suites.{suite}.prompts.{i}.n=1" for suite in (0, 1) for i in range(4)),
-    *(f"evaluate.suites.{suite}.prompts.0.n=2" for suite in (2, 3)),
-    *(f"evaluate.suites.{suite}.sampling.max_tokens=16" for suite in range(4)),
-    "evaluate.suites.0.k=1",
-    *(f"stages.{stage}.steps=2" for stage in ("cold_start", "reasoning_rl", "fusion", "general_rl")),
-    *(f"stages.{stage}.batch_size=4" for stage in ("cold_start", "fusion")),
-    *(f"stages.{stage}.prompts_per_step=2" for stage in ("reasoning_rl", "general_rl")),
-    *(f"stages.{stage}.group_size=2" for stage in ("reasoning_rl", "general_rl")),
-    *(f"stages.{stage}.sampling.max_tokens=16" for stage in ("queries", "reasoning_rl", "thinking", "general_rl")),
-    "stages.queries.n=1",
-    "stages.queries.limit=8",
-    "stages.queries.keep.pass_rate=[0, 1]",  # two steps teach nothing: nothing may be dropped for it
-    "stages.thinking.n=1",
-    "stages.thinking.filters=[]",
-    "stages.fusion.data.1.n=8",
-]
+
+def small(recipe: Recipe) -> list[str]:
+    """Every number of `recipe` as small as it goes; nothing is dropped for what two steps haven't taught."""
+    said = ["cluster.learner.gpus=0", "cluster.rollout.gpus=0"]
+    for name, stage in recipe.stages.items():
+        at = f"stages.{name}"
+        fields = {"steps": 2, "batch_size": 4, "prompts_per_step": 2, "group_size": 2, "n": 1}
+        said += [f"{at}.{field}={value}" for field, value in fields.items() if getattr(stage, field, 1) != 1]
+        said += [f"{at}.sampling.max_tokens=16"] if hasattr(stage, "sampling") else []
+        for many in ("prompts", "data"):
+            sources = enumerate(getattr(stage, many, ()))
+            said += [f"{at}.{many}.{i}.n=4" for i, source in sources if source.source not in recipe.stages]
+    said += ["stages.queries.limit=8", "stages.queries.keep.pass_rate=[0, 1]"]
+    said += ["stages.thinking.filters=[]", "stages.outputs.filters=[]"]
+    for number, suite in enumerate(recipe.evaluate.suites):
+        at = f"evaluate.suites.{number}"
+        said += [f"{at}.k=1", f"{at}.sampling.max_tokens=16"]
+        said += [
+            f"{at}.prompts.{i}.n={2 if suite.measure == 'mode_following' else 1}" for i in range(len(suite.prompts))
+        ]
+    return said
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +115,10 @@ def test_the_recipe_runs_from_end_to_end_on_a_cpu(tmp_path: Path) -> None:
     pytest.importorskip("reasoning_gym")
     from posttrain.pipelines.run import run_recipe
 
-    out = io.StringIO()
-    code = run_recipe(load_recipe("smollm2", SMALL), tmp_path / "run", console=Console(file=out, width=200))
+    out, recipe = io.StringIO(), load_recipe("smollm2", small(load_recipe("smollm2").recipe))
+    code = run_recipe(recipe, tmp_path / "run", console=Console(file=out, width=200))
     assert code == 0, out.getvalue()
-    table = json.loads((tmp_path / "run" / "eval-general_rl" / "artifact" / "table.json").read_text())
-    assert {row["suite"] for row in table["rows"]} == {"modes", "instructions", "flags"}
+    for after in recipe.recipe.evaluate.after:
+        table = json.loads((tmp_path / "run" / f"eval-{after}" / "artifact" / "table.json").read_text())
+        asked = recipe.recipe.evaluate.only[after]
+        assert {row["suite"] for row in table["rows"]} == set(asked), after
