@@ -94,13 +94,6 @@ def recipe_from_data(data: Mapping[str, Any], recipe_dir: Path, origin: str) -> 
     return _load(parse_document(text, origin), Path(origin), recipe_dir, ())
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of a recipe, for editors."""
-    schema = Recipe.model_json_schema(by_alias=True)
-    schema["required"].remove("stages")
-    return {**schema, "anyOf": [{"required": ["stages"]}, {"required": [KEY]}]}  # which may be the other recipe's
-
-
 def _find(ref: str | Path, folder: Path = Path()) -> Path:
     """The file of a recipe: a path from `folder`, or a packaged name. Raises RecipeError."""
     name = str(ref)

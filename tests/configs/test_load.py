@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from posttrain.configs.load import LoadedRecipe, json_schema, load_recipe, packaged_recipes
+from posttrain.configs.load import LoadedRecipe, load_recipe, packaged_recipes
 from posttrain.errors import InputError, RecipeError
 
 RECIPE = """name: r
@@ -189,11 +189,6 @@ def test_an_unknown_name_suggests_a_packaged_one() -> None:
 def test_packaged_recipes_load(name: str, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     loaded = load_recipe(name)
     assert isinstance(loaded, LoadedRecipe)
-
-
-def test_the_schema_is_json_for_editors() -> None:
-    properties = json_schema()["properties"]
-    assert "stages" in properties
 
 
 STORED = """name: r
