@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 START_PATIENCE = 900.0
 """Seconds until vLLM is up: the first start on a machine compiles."""
+STARTS = 3
+MEASURED = "Error in memory profiling"
+"""What vLLM says (v1/worker/gpu_worker.py, 0.26) where another program gave GPU memory back under its measurement."""
 STREAM = 16
 FILLED = 0.9
 """Share of a GPU, or of a worker's part of one, that vLLM takes if the recipe doesn't say."""
@@ -88,6 +91,30 @@ def _start(settings: RolloutCluster, arguments: dict[str, Any], tokenizer: Any, 
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")  # an engine never leaves its node
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    llm, loop = _started(settings, arguments)
+    limit = llm.model_config.max_model_len
+    return VllmEngine(llm, tokenizer, loop, request=make_request, batch=settings.batch, limit=limit, kind=kind)
+
+
+def _started(settings: RolloutCluster, arguments: dict[str, Any]) -> tuple[Any, EventLoop]:
+    """vLLM, and the loop that it lives in; begun again if memory came free while it measured what there is."""
+    for left in reversed(range(STARTS)):
+        loop = EventLoop()
+        try:
+            return loop.call(_launch(arguments), START_PATIENCE), loop
+        except RecipeError:
+            loop.close()
+            raise
+        except Exception as error:
+            loop.close()
+            why = last_error() or str(error)
+            if not left or MEASURED not in why:
+                raise _refusal(why, settings) from error
+            log.warning("memory of the GPU came free while vLLM measured it: it starts again")
+    raise AssertionError("the last start returns or raises")
+
+
+async def _launch(arguments: dict[str, Any]) -> Any:
     try:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -96,21 +123,9 @@ def _start(settings: RolloutCluster, arguments: dict[str, Any], tokenizer: Any, 
             f"vLLM can't be imported: {error}", where="cluster.rollout.engine",
             fix="pip install 'posttrain[vllm]', or use engine: transformers",
         ) from error  # fmt: skip
-    loop = EventLoop()
-
-    async def start() -> Any:
-        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-        await llm.collective_rpc("die_with_parent")
-        return llm
-
-    try:
-        llm = loop.call(start(), START_PATIENCE)
-    except Exception as error:
-        refusal = _refusal(error, settings)
-        loop.close()
-        raise refusal from error
-    limit = llm.model_config.max_model_len
-    return VllmEngine(llm, tokenizer, loop, request=make_request, batch=settings.batch, limit=limit, kind=kind)
+    llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+    await llm.collective_rpc("die_with_parent")
+    return llm
 
 
 def engine_arguments(
@@ -162,10 +177,12 @@ def _plain_folder(spec: ModelSpec, tokenizer: Any, scratch: Path, settings: Roll
     return str(scratch)
 
 
-def _refusal(error: Exception, settings: RolloutCluster) -> RunError:
+def _refusal(why: str, settings: RolloutCluster) -> RunError:
     share = share_of_gpu(settings)
-    what, fix = f"vLLM didn't start: {last_error() or error}", "see whether this vLLM knows this model and this GPU"
-    if torch.cuda.is_available():
+    what, fix = f"vLLM didn't start: {why}", "see whether this vLLM knows this model and this GPU"
+    if MEASURED in why:
+        fix = "another program gives memory of this GPU back: start when it's done, or where it isn't"
+    elif torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         what += f"\n  the GPU has {free / GIB:.1f} of {total / GIB:.1f} GiB free, vLLM was to take {share:.0%}"
         fix = (

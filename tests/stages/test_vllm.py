@@ -570,6 +570,39 @@ def test_only_a_model_of_the_same_configuration_takes_the_place_of_another(
     assert (second is first) == same
 
 
+@pytest.mark.parametrize(
+    ("failures", "says"),
+    [
+        ([], None),
+        (["Error in memory profiling. Initial free memory 27 GiB"] * 2, None),
+        (["Error in memory profiling. Initial free memory 27 GiB"] * 3, "another program gives memory"),
+        (["No available memory for the cache blocks."], "knows this model"),
+    ],
+)
+def test_vllm_starts_again_where_memory_came_free_while_it_measured(
+    monkeypatch: pytest.MonkeyPatch, failures: list[str], says: str | None
+) -> None:
+    left = list(failures)
+
+    async def launch(arguments: dict[str, Any]) -> str:
+        if left:
+            raise RuntimeError(left.pop())
+        return "up"
+
+    monkeypatch.setattr(vllm_start, "_launch", launch)
+    monkeypatch.setattr(vllm_start, "last_error", lambda: "")
+    settings = RolloutCluster(engine="vllm", gpus=0.5)
+    if says is None:
+        llm, loop = vllm_start._started(settings, {})
+        loop.close()
+        assert llm == "up"
+    else:
+        with pytest.raises(RunError) as error:
+            vllm_start._started(settings, {})
+        assert says in str(error.value.fix)
+    assert not left
+
+
 def test_the_sum_counts_what_is_split_on_every_rank_and_the_rest_once() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 2, bias=False), torch.nn.LayerNorm(2, bias=False))
     split: Any = model[0].weight
