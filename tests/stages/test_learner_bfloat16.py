@@ -67,6 +67,16 @@ def test_steps_are_adams_on_float32_weights_with_clipped_bfloat16_gradients(work
             torch.testing.assert_close(p.float(), wanted[name].float(), atol=LR / 100, rtol=2**-8)
 
 
+def test_how_a_step_is_cut_changes_its_gradient_by_rounding_alone(loaded: Any, random_model: Path) -> None:
+    samples = make_samples(12)
+    assert len(batches(samples, 64)) > 3
+    whole = loaded.step(batches(samples, 4096), CrossEntropy(), LR)
+    loaded.load(ModelSpec(path=str(random_model)), ADAM, 0)
+    cut = loaded.step(batches(samples, 64), CrossEntropy(), LR)
+    assert cut["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-2)
+    assert cut["loss"] == pytest.approx(whole["loss"], rel=1e-2)
+
+
 @pytest.mark.parametrize("weight", [float("nan"), float("inf")])
 def test_what_is_not_finite_moves_no_weight_and_leaves_no_trace(loaded: Any, random_model: Path, weight: float) -> None:
     before, samples = weights(loaded), make_samples()
