@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from posttrain.configs.load import load_recipe
+from posttrain.pipelines.cli import main
 from posttrain.pipelines.run import run_recipe
 from posttrain.stages.context import StageContext, StageResult
 
@@ -91,3 +95,46 @@ def runner(tmp_path: Path) -> Runner:
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "r.yaml").write_text(RECIPE)
     return Runner(tmp_path)
+
+
+Call = Callable[..., "CompletedProcess[str]"]
+
+
+@pytest.fixture
+def posttrain(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """The command line as a function: its exit code and all that it printed. Another exception than an exit passes."""
+
+    def call(*arguments: str, cwd: Path, stdin: str = "") -> CompletedProcess[str]:
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr(sys, "argv", ["posttrain", *arguments])
+            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            patch.setenv("TQDM_DISABLE", "1")  # the command sets it for its process
+            with pytest.raises(SystemExit) as ended:
+                main()
+        out, err = capfd.readouterr()
+        code = ended.value.code
+        return CompletedProcess(arguments, code if isinstance(code, int) else int(code is not None), out, err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def kept_run(ray_session: None) -> Iterator[Callable[..., int]]:
+    """`run_recipe` with actors that this session's runs hand on (see kept.py)."""
+    from .kept import KeptWorkers
+
+    def call(*arguments: Any, **options: Any) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("posttrain.pipelines.run.ClusterWorkers", KeptWorkers)
+            return run_recipe(*arguments, **options)
+
+    yield call
+    KeptWorkers.end()
+
+
+@pytest.fixture
+def kept_workers(kept_run: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for all runs of a test, those of the command line too."""
+    monkeypatch.setattr("posttrain.pipelines.run.run_recipe", kept_run)
