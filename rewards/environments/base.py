@@ -79,8 +79,8 @@ def schemas_of(environment: Any) -> list[dict[str, Any]]:
     """
     from transformers.utils import chat_template_utils
 
-    # It asks in order to know tensors among the annotations, which are none where torch isn't loaded; and would load it,
-    # for seconds, into each process of an environment.
+    # It asks in order to know tensors among the annotations, which are none where torch is not loaded, and would load
+    # it, for seconds, into each process of an environment.
     chat_template_utils.is_torch_available = lambda: "torch" in sys.modules
     tools = tools_of(environment)
     if not tools:
