@@ -73,7 +73,7 @@ def test_plan_says_what_and_why_as_json(runner: Any, posttrain: Any) -> None:
 
 
 def test_status_as_json_and_report(runner: Any, posttrain: Any) -> None:
-    runner.run()
+    runner.take_finished()
     done = posttrain("status", "run", "--json", cwd=runner.folder)
     stages = json.loads(done.stdout)["stages"]
     assert stages["cold"]["state"] == "done"
@@ -154,7 +154,7 @@ def test_what_is_written_says_what_was_asked(runner: Any) -> None:
 
 
 def test_ray_and_torch_stay_asleep_when_everything_is_reused(runner: Any) -> None:
-    runner.run()
+    runner.take_finished()
     script = (
         "import sys\n"
         "sys.argv = ['posttrain', 'run', 'r.yaml', '--run-dir', 'run']\n"
