@@ -78,7 +78,7 @@ def on_policy(context: StageContext, spec: Distill) -> StageResult:
     sources = load_all(context, spec.prompts)
     which = choose_teachers(spec, [p for source in sources for p in source])
     supply = PromptSupply(sources, [s.weight for s in spec.prompts], seed=context.seed)
-    session = TrainingSession.start(context, spec.steps)
+    session = TrainingSession.start(context, spec.steps, answers=True)
     session.keep("supply", lambda: supply.state, supply.restore)
     teachers = load_teachers(context, session)
     pool = context.workers.rollout()

@@ -43,7 +43,7 @@ def run(context: StageContext) -> StageResult:
     spec: Grpo = context.spec
     sources = load_all(context, spec.prompts)
     supply = PromptSupply(sources, [s.weight for s in spec.prompts], seed=context.seed, difficulty=spec.difficulty)
-    session = TrainingSession.start(context, spec.steps * spec.minibatches)
+    session = TrainingSession.start(context, spec.steps * spec.minibatches, answers=True)
     with context.workers.scorer(spec.rewards) as scorer:
         asking = Asking(
             pool=start_pool(context, session), scorer=scorer, group_size=spec.group_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -27,6 +28,12 @@ SHAPE = {
     "tie_word_embeddings": True,
     "max_position_embeddings": 512,
 }
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests aren't looked at by the collector again: half a second, each time that a model was freed."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,15 +77,18 @@ def schemas_of(environment: Any) -> list[dict[str, Any]]:
     Raises:
         TypeError: there is no tool, or one lacks type hints or a docstring.
     """
-    from transformers.utils.chat_template_utils import get_json_schema
+    from transformers.utils import chat_template_utils
 
+    # It asks in order to know tensors among the annotations, which are none where torch is not loaded, and would load
+    # it, for seconds, into each process of an environment.
+    chat_template_utils.is_torch_available = lambda: "torch" in sys.modules
     tools = tools_of(environment)
     if not tools:
         raise TypeError(f"{type(environment).__name__} has no tool: write a public method")
     found = []
     for name, method in tools.items():
         try:
-            schema = get_json_schema(method)
+            schema = chat_template_utils.get_json_schema(method)
         except Exception as error:
             raise TypeError(f"the tool {type(environment).__name__}.{name}: {error}") from error
         schema["function"].pop("return", None)  # models are trained on schemas of arguments alone

@@ -44,11 +44,11 @@ class Learner:
         self.sizes: dict[str, float] = {}
         self.local = not cluster.address
         """Whether all actors stand on this host."""
-        self._meet("" if cluster.address else "127.0.0.1")
+        self._met = False
 
-    def _meet(self, address: str) -> None:
+    def _meet(self) -> None:
         """Bring the ranks together where rank 0 stands: on a cluster that may be another node than this one."""
-        first = self.actors[0]
+        self._met, first, address = True, self.actors[0], "127.0.0.1" if self.local else ""
         try:
             address = address or ray.get(first.__ray_call__.remote(_node_address), timeout=START_TIMEOUT)
             port = ray.get(first.host.remote(address), timeout=START_TIMEOUT)
@@ -66,7 +66,12 @@ class Learner:
         last: Sequence[Any] | None = None,
         timeout: float = CALL_TIMEOUT,
     ) -> list[Any]:
-        """Call `method` on all ranks: with its own of `each` in front of `args`, and its own of `last` behind."""
+        """Call `method` on all ranks: with its own of `each` in front of `args`, and its own of `last` behind.
+
+        The first call waits until the ranks are up: other actors can start beside them until then.
+        """
+        if not self._met:
+            self._meet()
 
         def own(values: Sequence[Any] | None, rank: int) -> tuple[Any, ...]:
             return () if values is None else (values[rank],)

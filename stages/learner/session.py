@@ -48,11 +48,16 @@ class TrainingSession:
     _restored: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, context: StageContext, optimizer_steps: int) -> TrainingSession:
-        """Load the stage's model; continue from the last whole checkpoint if there is one."""
+    def start(cls, context: StageContext, optimizer_steps: int, *, answers: bool = False) -> TrainingSession:
+        """Load the stage's model; continue from the last whole checkpoint if there is one.
+
+        `answers`: the model will answer, so the rollout workers' processes start beside the learner's.
+        """
         spec: TrainingStage = context.spec
         path, source = model_path(context, spec.model)
         learner = context.workers.learner()
+        if answers:
+            context.workers.rollout()
         learner.load(
             ModelSpec.of(path, source, spec.lora), spec.optimizer, total_steps=optimizer_steps, seed=context.seed
         )

@@ -37,6 +37,8 @@ class RolloutWorker:
         import torch
 
         torch.set_num_threads(threads)
+        if settings.engine == "transformers":  # for seconds: now that other actors start, not when a model is loaded
+            import posttrain.stages.rollout.engine  # noqa: F401
         self.settings = settings
         self.engine: Any = None
         self.path = ""

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from posttrain.configs.load import load_recipe
+from posttrain.pipelines import overlap
 from posttrain.pipelines.run import run_recipe
 from posttrain.pipelines.terminal import make_console
 from posttrain.stages.context import StageContext, StageResult
@@ -36,4 +37,5 @@ def stage(context: StageContext) -> StageResult:
 
 
 if __name__ == "__main__":
+    overlap.TINY.clear()  # no base's corpus is made again at the end, for five seconds: no board shows what it held
     sys.exit(run_recipe(load_recipe(sys.argv[1]), Path(sys.argv[2]), console=make_console(), run_one=stage))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +91,30 @@ def completion(prompt: Prompt, number: int, index: int) -> Completion:
 
 
 @dataclass
+class Kept:
+    """Finished runs by all that decided what is in them."""
+
+    folder: Path
+    runs: dict[Hashable, Path] = field(default_factory=dict)
+
+    def run(self, wanted: Hashable | None, target: Path, run: Callable[[], None]) -> Path:
+        """Makes `target` by `run`, or as a copy of what stands under `wanted`."""
+        if wanted in self.runs:
+            shutil.copytree(self.runs[wanted], target)
+            return target
+        run()
+        if wanted is not None:
+            self.runs[wanted] = Path(tempfile.mkdtemp(dir=self.folder))
+            shutil.copytree(target, self.runs[wanted], dirs_exist_ok=True)
+        return target
+
+
+@dataclass
 class Runs:
     """Makes run folders in one folder of data."""
 
     folder: Path
+    kept: Kept
     text: str = RECIPE
     data: str = ""
     """Rows that a `curate` stage gives."""
@@ -110,9 +132,18 @@ class Runs:
         (self.folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def run(self, name: str, *overrides: str, scores: Scores = even, until: str | None = None) -> Path:
-        """Run the recipe into the folder `name`."""
+        """Run the recipe into the folder `name`; where another test ran the same, give a copy of that."""
         (self.folder / "r.yaml").write_text(self.text)
+        files = [path for path in sorted(self.folder.iterdir()) if path.is_file() and path.name != "printed.txt"]
+        content = tuple((path.name, path.read_text()) for path in files)
+        plain = not overrides and not (self.folder / "model").exists() and not (self.folder / name).exists()
+        return self.kept.run(
+            (content, scores, until, self.data, self.reward) if plain else None,
+            self.folder / name,
+            lambda: self._run(name, overrides, scores, until),
+        )
 
+    def _run(self, name: str, overrides: Sequence[str], scores: Scores, until: str | None) -> None:
         def stage(context: StageContext) -> StageResult:
             context.metrics.write(1, {"loss": 0.5, "reward": self.reward, "tokens": 100, "generated_tokens": 40})
             if context.spec.kind == "evaluate":
@@ -128,14 +159,13 @@ class Runs:
             loaded, console = load_recipe(self.folder / "r.yaml", overrides), Console(file=file, width=200)
             code = run_recipe(loaded, self.folder / name, console=console, run_one=stage, until=until)
         assert code == 0
-        return self.folder / name
 
 
-def make_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+def make_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, kept: Kept) -> Runs:
     """Evaluations that ask `Workers`, over 40 held-out questions."""
     monkeypatch.setattr(evaluate, "load_policy", lambda context, model: (context.workers, None))
     monkeypatch.setattr(evaluate, "collect", lambda pool, scorer, prompts, k, *rest, **more: pool.collect(prompts, k))
-    made = Runs(folder)
+    made = Runs(folder, kept)
     made.rows("train.jsonl", 5, first=100)
     made.rows("held.jsonl", 40)
     return made

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from posttrain.configs.load import load_recipe
+from posttrain.pipelines.cli import main
+from posttrain.pipelines.project import write_project
 from posttrain.pipelines.run import run_recipe
 from posttrain.stages.context import StageContext, StageResult
 
@@ -43,6 +52,8 @@ class Runner:
     accuracy: dict[str, float] = field(default_factory=lambda: {"cold": 0.2, "fusion": 0.8})
     printed: str = ""
     text: str = RECIPE
+    finished: Callable[[], Path] | None = None
+    """The folder of a finished run of `RECIPE`."""
 
     @property
     def recipe(self) -> Path:
@@ -69,6 +80,11 @@ class Runner:
         gives = "model" if context.spec.kind in ("sft", "grpo") else "data"
         return StageResult(kind=gives, metrics={"loss": 0.3})  # type: ignore[arg-type]
 
+    def take_finished(self) -> None:
+        """Have a copy of a finished run, where it isn't the running that is looked at."""
+        assert self.finished is not None
+        shutil.copytree(self.finished(), self.run_dir)
+
     def run(self, *overrides: str, **options: object) -> int:
         self.worked.clear()
         out = io.StringIO()
@@ -84,10 +100,113 @@ class Runner:
             self.printed = out.getvalue()
 
 
-@pytest.fixture
-def runner(tmp_path: Path) -> Runner:
+def make_runner(folder: Path) -> Runner:
     for name in ("a", "b"):
         rows = [{"prompt": f"{name}{i}?", "answer": str(i)} for i in range(3)]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "r.yaml").write_text(RECIPE)
-    return Runner(tmp_path)
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "r.yaml").write_text(RECIPE)
+    return Runner(folder)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Gives the folder of a finished run, made for the first who asks; to be copied, not to be changed."""
+
+    @cache
+    def run() -> Path:
+        made = make_runner(tmp_path_factory.mktemp("finished"))
+        assert made.run() == 0
+        return made.run_dir
+
+    return run
+
+
+@pytest.fixture
+def runner(tmp_path: Path, finished_run: Callable[[], Path]) -> Runner:
+    made = make_runner(tmp_path)
+    made.finished = finished_run
+    return made
+
+
+Call = Callable[..., "CompletedProcess[str]"]
+
+
+@pytest.fixture
+def posttrain(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """The command line as a function: its exit code and all that it printed. Another exception than an exit passes."""
+
+    def call(*arguments: str, cwd: Path, stdin: str = "") -> CompletedProcess[str]:
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr(sys, "argv", ["posttrain", *arguments])
+            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            patch.setenv("TQDM_DISABLE", "1")  # the command sets it for its process
+            with pytest.raises(SystemExit) as ended:
+                main()
+        out, err = capfd.readouterr()
+        code = ended.value.code
+        return CompletedProcess(arguments, code if isinstance(code, int) else int(code is not None), out, err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def kept_runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What tests of comparisons ran already."""
+    from .comparing import Kept
+
+    return Kept(tmp_path_factory.mktemp("kept"))
+
+
+@dataclass(frozen=True)
+class Project:
+    """A new project, and the command as CI calls it there: in a pipe, where colours are forced."""
+
+    folder: Path
+    smaller: tuple[str, ...] = (
+        "stages.demonstrations.prompts.0.n=8", "stages.cold_start.steps=2", "stages.cold_start.batch_size=4",
+        "stages.reasoning_rl.steps=1", "stages.reasoning_rl.prompts_per_step=2", "stages.reasoning_rl.group_size=2",
+        "evaluate.suites.0.prompts.0.n=2", "evaluate.suites.1.prompts.0.n=2", "thresholds=[]",
+    )  # fmt: skip
+    """What makes its recipe a matter of seconds."""
+
+    def __call__(self, *arguments: str) -> CompletedProcess[bytes]:
+        forced = {"FORCE_COLOR": "1", "TERM": "xterm-256color", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+        environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"} | forced
+        command = [sys.executable, "-m", "posttrain", *arguments]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, timeout=280, env=environment)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """As `posttrain init mine` leaves it."""
+    folder = tmp_path_factory.mktemp("project") / "mine"
+    write_project(folder)
+    return Project(folder)
+
+
+@pytest.fixture(scope="session")
+def first(project: Project) -> CompletedProcess[bytes]:
+    """The first run of the project's recipe, with real models."""
+    return project("run", "recipe.yaml", *project.smaller)
+
+
+@pytest.fixture(scope="session")
+def kept_run(ray_session: None) -> Iterator[Callable[..., int]]:
+    """`run_recipe` with actors that this session's runs hand on (see kept.py)."""
+    from .kept import KeptWorkers
+
+    def call(*arguments: Any, **options: Any) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("posttrain.pipelines.run.ClusterWorkers", KeptWorkers)
+            return run_recipe(*arguments, **options)
+
+    yield call
+    KeptWorkers.end()
+
+
+@pytest.fixture
+def kept_workers(kept_run: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for all runs of a test, those of the command line too."""
+    monkeypatch.setattr("posttrain.pipelines.run.run_recipe", kept_run)

@@ -19,7 +19,7 @@ def card(runner: Any, stage: str = "fusion") -> str:
 
 @pytest.fixture
 def done(runner: Any) -> Any:
-    assert runner.run() == 0
+    runner.take_finished()
     return runner
 
 

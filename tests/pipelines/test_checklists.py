@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from posttrain.stages.data.store import read_rows
+
+from .kept import CLUSTER
 
 ASKED = "Name three colours."
 CHAT = {
@@ -61,20 +62,24 @@ def recipe(folder: Path, endpoint: str) -> Path:
         },
     }  # fmt: skip
     path = folder / "r.yaml"
-    cluster = {"learner": {"threads": 1}, "rollout": {"threads": 1}}
+    cluster = yaml.safe_load(CLUSTER)
     path.write_text(yaml.safe_dump({"name": "r", "base": "builtin:tiny", "cluster": cluster, "stages": stages}))
     return path
 
 
-def run(path: Path) -> tuple[int, str]:
-    """In a process of its own: a Ray of other tests may live in this one."""
-    command = [sys.executable, "-m", "posttrain", "run", str(path), "--run-dir", str(path.parent / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture
+def run(kept_workers: None, posttrain: Callable[..., Any]) -> Callable[[Path], tuple[int, str]]:
+    """Runs a recipe: the exit code, and what was printed."""
+
+    def call(path: Path) -> tuple[int, str]:
+        done = posttrain("run", str(path), "--run-dir", str(path.parent / "run"), cwd=path.parent)
+        return done.returncode, done.stdout + done.stderr
+
+    return call
 
 
 def test_fusion_learns_what_judge_and_rules_leave_and_silence_leaves_it_to_the_rules(
-    chat_server: Callable[..., Any], tmp_path: Path
+    run: Callable[[Path], tuple[int, str]], chat_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     server = chat_server(judge)
     code, printed = run(recipe(tmp_path, server.endpoint))

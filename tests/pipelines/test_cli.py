@@ -12,11 +12,6 @@ import pytest
 import yaml
 
 
-def posttrain(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "posttrain", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
-
-
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -29,7 +24,9 @@ def posttrain(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("rewards: math", "rewards: mine.py:score", "mine.py"),
     ],
 )
-def test_wrong_input_exits_2_teaches_and_starts_nothing(runner: Any, old: str, new: str, says: str) -> None:
+def test_wrong_input_exits_2_teaches_and_starts_nothing(
+    runner: Any, old: str, new: str, says: str, posttrain: Any
+) -> None:
     assert old in runner.text
     runner.recipe.write_text(runner.text.replace(old, new, 1))
     before = sorted(path.name for path in runner.folder.iterdir())
@@ -40,14 +37,14 @@ def test_wrong_input_exits_2_teaches_and_starts_nothing(runner: Any, old: str, n
     assert sorted(path.name for path in runner.folder.iterdir()) == before
 
 
-def test_an_unknown_option_exits_2(tmp_path: Path) -> None:
+def test_an_unknown_option_exits_2(tmp_path: Path, posttrain: Any) -> None:
     assert posttrain("run", "starter", "--untli", "x", cwd=tmp_path).returncode == 2
     assert posttrain("sandbox", "judge", "--min-tier", "Z", cwd=tmp_path).returncode == 2
     assert posttrain("status", "nowhere", cwd=tmp_path).returncode == 2
     assert posttrain("generate", "nowhere", "--prompt", "x", cwd=tmp_path).returncode == 2
 
 
-def test_a_prompt_without_the_column_a_reward_reads_is_refused(runner: Any) -> None:
+def test_a_prompt_without_the_column_a_reward_reads_is_refused(runner: Any, posttrain: Any) -> None:
     with (runner.folder / "a.jsonl").open("a") as file:
         file.write('{"prompt": "no answer here?"}\n')
     # `curate` drops such rows with the reason; RL on the file itself can't judge them.
@@ -58,7 +55,7 @@ def test_a_prompt_without_the_column_a_reward_reads_is_refused(runner: Any) -> N
     assert "'answer'" in done.stderr
 
 
-def test_plan_says_what_and_why_as_json(runner: Any) -> None:
+def test_plan_says_what_and_why_as_json(runner: Any, posttrain: Any) -> None:
     runner.run(until="rl")
     options = ("stages.rl.group_size=4", "--run-dir", "run", "--json", "--check")
     done = posttrain("plan", "r.yaml", *options, cwd=runner.folder)
@@ -75,8 +72,8 @@ def test_plan_says_what_and_why_as_json(runner: Any) -> None:
     assert plan["stages"][2]["estimate"]["tokens"] == 4 * 32 * 1024
 
 
-def test_status_as_json_and_report(runner: Any) -> None:
-    runner.run()
+def test_status_as_json_and_report(runner: Any, posttrain: Any) -> None:
+    runner.take_finished()
     done = posttrain("status", "run", "--json", cwd=runner.folder)
     stages = json.loads(done.stdout)["stages"]
     assert stages["cold"]["state"] == "done"
@@ -102,13 +99,13 @@ def test_a_plan_answers_at_once_for_it_loads_nothing_heavy(runner: Any) -> None:
     assert [name for name in HEAVY if name in loaded] == []
 
 
-def test_init_writes_a_recipe_that_plans(tmp_path: Path) -> None:
+def test_init_writes_a_recipe_that_plans(tmp_path: Path, posttrain: Any) -> None:
     assert posttrain("init", "mine.yaml", cwd=tmp_path).returncode == 0
     assert posttrain("plan", "mine.yaml", "--check", cwd=tmp_path).returncode == 0
     assert posttrain("init", "mine.yaml", cwd=tmp_path).returncode == 2
 
 
-def test_init_into_a_folder_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
+def test_init_into_a_folder_that_is_not_there_says_how_to_make_it(tmp_path: Path, posttrain: Any) -> None:
     done = posttrain("init", "nodir/x.yaml", cwd=tmp_path)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert "nodir/x.yaml: there is no folder nodir" in done.stderr
@@ -125,21 +122,22 @@ def test_init_into_a_folder_that_is_not_there_says_how_to_make_it(tmp_path: Path
         (["regex", "--params", '"4"'], "--params: parameters are a JSON object"),
     ],
 )
-def test_a_reward_that_can_not_be_tried_exits_2_and_teaches(tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_a_reward_that_can_not_be_tried_exits_2_and_teaches(
+    tmp_path: Path, arguments: list[str], says: str, posttrain: Any
+) -> None:
     (tmp_path / "mine.py").write_text("def f(prompts, completions): ...")
     done = posttrain("rewards", "score", *arguments, cwd=tmp_path)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert says in done.stderr
 
 
-def test_a_reward_is_tried_with_parameters(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "posttrain", "rewards", "score", "regex", "--params", '{"pattern": "^4"}']
+def test_a_reward_is_tried_with_parameters(tmp_path: Path, posttrain: Any) -> None:
     lines = '{"id": 1, "completion": "42"}\n{"id": 2, "completion": "24"}\n'
-    done = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = posttrain("rewards", "score", "regex", "--params", '{"pattern": "^4"}', cwd=tmp_path, stdin=lines)
     assert [json.loads(line)["score"] for line in done.stdout.splitlines()] == [1.0, 0.0]
 
 
-def test_schema_is_json(tmp_path: Path) -> None:
+def test_schema_is_json(tmp_path: Path, posttrain: Any) -> None:
     assert "stages" in json.loads(posttrain("schema", cwd=tmp_path).stdout)["properties"]
 
 
@@ -156,7 +154,7 @@ def test_what_is_written_says_what_was_asked(runner: Any) -> None:
 
 
 def test_ray_and_torch_stay_asleep_when_everything_is_reused(runner: Any) -> None:
-    runner.run()
+    runner.take_finished()
     script = (
         "import sys\n"
         "sys.argv = ['posttrain', 'run', 'r.yaml', '--run-dir', 'run']\n"

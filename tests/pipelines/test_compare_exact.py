@@ -26,8 +26,8 @@ from .comparing import Runs, better, edit, even, make_runs, number
 
 
 @pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    return make_runs(tmp_path, monkeypatch)
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_runs: Any) -> Runs:
+    return make_runs(tmp_path, monkeypatch, kept_runs)
 
 
 def varied(stage: str, question: int, sample: int) -> float | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -62,7 +60,7 @@ NAMED = [
 
 @pytest.mark.parametrize(("file", "harm", "fix"), NAMED)
 def test_what_a_run_says_for_itself_is_named_if_damaged(runner: Any, file: str, harm: Harm, fix: str) -> None:
-    runner.run()
+    runner.take_finished()
     harm(runner.run_dir)
     with pytest.raises(InputError) as caught:
         read_results(runner.run_dir)
@@ -125,7 +123,7 @@ def test_a_place_in_a_stage_is_told_whole_or_not(tmp_path: Path, told: dict[str,
 
 
 def test_a_manifest_that_names_no_files_is_damage_and_the_stage_runs_again(runner: Any) -> None:
-    runner.run()
+    runner.take_finished()
     path = runner.run_dir / "eval-cold" / "artifact" / "manifest.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "files"}))
     assert runner.run() == 0
@@ -142,18 +140,17 @@ def test_a_damaged_table_that_is_made_anew_keeps_no_gate_from_its_own(runner: An
 
 
 @pytest.mark.parametrize("command", ["status run", "report run", "compare run run"])
-def test_damage_exits_2_without_a_traceback(runner: Any, command: str) -> None:
-    runner.run()
+def test_damage_exits_2_without_a_traceback(runner: Any, posttrain: Any, command: str) -> None:
+    runner.take_finished()
     without(TABLE, "rows")(runner.run_dir)
-    line = [sys.executable, "-m", "posttrain", *command.split()]
-    done = subprocess.run(line, cwd=runner.folder, capture_output=True, text=True, timeout=60)
+    done = posttrain(*command.split(), cwd=runner.folder)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert "table.json: it is damaged: it lacks 'rows'" in done.stderr
 
 
 @pytest.mark.parametrize(("file", "harm", "fix"), NAMED)
 def test_a_served_report_says_503_and_why(runner: Any, file: str, harm: Harm, fix: str) -> None:
-    runner.run()
+    runner.take_finished()
     with ReportServer(runner.run_dir, 0) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         harm(runner.run_dir)

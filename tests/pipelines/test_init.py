@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,8 +35,8 @@ def made(tmp_path: Path) -> Path:
     return tmp_path / "mine"
 
 
-def test_it_writes_a_project_that_plans_and_says_what_is_next(tmp_path: Path) -> None:
-    done = command("posttrain", "init", "My sums!", cwd=tmp_path)
+def test_it_writes_a_project_that_plans_and_says_what_is_next(tmp_path: Path, posttrain: Any) -> None:
+    done = posttrain("init", "My sums!", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "My sums!"
     assert files(folder) == set(FILES)
@@ -44,7 +45,7 @@ def test_it_writes_a_project_that_plans_and_says_what_is_next(tmp_path: Path) ->
     assert written.splitlines() == [f"wrote My sums!/{name}" for name in FILES]
     assert following.split("\n")[0] == "  cd 'My sums!'"
     assert "  posttrain run recipe.yaml\n" in following
-    planned = command("posttrain", "plan", "recipe.yaml", "--check", cwd=folder)
+    planned = posttrain("plan", "recipe.yaml", "--check", cwd=folder)
     assert planned.returncode == 0, planned.stderr
     assert "data/prompts.jsonl: 40 rows" in planned.stdout
     assert "runs/My-sums" in planned.stdout
@@ -61,8 +62,8 @@ def test_the_recipe_is_named_after_the_folder(tmp_path: Path, name: str) -> None
     assert f"runs/{run_name(tmp_path / name)}/report.html" in (tmp_path / name / "README.md").read_text()
 
 
-def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
-    done = command("posttrain", "init", ".", cwd=tmp_path)
+def test_an_empty_folder_is_filled(tmp_path: Path, posttrain: Any) -> None:
+    done = posttrain("init", ".", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert files(tmp_path) == set(FILES)
     assert "cd " not in done.stdout
@@ -78,10 +79,10 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
         ("no/such", "no/such: there is no folder no"),
     ],
 )
-def test_what_is_there_or_can_not_be_made_is_refused(tmp_path: Path, target: str, says: str) -> None:
+def test_what_is_there_or_can_not_be_made_is_refused(tmp_path: Path, target: str, says: str, posttrain: Any) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    done = command("posttrain", "init", target, cwd=tmp_path)
+    done = posttrain("init", target, cwd=tmp_path)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert says in done.stderr
     assert "fix: " in done.stderr
@@ -137,13 +138,7 @@ def test_its_data_is_right_and_not_held_out(made: Path) -> None:
 
 
 @pytest.mark.timeout(280)
-def test_its_recipe_runs(made: Path) -> None:
-    tiny = [
-        "stages.demonstrations.prompts.0.n=8", "stages.cold_start.steps=1", "stages.cold_start.batch_size=4",
-        "stages.reasoning_rl.steps=1", "stages.reasoning_rl.prompts_per_step=2", "stages.reasoning_rl.group_size=2",
-        "evaluate.suites.0.prompts.0.n=2", "evaluate.suites.1.prompts.0.n=2", "thresholds=[]",
-    ]  # fmt: skip
-    done = command("posttrain", "run", "recipe.yaml", *tiny, cwd=made)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "reasoning_rl:work:default:accuracy = " in done.stdout
-    assert (made / "runs" / "mine" / "reasoning_rl" / "artifact" / "model.safetensors").exists()
+def test_its_recipe_runs(project: Any, first: subprocess.CompletedProcess[bytes]) -> None:
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert b"reasoning_rl:work:default:accuracy = " in first.stdout
+    assert (project.folder / "runs" / "mine" / "reasoning_rl" / "artifact" / "model.safetensors").exists()

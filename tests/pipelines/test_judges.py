@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,8 @@ from posttrain.errors import InputError
 from posttrain.pipelines.checks import check_rewards
 from posttrain.pipelines.dag import build_dag
 from posttrain.pipelines.keys import Hashes, stage_keys
+
+from .kept import CLUSTER
 
 ENDPOINT = {"endpoint": "http://localhost:1/v1", "model": "m", "api_key": "${JUDGE_KEY}"}
 KEY = "sk-very-secret"
@@ -39,7 +39,7 @@ def recipe(folder: Path, reward: Mapping[str, Any], **others: Any) -> Path:
     }
     stages = {"asked": {"kind": "evaluate", "model": "builtin:tiny-mini", "suites": [suite]}, **others}
     path = folder / "r.yaml"
-    cluster = {"learner": {"threads": 1}, "rollout": {"threads": 1}}
+    cluster = yaml.safe_load(CLUSTER)
     path.write_text(yaml.safe_dump({"name": "r", "base": "builtin:tiny", "cluster": cluster, "stages": stages}))
     return path
 
@@ -152,11 +152,15 @@ def test_a_plan_refuses_a_reward_without_its_model(reward: dict[str, Any], says:
 # ---------------------------------------------------------------- runs
 
 
-def run(path: Path) -> tuple[int, str]:
-    """In a process of its own: a Ray of other tests may live in this one."""
-    command = [sys.executable, "-m", "posttrain", "run", str(path), "--run-dir", str(path.parent / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture
+def run(kept_workers: None, posttrain: Callable[..., Any]) -> Callable[[Path], tuple[int, str]]:
+    """Runs a recipe: the exit code, and what was printed."""
+
+    def call(path: Path) -> tuple[int, str]:
+        done = posttrain("run", str(path), "--run-dir", str(path.parent / "run"), cwd=path.parent)
+        return done.returncode, done.stdout + done.stderr
+
+    return call
 
 
 def written(folder: Path) -> str:
@@ -164,7 +168,7 @@ def written(folder: Path) -> str:
 
 
 def test_a_judge_that_refuses_the_key_is_found_before_anything_starts(
-    chat_server: Callable[..., Any], tmp_path: Path
+    run: Callable[[Path], tuple[int, str]], chat_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     server = chat_server(lambda body: (401, {"error": {"message": f"wrong key {KEY}"}}))
     code, printed = run(recipe(tmp_path, rubric({**ENDPOINT, "endpoint": server.endpoint})))
@@ -175,7 +179,11 @@ def test_a_judge_that_refuses_the_key_is_found_before_anything_starts(
 
 
 def test_rewards_ask_an_endpoint_and_a_reward_model_and_a_judge_that_can_not_grade_stops_the_run(
-    chat_server: Callable[..., Any], gullible: Any, classifier: Path, tmp_path: Path
+    run: Callable[[Path], tuple[int, str]],
+    chat_server: Callable[..., Any],
+    gullible: Any,
+    classifier: Path,
+    tmp_path: Path,
 ) -> None:
     server = chat_server(lambda body: gullible(body["messages"]))
     rewards = [

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import subprocess
 import sys
-from typing import Literal
+from typing import Literal, get_args
 
 import pytest
 
@@ -14,12 +15,13 @@ from posttrain.pipelines.estimate import _ZERO3_BUFFER, _bytes_a_rank
 
 Dtype = Literal["float32", "bfloat16"]
 Zero = Literal[0, 1, 2, 3]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 TINY = 368_928
 """Parameters of builtin:tiny."""
 
 
-def measure(dtype: str) -> None:
-    """Prints, for each ZeRO stage, the bytes of all tensors of one rank after a step: gradients are gone by then."""
+def measure(dtypes: list[str]) -> None:
+    """Prints, by dtype and ZeRO stage, the bytes of all tensors of a rank after a step: gradients are gone by then."""
     import numpy as np
     import torch
 
@@ -37,26 +39,37 @@ def measure(dtype: str) -> None:
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
         return sum(storages.values())
 
-    worker = LearnerWorker(0, 1, LearnerCluster(dtype=dtype, threads=1), 1)  # type: ignore[arg-type]
+    worker = LearnerWorker(0, 1, LearnerCluster(threads=1), 1)
     worker.join("127.0.0.1", worker.host("127.0.0.1"))
     mask = np.ones(40, np.float32)
     mask[0] = 0
     samples = [Sample(ids=np.arange(40) + 10, loss_mask=mask)]
     batch = pack(samples, token_weights(samples, "token"), [0])
-    for zero in (0, 1, 2, 3):
+    for dtype, zero in itertools.product(dtypes, (0, 1, 2, 3)):
+        worker.settings = LearnerCluster(dtype=dtype, threads=1)  # type: ignore[arg-type]
         before = held()
         worker.load(ModelSpec(path=str(builtin_path("builtin:tiny"))), Optimizer(lr=1e-4), 0, zero)
         worker.step([batch], CrossEntropy(), 1e-4)
-        print(f"held {held() - before}", flush=True)
+        print(f"held {dtype} {held() - before}", flush=True)
         worker.free()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_rank_holds_what_the_plan_says(dtype: Dtype) -> None:
-    """In a process of its own: what DeepSpeed keeps for good isn't this one's. To a twentieth."""
-    done = subprocess.run([sys.executable, __file__, dtype], capture_output=True, text=True, timeout=250)
+@pytest.fixture(scope="module")
+def held() -> dict[str, list[int]]:
+    """What `measure` finds, by dtype: in a process of its own, since what DeepSpeed keeps for good isn't this one's."""
+    done = subprocess.run([sys.executable, __file__, *DTYPES], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-2000:]
-    got = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("held ")]
+    found: dict[str, list[int]] = {dtype: [] for dtype in DTYPES}
+    for line in done.stdout.splitlines():
+        if line.startswith("held "):
+            found[line.split()[1]].append(int(line.split()[2]))
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_rank_holds_what_the_plan_says(held: dict[str, list[int]], dtype: Dtype) -> None:
+    """To a twentieth."""
+    got = held[dtype]
     width = 2 if dtype == "bfloat16" else 4
     zeros: tuple[Zero, ...] = (0, 1, 2, 3)
     gradients = width * TINY
@@ -77,4 +90,4 @@ def test_ranks_split_each_part_from_its_level_on() -> None:
 
 
 if __name__ == "__main__":
-    measure(sys.argv[1])
+    measure(sys.argv[1:])

@@ -37,7 +37,7 @@ def rollout(prompt: str, index: int = 0, **fields: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def finished(runner: Any) -> Any:
-    assert runner.run() == 0
+    runner.take_finished()
     return runner
 
 

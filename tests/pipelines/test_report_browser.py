@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from posttrain.configs.load import load_recipe
 from posttrain.pipelines.report import write_report
 from posttrain.pipelines.results import read_results
 from posttrain.stages.data.store import read_rows, write_rows
+
+from .kept import CLUSTER
 
 
 def starts(browser: str) -> bool:
@@ -57,14 +61,13 @@ logging: {rollouts_every: 1}
 
 
 @pytest.fixture(scope="module")
-def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_run(kept_run: Callable[..., int], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run; in its last step, one completion attacks the page and each has an advantage."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "small.yaml").write_text(RECIPE)
-    environment = {**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    command = [sys.executable, "-m", "posttrain", "run", "small.yaml", "--run-dir", "run"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
+    out = io.StringIO()
+    recipe = load_recipe(folder / "small.yaml", [f"cluster={CLUSTER}"])
+    assert kept_run(recipe, folder / "run", console=Console(file=out, width=200)) == 0, out.getvalue()
     path = sorted((folder / "run" / "rl" / "rollouts").glob("*.parquet"))[-1]
     rows = read_rows(path)
     for index, row in enumerate(rows):

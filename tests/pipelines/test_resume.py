@@ -1,8 +1,13 @@
-"""A run that is killed or told to stop, and then run again, ends as one that never was: bit for bit."""
+"""A run that is killed or told to stop, and then run again, ends as one that never was: bit for bit.
+
+What is killed or stopped is a command. What goes on is one once; else, as what was never stopped, it runs in this
+process, on actors that were at other runs before: to start them is most of a small run's time.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -16,6 +21,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from rich.console import Console
+
+from posttrain.configs.load import load_recipe
 
 RECIPE = """name: resume
 seed: 5
@@ -86,11 +94,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-class Command:
+class Run:
+    """What a run of that name leaves."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.run_dir, self.log = folder / name, folder / f"{name}.log"
+
+    def lines(self) -> list[dict[str, Any]]:
+        path = self.run_dir / "rl" / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+class Command(Run):
     """`posttrain run` as a process group of its own, and every process that it has started."""
 
     def __init__(self, folder: Path, name: str, recipe: str = "r.yaml") -> None:
-        self.run_dir, self.log = folder / name, folder / f"{name}.log"
+        super().__init__(folder, name)
         self.mark = f"{name}-{os.getpid()}-{time.monotonic_ns()}"  # all that it starts inherits this
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
@@ -98,10 +117,6 @@ class Command:
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                 env={**os.environ, "HF_HUB_OFFLINE": "1", "RESUME_TEST": self.mark},
             )  # fmt: skip
-
-    def lines(self) -> list[dict[str, Any]]:
-        path = self.run_dir / "rl" / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def wait_for_steps(self, count: int) -> None:
         deadline = time.monotonic() + 200
@@ -149,23 +164,35 @@ def start(folder: Path) -> Iterator[Callable[..., Command]]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(start: Callable[..., Command]) -> Command:
-    command = start("a")
-    assert command.wait() == 0, command.log.read_text()
-    return command
+def finish(folder: Path, kept_run: Callable[..., int]) -> Callable[..., Run]:
+    """Runs a recipe to its end, in this process."""
+
+    def run(name: str, recipe: str = "r.yaml") -> Run:
+        made, out = Run(folder, name), io.StringIO()
+        code = kept_run(load_recipe(folder / recipe), made.run_dir, console=Console(file=out, width=200))
+        made.log.write_text(out.getvalue())
+        assert code == 0, out.getvalue()
+        return made
+
+    return run
 
 
-def weights(command: Command) -> dict[str, np.ndarray]:
+@pytest.fixture(scope="module")
+def uninterrupted(finish: Callable[..., Run]) -> Run:
+    return finish("a")
+
+
+def weights(run: Run) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
-    return load_file(command.run_dir / "rl" / "artifact" / "model.safetensors")
+    return load_file(run.run_dir / "rl" / "artifact" / "model.safetensors")
 
 
-def timeless(command: Command) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if not k.startswith("seconds_")} for line in command.lines()]
+def timeless(run: Run) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if not k.startswith("seconds_")} for line in run.lines()]
 
 
-def assert_equal_runs(got: Command, expected: Command) -> None:
+def assert_equal_runs(got: Run, expected: Run) -> None:
     assert timeless(got) == timeless(expected)
     ours, theirs = weights(got), weights(expected)
     assert set(ours) == set(theirs)
@@ -173,7 +200,7 @@ def assert_equal_runs(got: Command, expected: Command) -> None:
         assert np.array_equal(ours[name], weight), name
 
 
-def test_the_run_learns_at_every_step(uninterrupted: Command) -> None:
+def test_the_run_learns_at_every_step(uninterrupted: Run) -> None:
     # Else the comparisons below would hold for a learner that does nothing.
     from safetensors.numpy import load_file
 
@@ -186,20 +213,21 @@ def test_the_run_learns_at_every_step(uninterrupted: Command) -> None:
     assert all(not np.array_equal(weight, base[name]) for name, weight in weights(uninterrupted).items())
 
 
-def test_a_killed_run_goes_on_as_if_it_never_was(uninterrupted: Command, start: Callable[..., Command]) -> None:
+def test_a_killed_run_goes_on_as_if_it_never_was(
+    uninterrupted: Run, start: Callable[..., Command], finish: Callable[..., Run]
+) -> None:
     first = start("killed")
     first.wait_for_steps(3)
     os.killpg(first.process.pid, signal.SIGKILL)
     assert first.process.wait(timeout=30) == -signal.SIGKILL
     assert not (first.run_dir / "rl" / "artifact").exists()
     assert first.survivors(60) == []
-    again = start("killed")
-    assert again.wait() == 0, again.log.read_text()
+    again = finish("killed")
     assert "resumed at step" in again.log.read_text()
     assert_equal_runs(again, uninterrupted)
 
 
-def test_a_stopped_run_saves_and_goes_on(uninterrupted: Command, start: Callable[..., Command]) -> None:
+def test_a_stopped_run_saves_and_goes_on(uninterrupted: Run, start: Callable[..., Command]) -> None:
     first = start("stopped")
     first.wait_for_steps(1)
     first.process.send_signal(signal.SIGTERM)
@@ -217,12 +245,12 @@ def test_a_stopped_run_saves_and_goes_on(uninterrupted: Command, start: Callable
 # ---------------------------------------------------------------- asynchronous
 
 
-def trained(command: Command) -> list[list[str]]:
+def trained(run: Run) -> list[list[str]]:
     """By step: the prompt of each group that was trained on."""
     import pyarrow.parquet as parquet
 
     steps = []
-    for path in sorted((command.run_dir / "rl" / "rollouts").glob("step-*.parquet")):
+    for path in sorted((run.run_dir / "rl" / "rollouts").glob("step-*.parquet")):
         rows = parquet.read_table(path).to_pylist()
         steps.append(sorted(row["prompt_id"] for row in rows if row["index"] == 0))
     return steps
@@ -230,7 +258,7 @@ def trained(command: Command) -> list[list[str]]:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_an_asynchronous_run_loses_nothing_and_trains_nothing_twice(
-    start: Callable[..., Command], how: signal.Signals
+    start: Callable[..., Command], finish: Callable[..., Run], how: signal.Signals
 ) -> None:
     name = f"ahead-{how.name}"
     first = start(name, "ahead.yaml")
@@ -248,8 +276,7 @@ def test_an_asynchronous_run_loses_nothing_and_trains_nothing_twice(
         line["id"]: {c["index"]: c["token_ids"] for c in line["completions"]} for line in kept if line["completions"]
     }
     assert any(ids for group in tokens.values() for ids in group.values()), "nothing was under way: the test is void"
-    again = start(name, "ahead.yaml")
-    assert again.wait() == 0, again.log.read_text()
+    again = finish(name, "ahead.yaml")
     steps = trained(again)
     names = [prompt for step in steps for prompt in step]
     assert [len(step) for step in steps] == [4] * 6

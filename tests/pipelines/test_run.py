@@ -57,7 +57,7 @@ def test_a_control_is_no_model_of_the_run_and_ends_no_other(runner: Any) -> None
     ],
 )
 def test_a_change_reruns_what_it_decides_and_nothing_else(runner: Any, override: str, again: list[str]) -> None:
-    runner.run()
+    runner.take_finished()
     runner.run(override)
     assert runner.worked == again
 
@@ -75,7 +75,7 @@ def test_an_engine_that_is_not_installed_is_refused_before_anything_starts(
 
 
 def test_an_edited_data_file_reruns_what_reads_it(runner: Any) -> None:
-    runner.run()
+    runner.take_finished()
     with (runner.folder / "b.jsonl").open("a") as file:
         file.write('{"prompt": "new?", "answer": "1"}\n')
     runner.run()
@@ -83,7 +83,7 @@ def test_an_edited_data_file_reruns_what_reads_it(runner: Any) -> None:
 
 
 def test_what_is_replaced_is_moved_aside(runner: Any) -> None:
-    runner.run()
+    runner.take_finished()
     before = Ledger(runner.run_dir).recorded("fusion")["key"]
     runner.run("stages.fusion.steps=1")
     kept = runner.run_dir / ".replaced" / f"fusion-{before[:8]}-1" / "artifact" / "result.txt"
@@ -91,7 +91,7 @@ def test_what_is_replaced_is_moved_aside(runner: Any) -> None:
 
 
 def test_force_reruns_a_stage_and_what_needs_it(runner: Any) -> None:
-    runner.run()
+    runner.take_finished()
     runner.run(force=("rl",))
     assert runner.worked == ["rl", "fusion", "eval-fusion"]
 
@@ -254,14 +254,14 @@ def test_resuming_on_other_shards_is_refused(runner: Any) -> None:
 
 
 def test_a_damaged_artifact_is_made_again(runner: Any) -> None:
-    runner.run()
+    runner.take_finished()
     (runner.run_dir / "chat" / "artifact" / "result.txt").write_text("short")
     runner.run()
     assert runner.worked == ["chat"]
 
 
 def test_an_artifact_of_the_right_size_but_wrong_content_is_not_handed_over(runner: Any) -> None:
-    runner.run()
+    runner.take_finished()
     path = runner.run_dir / "chat" / "artifact" / "result.txt"
     path.write_text(path.read_text().swapcase())
     assert runner.run("stages.fusion.steps=1") == 1

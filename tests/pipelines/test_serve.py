@@ -26,7 +26,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def server(runner: Any, clock: Clock) -> Iterator[ReportServer]:
-    runner.run()
+    runner.take_finished()
     with ReportServer(runner.run_dir, 0) as serving:
         threading.Thread(target=serving.serve_forever, args=(0.02,), daemon=True).start()
         yield serving

@@ -149,62 +149,28 @@ def test_the_board_is_gone_when_the_run_ends(runner: Any, start: Callable[[int, 
 
 # ---------------------------------------------------------------- pipes
 
-RECIPE = """name: small
-base: builtin:tiny
-stages:
-  demonstrations: {kind: sample, model: builtin:oracle, prompts: {from: builtin:arithmetic, n: 24}, filters: [correct]}
-  cold: {kind: sft, model: base, data: demonstrations, steps: 2, batch_size: 8}
-evaluate:
-  suites: [{name: sums, prompts: {from: builtin:arithmetic, split: heldout, n: 4}, sampling: {max_tokens: 8}}]
-  after: [cold]
-"""
-
-
-Call = Callable[..., subprocess.CompletedProcess[bytes]]
-
-
-@pytest.fixture(scope="module")
-def piped(tmp_path_factory: pytest.TempPathFactory) -> Call:
-    """Runs commands as CI does, where colours are forced, in a folder with a recipe."""
-    folder = tmp_path_factory.mktemp("piped")
-    (folder / "small.yaml").write_text(RECIPE)
-    forced = {"FORCE_COLOR": "1", "TERM": "xterm-256color", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"} | forced
-
-    def call(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, "-m", "posttrain", *arguments]
-        return subprocess.run(command, cwd=folder, capture_output=True, timeout=280, env=environment)
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def first(piped: Call) -> subprocess.CompletedProcess[bytes]:
-    """The first run of the recipe, with real models."""
-    return piped("run", "small.yaml", "--run-dir", "run")
-
 
 def test_a_run_in_a_pipe_writes_plain_lines(first: subprocess.CompletedProcess[bytes]) -> None:
     assert first.returncode == 0, first.stderr
-    assert b"[2/3] cold (sft): step 2/2" in first.stdout
+    assert b"cold_start (sft): step 2/2" in first.stdout
     assert CONTROL.findall(first.stdout + first.stderr) == []
 
 
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("run small.yaml --run-dir run", b"[2/3] cold (sft): reused"),
-        ("plan small.yaml --run-dir run", b"0 of 3 stages need work"),
-        ("status run", b"cold"),
-        ("report run", b"cold:sums:default:accuracy = "),
-        ("compare run run", b"  +0.000 (n=4)"),
+        ("run recipe.yaml SMALLER", b"cold_start (sft): reused"),
+        ("plan recipe.yaml SMALLER", b"0 of 6 stages need work"),
+        ("status runs/mine", b"cold_start"),
+        ("report runs/mine", b"cold_start:sums:default:accuracy = "),
+        ("compare runs/mine runs/mine", b"  +0.000 (n=2)"),
         ("generate builtin:tiny --prompt 1+1? --max-tokens 4", b""),
         ("prune builtin:tiny --keep 2 --out small", b"layers 0, "),
     ],
 )
 @pytest.mark.usefixtures("first")
-def test_a_pipe_gets_no_control_codes(piped: Call, command: str, says: bytes) -> None:
-    done = piped(*command.split())
+def test_a_pipe_gets_no_control_codes(project: Any, command: str, says: bytes) -> None:
+    done = project(*(part for word in command.split() for part in (project.smaller if word == "SMALLER" else (word,))))
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
     assert CONTROL.findall(done.stdout + done.stderr) == []

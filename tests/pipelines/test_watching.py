@@ -29,6 +29,7 @@ from posttrain.pipelines.results import read_results, status_json
 from posttrain.pipelines.serve import ReportServer
 from posttrain.pipelines.terminal import make_console
 
+Status = Callable[[], dict[str, Any]]
 BOARD_RUN = Path(__file__).parent / "board_run.py"
 
 
@@ -41,12 +42,16 @@ def wait_for(what: Callable[[], Any]) -> Any:
     raise AssertionError("it never came")
 
 
-def status(runner: Any) -> dict[str, Any]:
+@pytest.fixture
+def status(runner: Any, posttrain: Any) -> Status:
     """As another shell asks."""
-    command = [sys.executable, "-m", "posttrain", "status", "run", "--json"]
-    done = subprocess.run(command, cwd=runner.folder, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)["stages"]
+
+    def ask() -> dict[str, Any]:
+        done = posttrain("status", "run", "--json", cwd=runner.folder)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["stages"]
+
+    return ask
 
 
 @pytest.fixture
@@ -69,8 +74,10 @@ def _lines(runner: Any) -> int:
 # ---------------------------------------------------------------- status
 
 
-def test_another_process_sees_what_runs_and_how_far_it_is(runner: Any, halfway: subprocess.Popen[str]) -> None:
-    stages = status(runner)
+def test_another_process_sees_what_runs_and_how_far_it_is(
+    runner: Any, halfway: subprocess.Popen[str], status: Status
+) -> None:
+    stages = status()
     states = {name: stage["state"] for name, stage in stages.items()}
     assert states == dict.fromkeys(("queries", "chat", "cold", "eval-cold"), "done") | {
         "rl": "running", "fusion": "pending", "eval-fusion": "pending",
@@ -82,49 +89,50 @@ def test_another_process_sees_what_runs_and_how_far_it_is(runner: Any, halfway: 
     assert [name for name, stage in stages.items() if "progress" in stage] == ["rl"]
 
 
-def test_people_see_step_and_time_too(runner: Any, halfway: subprocess.Popen[str]) -> None:
-    command = [sys.executable, "-m", "posttrain", "status", "run"]
-    out = subprocess.run(command, cwd=runner.folder, capture_output=True, text=True, timeout=60).stdout
+def test_people_see_step_and_time_too(runner: Any, posttrain: Any, halfway: subprocess.Popen[str]) -> None:
+    out = posttrain("status", "run", cwd=runner.folder).stdout
     (line,) = [line for line in out.splitlines() if line.startswith("rl ")]
     assert re.search(r"running: step \d/6", line)
     assert "reward 0.731" in line
 
 
-def test_a_finished_run_has_no_progress_and_leaves_no_live_file(runner: Any, halfway: subprocess.Popen[str]) -> None:
+def test_a_finished_run_has_no_progress_and_leaves_no_live_file(
+    runner: Any, halfway: subprocess.Popen[str], status: Status
+) -> None:
     (runner.folder / "go").touch()
     assert halfway.wait(60) == 0
-    stages = status(runner)
+    stages = status()
     assert {stage["state"] for stage in stages.values()} == {"done"}
     assert not [stage for stage in stages.values() if "progress" in stage]
     assert list(runner.run_dir.rglob(LIVE)) == []
 
 
 def test_a_killed_run_is_failed_and_what_it_said_last_is_no_progress(
-    runner: Any, halfway: subprocess.Popen[str]
+    runner: Any, halfway: subprocess.Popen[str], status: Status
 ) -> None:
     halfway.kill()
     halfway.wait()
     assert (runner.run_dir / "rl" / LIVE).exists()  # stale
-    rl = status(runner)["rl"]
+    rl = status()["rl"]
     assert (rl["state"], "progress" in rl) == ("failed", False)
     assert read_results(runner.run_dir).states["rl"]["why"] == "it was killed"
     assert "is running" not in render(read_results(runner.run_dir))
 
 
-def test_a_run_that_is_told_to_stop_is_pending(runner: Any, halfway: subprocess.Popen[str]) -> None:
+def test_a_run_that_is_told_to_stop_is_pending(runner: Any, halfway: subprocess.Popen[str], status: Status) -> None:
     halfway.send_signal(signal.SIGTERM)
     assert halfway.wait(60) == 143
-    rl = status(runner)["rl"]
+    rl = status()["rl"]
     assert (rl["state"], "progress" in rl) == ("pending", False)
 
 
 def test_a_killed_stage_does_not_run_again_because_another_command_holds_the_folder(
-    runner: Any, halfway: subprocess.Popen[str]
+    runner: Any, halfway: subprocess.Popen[str], status: Status
 ) -> None:
     halfway.kill()
     halfway.wait()
     with Ledger(runner.run_dir).lock():
-        rl = status(runner)["rl"]
+        rl = status()["rl"]
     assert (rl["state"], "progress" in rl) == ("failed", False)
 
 
@@ -165,7 +173,7 @@ def test_two_commands_still_keep_each_other_out(runner: Any, halfway: subprocess
 
 @pytest.fixture
 def server(runner: Any) -> Iterator[ReportServer]:
-    runner.run()
+    runner.take_finished()
     with ReportServer(runner.run_dir, 0) as serving:
         threading.Thread(target=serving.serve_forever, args=(0.02,), daemon=True).start()
         yield serving
@@ -273,7 +281,7 @@ def hear_ctrl_c() -> None:
 @pytest.fixture
 def serving(runner: Any) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """`posttrain report run --serve` in a process of its own, and its port."""
-    runner.run()
+    runner.take_finished()
     command = [sys.executable, "-m", "posttrain", "report", "run", "--serve", "--port", "0"]
     process = subprocess.Popen(
         command, cwd=runner.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
@@ -317,7 +325,7 @@ def test_a_browser_that_goes_away_leaves_no_traceback(serving: tuple[subprocess.
 
 
 def test_a_taken_port_is_said_with_what_to_do(runner: Any) -> None:
-    runner.run()
+    runner.take_finished()
     with ReportServer(runner.run_dir, 0) as first, pytest.raises(InputError, match="can't listen on port") as caught:
         ReportServer(runner.run_dir, first.server_port)
     assert "--port" in (caught.value.fix or "")

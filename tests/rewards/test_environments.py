@@ -26,7 +26,7 @@ from posttrain.stages.data.task_agents import CALCULATOR, GENERATORS
 Pool = Callable[..., EnvironmentPool]
 
 MINE = '''
-import collections, itertools, os, time
+import collections, itertools, os, sys, time
 from posttrain.rewards.environments import Environment
 
 class Shop(Environment):
@@ -105,29 +105,40 @@ class Plain:
         return float(self.value)
 
 
+class Imports(Environment):
+    def loaded(self, name: str) -> bool:
+        """Whether a module is loaded here.
+
+        Args:
+            name: its name
+        """
+        return name in sys.modules
+
+
 class Mute(Environment):
     def _hidden(self):
         """Not a tool."""
 '''
 
 
-@pytest.fixture
-def mine(tmp_path: Path) -> Path:
-    (tmp_path / "mine.py").write_text(MINE)
-    return tmp_path
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "mine.py").write_text(MINE)
+    return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pool(mine: Path) -> Iterator[Pool]:
-    made: list[EnvironmentPool] = []
+    """Pools that tests share, as the stages of a run do: their processes take a second each to start."""
+    made: dict[str, EnvironmentPool] = {}
 
     def make(use: str = "mine.py:Shop", **fields: Any) -> EnvironmentPool:
-        fields = {"processes": 1, "timeout": 10.0, **fields}
-        made.append(EnvironmentPool(EnvironmentUse(use=use, **fields), mine))
-        return made[-1]
+        wanted = EnvironmentUse(use=use, **{"processes": 1, "timeout": 10.0, **fields})
+        return made.setdefault(wanted.model_dump_json(), EnvironmentPool(wanted, mine))
 
     yield make
-    for one in made:
+    for one in made.values():
         one.close()
 
 
@@ -155,6 +166,13 @@ def test_the_tools_are_the_public_methods_with_their_schemas(pool: Pool) -> None
         "properties": {"n": {"type": "integer", "description": "how many"}},
         "required": ["n"],
     }
+
+
+def test_the_schemas_of_tools_load_no_torch_into_their_process(pool: Pool) -> None:
+    imports = pool("mine.py:Imports")
+    assert imports.tools()
+    imports.start("a", {})
+    assert imports.call("a", [("loaded", {"name": "transformers"}), ("loaded", {"name": "torch"})]) == ["true", "false"]
 
 
 def test_a_class_written_for_trl_works_as_it_is(pool: Pool) -> None:

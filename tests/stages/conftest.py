@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,8 @@ def learner_worker() -> Iterator[Any]:
 
     made = LearnerWorker(0, 1, LearnerCluster(zero=0), 2)
     made.join("127.0.0.1", made.host("127.0.0.1"))
+    gc.collect()
+    gc.freeze()  # all that was imported by now: every load of a model has the collector look around
     yield made
     made.free()
     torch.distributed.destroy_process_group()
