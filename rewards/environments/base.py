@@ -77,23 +77,34 @@ def schemas_of(environment: Any) -> list[dict[str, Any]]:
     Raises:
         TypeError: there is no tool, or one lacks type hints or a docstring.
     """
-    from transformers.utils import chat_template_utils
-
-    # It asks in order to know tensors among the annotations, which are none where torch is not loaded, and would load
-    # it, for seconds, into each process of an environment.
-    chat_template_utils.is_torch_available = lambda: "torch" in sys.modules
     tools = tools_of(environment)
     if not tools:
         raise TypeError(f"{type(environment).__name__} has no tool: write a public method")
     found = []
     for name, method in tools.items():
         try:
-            schema = chat_template_utils.get_json_schema(method)
+            schema = _schema(method)
         except Exception as error:
             raise TypeError(f"the tool {type(environment).__name__}.{name}: {error}") from error
         schema["function"].pop("return", None)  # models are trained on schemas of arguments alone
         found.append(schema)
     return found
+
+
+def _schema(method: Callable[..., Any]) -> dict[str, Any]:
+    """transformers' schema of a function.
+
+    It asks for torch, to know tensors among the annotations, and would load it, for seconds, into each process of an
+    environment; where it isn't loaded, no annotation is a tensor.
+    """
+    from transformers.utils import chat_template_utils
+
+    asked = chat_template_utils.is_torch_available
+    chat_template_utils.is_torch_available = lambda: "torch" in sys.modules
+    try:
+        return dict(chat_template_utils.get_json_schema(method))
+    finally:
+        chat_template_utils.is_torch_available = asked
 
 
 def call_tool(environment: Any, name: str, arguments: Mapping[str, Any]) -> str:

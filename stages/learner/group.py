@@ -48,7 +48,7 @@ class Learner:
 
     def _meet(self) -> None:
         """Bring the ranks together where rank 0 stands: on a cluster that may be another node than this one."""
-        self._met, first, address = True, self.actors[0], "127.0.0.1" if self.local else ""
+        first, address = self.actors[0], "127.0.0.1" if self.local else ""
         try:
             address = address or ray.get(first.__ray_call__.remote(_node_address), timeout=START_TIMEOUT)
             port = ray.get(first.host.remote(address), timeout=START_TIMEOUT)
@@ -56,6 +56,7 @@ class Learner:
             raise RunError(
                 f"the learner's first rank didn't start in {START_TIMEOUT:.0f} s", fix="see whether its node has room"
             ) from None
+        self._met = True  # to join is a call, too
         self._all("join", address, port, timeout=START_TIMEOUT)
 
     def _all(
