@@ -23,6 +23,15 @@ class LearnerCluster(Strict):
     offload_frozen: bool = Field(False, description="teachers and references wait in the host's memory between uses")
     offload_optimizer: bool = Field(False, description="the optimizer's state lies, and steps, in the host's memory")
 
+    @property
+    def stage(self) -> int:
+        """ZeRO's stage as DeepSpeed is told. In bfloat16 one rank takes the first for none.
+
+        There is nothing to shard then, and its float32 weights lie in one piece. DeepSpeed's own way without ZeRO goes
+        through them one by one, and waits for the GPU at each (19 kernels a weight and step besides Adam's, now 4).
+        """
+        return 1 if self.zero == 0 and self.workers == 1 and self.dtype == "bfloat16" else self.zero
+
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
         if self.kernels in ("liger", "compile") and not self.gpus:

@@ -166,7 +166,7 @@ def _decide(ledger: Ledger, loaded: LoadedRecipe, node: Node, key: StageKey) -> 
     learner = loaded.recipe.cluster.learner
     for field_, was, now in (
         ("workers", recorded.get("ranks", learner.workers), learner.workers),
-        ("zero", recorded.get("zero", learner.zero), learner.zero),
+        ("zero", recorded.get("zero", learner.stage), learner.stage),
     ):
         if was != now:
             raise InputError(
@@ -192,7 +192,7 @@ def _only_more_steps(recorded: Mapping[str, Any], key: StageKey, loaded: LoadedR
     same = all(theirs.get(name) == ours[name] for name in ours)
     steps = spec["steps"]
     learner = loaded.recipe.cluster.learner
-    same_shards = (recorded.get("ranks"), recorded.get("zero")) == (learner.workers, learner.zero)
+    same_shards = (recorded.get("ranks"), recorded.get("zero")) == (learner.workers, learner.stage)
     return same and same_shards and isinstance(steps, int) and steps < node.spec.steps  # type: ignore[union-attr]
 
 

@@ -201,7 +201,7 @@ class _Run:
             (self.ledger.dir(name) / "metrics.jsonl").unlink(missing_ok=True)
             spent = 0.0
         learner = self.loaded.recipe.cluster.learner
-        about = {"stage": name, "ranks": learner.workers, "zero": learner.zero}
+        about = {"stage": name, "ranks": learner.workers, "zero": learner.stage}
         return self.ledger.begin(name, stage.key, about, spent), spent
 
     def _context(

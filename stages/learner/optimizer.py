@@ -7,19 +7,13 @@ from typing import Any
 import torch
 
 from posttrain.configs.schema import LearnerCluster, Optimizer
+from posttrain.errors import RunError
 
 
 def start_engine(policy: torch.nn.Module, optimizer: Optimizer, settings: LearnerCluster, zero: int) -> Any:
-    """An engine that is ready to train the parameters that want gradients, in ZeRO stage `zero`.
-
-    In bfloat16 a rank by itself takes ZeRO's first stage for none: there is nothing to shard, and its float32 weights
-    lie in one piece. DeepSpeed's own way without ZeRO goes through them one by one, and waits for the GPU at each
-    (19 kernels a weight and step besides Adam's; now 4).
-    """
+    """An engine that is ready to train the parameters that want gradients, in ZeRO stage `zero`."""
     import deepspeed
 
-    if zero == 0 and settings.dtype == "bfloat16" and torch.distributed.get_world_size() == 1:
-        zero = 1
     adam = torch.optim.AdamW(
         _decay_groups(policy, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas,
         fused=settings.gpus > 0 and not settings.offload_optimizer,
@@ -38,8 +32,8 @@ def _trust_the_norm(sharded: Any) -> None:
 
     The norm over all of them, which is computed anyway, isn't finite then either, and drops the step on all ranks.
     """
-    assert sharded.compute_grad_norm
-    assert sharded.check_grad_overflow
+    if not (sharded.compute_grad_norm and sharded.check_grad_overflow):
+        raise RunError("this DeepSpeed doesn't drop a step by its gradients' norm", fix="install deepspeed 0.19")
     sharded.check_overflow = lambda partition_gradients=True: None
 
 
@@ -48,7 +42,8 @@ def _config(optimizer: Optimizer, settings: LearnerCluster, zero: int) -> dict[s
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,  # boundaries are set by hand: a step has as many passes as it needs
         "gradient_clipping": optimizer.clip_norm,
-        "zero_optimization": {"stage": zero, "overlap_comm": False},
+        # One rank sends its gradients to nobody: no copy of them for that.
+        "zero_optimization": {"stage": zero, "overlap_comm": False, "contiguous_gradients": settings.workers > 1},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,

@@ -91,7 +91,7 @@ class LearnerWorker:
     ) -> dict[str, float]:
         """Load the model; with `optimizer` ready to train, without only to score. `zero` overrules the settings'."""
         self.free()
-        self.zero = self.settings.zero if zero is None else zero
+        self.zero = self.settings.stage if zero is None else zero
         dtype = DTYPES[self.settings.dtype]
         model = load_model(spec, torch.float32 if optimizer else dtype, NAME, seed)
         if self.cuda:
@@ -331,7 +331,13 @@ class LearnerWorker:
 
     def restore(self, folder: str) -> None:
         """Continue from `folder`, which was saved with as many ranks and the same ZeRO stage."""
-        loaded, _ = self.engine.load_checkpoint(folder, tag="engine", load_module_strict=self.spec.lora is None)
+        try:
+            loaded, _ = self.engine.load_checkpoint(folder, tag="engine", load_module_strict=self.spec.lora is None)
+        except FileNotFoundError as error:
+            raise RunError(
+                f"the engine checkpoint in {folder} lacks a file for ZeRO's stage {self.zero}: {error}",
+                fix="it is of another version, stage or number of ranks: start the stage anew with --force",
+            ) from error
         if loaded is None:
             raise RunError(f"no engine checkpoint in {folder}", fix="delete this checkpoint folder to start earlier")
 

@@ -16,13 +16,22 @@ _FOLLOWING = ("Engine core initialization failed", "EngineCore encountered an is
 """Errors that only say that there was one before."""
 
 
-def last_error(stderr: str = STDERR) -> str:
-    """The last error of the log that is a cause, in one line; empty where standard error is no file, or has none."""
+def written(stderr: str = STDERR) -> int:
+    """The bytes that are in the log so far; 0 where standard error is no file."""
+    path = Path(os.path.realpath(stderr))
+    return path.stat().st_size if path.is_file() else 0
+
+
+def last_error(stderr: str = STDERR, since: int = 0) -> str:
+    """The last error of the log that is a cause, in one line; empty where standard error is no file, or has none.
+
+    `since`: what was `written` before doesn't count.
+    """
     path = Path(os.path.realpath(stderr))
     if not path.is_file():
         return ""
     with path.open("rb") as log:
-        log.seek(max(0, path.stat().st_size - _READ))
+        log.seek(max(since, path.stat().st_size - _READ))
         text = log.read().decode("utf-8", "replace")
     found = [line for line in _ERROR.findall(text) if not any(follows in line for follows in _FOLLOWING)]
     return found[-1].strip()[:500] if found else ""

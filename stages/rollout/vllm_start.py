@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,16 @@ from posttrain.configs.schema import RolloutCluster
 from posttrain.errors import RecipeError, RunError
 from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model
 from posttrain.stages.rollout.loop import EventLoop
-from posttrain.stages.rollout.own_log import last_error
+from posttrain.stages.rollout.own_log import last_error, written
 from posttrain.stages.rollout.vllm_engine import VllmEngine
 from posttrain.types import SamplingParams
 
 log = logging.getLogger(__name__)
 
 START_PATIENCE = 900.0
-"""Seconds until vLLM is up: the first start on a machine compiles."""
+"""Seconds until vLLM is up, all starts together: the first on a machine compiles."""
 STARTS = 3
+"""How often at most."""
 MEASURED = "Error in memory profiling"
 """What vLLM says (v1/worker/gpu_worker.py, 0.26) where another program gave GPU memory back under its measurement."""
 STREAM = 16
@@ -98,16 +100,17 @@ def _start(settings: RolloutCluster, arguments: dict[str, Any], tokenizer: Any, 
 
 def _started(settings: RolloutCluster, arguments: dict[str, Any]) -> tuple[Any, EventLoop]:
     """vLLM, and the loop that it lives in; begun again if memory came free while it measured what there is."""
+    until = time.monotonic() + START_PATIENCE
     for left in reversed(range(STARTS)):
-        loop = EventLoop()
+        loop, before = EventLoop(), written()
         try:
-            return loop.call(_launch(arguments), START_PATIENCE), loop
+            return loop.call(_launch(arguments), max(1.0, until - time.monotonic())), loop
         except RecipeError:
             loop.close()
             raise
         except Exception as error:
             loop.close()
-            why = last_error() or str(error)
+            why = last_error(since=before) or str(error)
             if not left or MEASURED not in why:
                 raise _refusal(why, settings) from error
             log.warning("memory of the GPU came free while vLLM measured it: it starts again")

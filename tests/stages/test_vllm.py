@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +29,7 @@ from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.rollout import vllm_start
 from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.stages.rollout.loop import EventLoop
-from posttrain.stages.rollout.own_log import last_error
+from posttrain.stages.rollout.own_log import last_error, written
 from posttrain.stages.rollout.pool import RolloutWorker
 from posttrain.stages.rollout.vllm_calls import derived_seed
 from posttrain.stages.rollout.vllm_engine import VllmEngine
@@ -570,27 +571,36 @@ def test_only_a_model_of_the_same_configuration_takes_the_place_of_another(
     assert (second is first) == same
 
 
+FREED = "AssertionError: Error in memory profiling. Initial free memory 27 GiB"
+
+
 @pytest.mark.parametrize(
     ("failures", "says"),
     [
         ([], None),
-        (["Error in memory profiling. Initial free memory 27 GiB"] * 2, None),
-        (["Error in memory profiling. Initial free memory 27 GiB"] * 3, "another program gives memory"),
-        (["No available memory for the cache blocks."], "knows this model"),
+        ([FREED] * 2, None),
+        ([FREED] * 3, "another program gives memory"),
+        (["ValueError: No available memory for the cache blocks."], "knows this model"),
+        (["", FREED], "knows this model"),  # the second says nothing: what the first said isn't its reason
     ],
 )
 def test_vllm_starts_again_where_memory_came_free_while_it_measured(
-    monkeypatch: pytest.MonkeyPatch, failures: list[str], says: str | None
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failures: list[str], says: str | None
 ) -> None:
-    left = list(failures)
+    """Its processes write why they end to their log; what is raised says that there was something."""
+    left, stderr = list(failures), tmp_path / "stderr"
+    stderr.write_text("AssertionError: Error in memory profiling, of an earlier stage\n")
 
     async def launch(arguments: dict[str, Any]) -> str:
-        if left:
-            raise RuntimeError(left.pop())
-        return "up"
+        if not left:
+            return "up"
+        with stderr.open("a") as log:
+            print(left.pop(), file=log)
+        raise RuntimeError("Engine core initialization failed. See root cause above.")
 
     monkeypatch.setattr(vllm_start, "_launch", launch)
-    monkeypatch.setattr(vllm_start, "last_error", lambda: "")
+    monkeypatch.setattr(vllm_start, "last_error", partial(last_error, str(stderr)))
+    monkeypatch.setattr(vllm_start, "written", partial(written, str(stderr)))
     settings = RolloutCluster(engine="vllm", gpus=0.5)
     if says is None:
         llm, loop = vllm_start._started(settings, {})
