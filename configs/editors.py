@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from posttrain.configs.extends import KEY
+from posttrain.configs.extends import KEY, OWN
 from posttrain.configs.schema import Gate, Recipe
 from posttrain.configs.shape import SHORT_FORMS
 
@@ -30,10 +30,10 @@ _OTHER_FORMS: dict[str, Node] = {
 }
 
 _TASKS, _BY_TASKS = "tasks", ("prompts", "rewards")
-"""Where there are tasks, these may be left out."""
+"""Where there are tasks, the others may be left out."""
 
 _NONE: Node = {"type": "null"}
-_ENVIRONMENT: Node = {"type": "string", "pattern": r"\$\{"}
+_ENVIRONMENT: Node = {"type": "string", "pattern": r"^\$\{[^}]*\}$"}
 
 
 def json_schema() -> Node:
@@ -42,10 +42,14 @@ def json_schema() -> Node:
     nodes = {**plain.pop("$defs"), Recipe.__name__: plain}
     whole = {name: _whole(node) for name, node in nodes.items()}
     change = {f"{name}{_CHANGE}": _change(node) for name, node in whole.items()}
+    del whole[Recipe.__name__]["properties"][KEY]
+    child = change[f"{Recipe.__name__}{_CHANGE}"]
+    child["required"] = [KEY, OWN]
+    child["properties"][KEY] = {**child["properties"][KEY], "anyOf": [{"type": "string"}]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "posttrain recipe",
-        "if": {"required": [KEY], "properties": {KEY: {"type": "string"}}},
+        "if": {"required": [KEY]},
         "then": {_REF: f"{_DEFS}{Recipe.__name__}{_CHANGE}"},
         "else": {_REF: f"{_DEFS}{Recipe.__name__}"},
         "$defs": {**whole, **change},
@@ -61,11 +65,13 @@ def _whole(node: Any) -> Any:
     name, items = node.get(_REF, "").removeprefix(_DEFS), node.get("items", {})
     if name in _SHORT or name in _OTHER_FORMS:
         return _or(node, _OTHER_FORMS.get(name, {"type": "string"}))
-    if node.get("type") in ("integer", "number", "boolean"):
+    if node.get("type") == "string" if "enum" in node else node.get("type") in ("integer", "number", "boolean"):
         return _or(node, _ENVIRONMENT)
     found = _below(node, _whole)
     if _TASKS in node.get("properties", ()):
-        found["required"] = [key for key in node.get("required", ()) if key not in _BY_TASKS]
+        needed = node.get("required", [])
+        found["required"] = [key for key in needed if key not in _BY_TASKS]
+        found["anyOf"] = [{"required": [_TASKS]}, {"required": [key for key in needed if key in _BY_TASKS]}]
     if isinstance(items, dict) and items.get(_REF, "").removeprefix(_DEFS) in _ALONE:
         return _or(found, found["items"])
     return found
@@ -75,8 +81,11 @@ def _change(node: Any) -> Any:
     """`node`, made by `_whole`, where only some of it need be said."""
     if isinstance(node, list):
         return [_change(part) for part in node]
-    if not isinstance(node, dict) or node.get("type") == "array":
-        return node
+    if not isinstance(node, dict) or "array" in (
+        node.get("type"),
+        *(part.get("type") for part in node.get("anyOf", ())),
+    ):
+        return node  # a list replaces the other recipe's, and so does one that stands for it
     if _REF in node:
         return {**node, _REF: node[_REF] + _CHANGE}
     found = {k: v for k, v in _below(node, _change).items() if k not in ("required", "discriminator")}

@@ -25,6 +25,7 @@ RL = "{kind: grpo, model: sft, prompts: builtin:arithmetic, rewards: math"
 READ = [
     SMALL,
     SMALL + "  rl: " + RL + ", steps: 3}\n",
+    SMALL + "cluster: {learner: {dtype: '${DTYPE:-float32}'}}\n",
     SMALL
     + "  rl: "
     + RL
@@ -44,6 +45,12 @@ REFUSED = [
     "name: r\nextends: smollm2\nstages: {reasoning_rl: {step: 3}}\n",
     "name: r\nextends: smollm2\nstages: {reasoning_rl: {steps: few}}\n",
     "name: r\nextends: smollm2\nstages: {fusion: {data: [{weight: 1}]}}\n",
+    "name: r\nextends: smollm2\nstages: {reasoning_rl: {prompts: {n: 3}}}\n",
+    "extends: smollm2\n",
+    SMALL + "extends: ~\n",
+    SMALL + "  rl: {kind: grpo, model: sft, steps: 1}\n",
+    SMALL + "cluster: {learner: {zero: '${ZERO:-1}'}}\n",
+    SMALL.replace("steps: 2", "steps: 'two ${N} x'"),
 ]
 
 
