@@ -12,15 +12,15 @@ from pathlib import Path
 from ladder import curve, svg
 
 STAGES = ("base", "cold_start", "reasoning_rl", "fusion", "general_rl", "off_policy", "on_policy")
-COLUMNS = {
-    "thinking": (("modes", "think", "accuracy"), ("tasks", "default", "accuracy")),
-    "not thinking": (("modes", "no_think", "accuracy"),),
-    "instructions, thinking": (("instructions", "think", "accuracy"),),
-    "not thinking ": (("instructions", "no_think", "accuracy"),),
-    "mode followed, behind queries": (("flags", "flags", "turns"),),
-    "elsewhere": (("controls", "flags", "turns"),),
-}
-"""By heading: the first of these numbers that the stage has, as (suite, mode, metric)."""
+COLUMNS = (
+    ("thinking", (("modes", "think", "accuracy"), ("tasks", "default", "accuracy"))),
+    ("not thinking", (("modes", "no_think", "accuracy"),)),
+    ("instructions, thinking", (("instructions", "think", "accuracy"),)),
+    ("not thinking", (("instructions", "no_think", "accuracy"),)),
+    ("mode followed, behind queries", (("flags", "flags", "turns"),)),
+    ("elsewhere", (("controls", "flags", "turns"),)),
+)
+"""Headings, each with the numbers of which it has the first that there is, as (suite, mode, metric)."""
 CURVES = {
     "reasoning RL": ("reasoning_rl", "reward"),
     "general RL": ("general_rl", "reward"),
@@ -31,14 +31,14 @@ CURVES = {
 
 def rows(run: Path) -> list[str]:
     """Percent with intervals, a line a stage."""
-    lines = [f"| after | {' | '.join(name.strip() for name in COLUMNS)} |", "|---" * (1 + len(COLUMNS)) + "|"]
+    lines = [f"| after | {' | '.join(name for name, _ in COLUMNS)} |", "|---" * (1 + len(COLUMNS)) + "|"]
     for stage in STAGES:
         path = run / f"eval-{stage}" / "artifact" / "table.json"
         if not path.is_file():
             continue
         found = {(r["suite"], r["mode"], r["metric"]): r for r in json.loads(path.read_text("utf-8"))["rows"]}
         cells = [stage]
-        for places in COLUMNS.values():
+        for _, places in COLUMNS:
             row = next((found[place] for place in places if place in found), None)
             cells.append("" if row is None else "{value:.1f} [{low:.0f}, {high:.0f}]".format(
                 **{name: 100 * row[name] for name in ("value", "low", "high")}

@@ -59,7 +59,8 @@ def apart(table: str, flag: str, asked: dict[str, Any], limit: int) -> Any:
         return f"not done in {limit} s" if found is None else found
     if done.returncode:
         return f"failed: {done.stderr[-1500:]}"
-    return _last_json(done.stdout)
+    found = _last_json(done.stdout)
+    return f"said nothing: {done.stdout[-1500:]}" if found is None else found
 
 
 def _last_json(said: str) -> Any:

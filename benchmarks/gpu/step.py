@@ -15,17 +15,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import IO, Any
 
 import machine
 
+ENDING = 60.0
+"""Seconds that a run has to end by itself: it stops behind its step, and frees the GPU."""
 REWARD = '''
 import zlib
 
@@ -105,14 +110,11 @@ def posttrain(options: argparse.Namespace, folder: str) -> list[dict[str, float]
         (here / "step.yaml").write_text(json.dumps(recipe), encoding="utf-8")
         command = [sys.executable, "-m", "posttrain", "run", str(here / "step.yaml"), "--run-dir", str(here / "run")]
         with Ticks(here / "run" / "rl" / "metrics.jsonl") as ticks, open(here / "log", "w+", encoding="utf-8") as log:
-            try:
-                subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=options.limit, check=True)
-            except subprocess.SubprocessError as error:
-                late = isinstance(error, subprocess.TimeoutExpired)
-                if len(ticks.times) < 3 or not late:
-                    log.seek(0)
-                    return f"{f'not two steps in {options.limit} s' if late else 'failed'}: {log.read()[-1500:]}"
-        found = [json.loads(line) for line in ticks.path.read_text(encoding="utf-8").splitlines()]
+            late, failed = in_time(command, log, options.limit)
+            if failed or len(ticks.times) < 3:
+                log.seek(0)
+                return f"{f'not two steps in {options.limit} s' if late else 'failed'}: {log.read()[-1500:]}"
+        found = [json.loads(line) for line in ticks.path.read_text(encoding="utf-8").split("\n")[:-1]]
     gaps = [later - earlier for earlier, later in zip(ticks.times, ticks.times[1:], strict=False)]
     return [
         {"step": gap, "sync": row["seconds_sync"], "train": row["seconds_train"], "generate": row["seconds_generate"]}
@@ -129,6 +131,21 @@ def cluster(options: argparse.Namespace) -> dict[str, Any]:
             "memory": options.memory, "max_context": options.max_tokens + 256, "sleep": True, "eager": options.eager,
         },
     }  # fmt: skip
+
+
+def in_time(command: list[str], log: IO[str], limit: int) -> tuple[bool, bool]:
+    """Whether it took more than `limit` seconds, and was ended with all that it had started; whether it failed."""
+    run = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        return False, run.wait(limit) != 0
+    except subprocess.TimeoutExpired:
+        run.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            run.wait(ENDING)
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        return True, False
 
 
 class Ticks:

@@ -69,18 +69,12 @@ def plain_copy(size: int, gpus: float) -> float:
 
     source = torch.randint(0, 256, (size,), dtype=torch.uint8, device="cuda:0" if gpus else "cpu")
     target = torch.empty_like(source, device="cuda:1" if gpus >= 1 else source.device)
+    wait = torch.cuda.synchronize if gpus else (lambda: None)
     times = []
-    if not gpus:
-        for _ in range(13):
-            began = time.monotonic()
-            target.copy_(source)
-            times.append(time.monotonic() - began)
-        return float(median(times[3:]))
     for _ in range(13):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
+        wait()
+        began = time.monotonic()
         target.copy_(source)
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / 1e3)
+        wait()
+        times.append(time.monotonic() - began)
     return float(median(times[3:]))

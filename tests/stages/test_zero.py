@@ -128,9 +128,28 @@ def test_every_cut_gives_the_same_losses_and_weights(
     assert_same(got, one_rank[name])
 
 
+@pytest.fixture
+def dtype(request: pytest.FixtureRequest, learners: dict[int, Any]) -> Iterator[str]:
+    """Of the learner of two ranks, for a test."""
+    import ray
+
+    def say(name: str) -> None:
+        settings = LearnerCluster(workers=2, zero=0, threads=1, dtype=name)  # type: ignore[arg-type]
+
+        def patch(worker: Any) -> None:
+            worker.settings = settings
+
+        ray.get([actor.__ray_call__.remote(patch) for actor in learners[2].actors], timeout=60)
+
+    say(request.param)
+    yield request.param
+    say("float32")
+
+
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"], indirect=True)
 def test_what_is_not_finite_on_one_rank_moves_no_weight_on_any(
-    learners: dict[int, Any], random_model: Path, zero: int
+    learners: dict[int, Any], random_model: Path, zero: int, dtype: str
 ) -> None:
     import ray
 
