@@ -138,7 +138,7 @@ def test_a_reward_is_tried_with_parameters(tmp_path: Path, posttrain: Any) -> No
 
 
 def test_schema_is_json(tmp_path: Path, posttrain: Any) -> None:
-    assert "stages" in json.loads(posttrain("schema", cwd=tmp_path).stdout)["properties"]
+    assert "stages" in json.loads(posttrain("schema", cwd=tmp_path).stdout)["$defs"]["Recipe"]["properties"]
 
 
 def test_what_is_written_says_what_was_asked(runner: Any) -> None:
