@@ -28,7 +28,7 @@ class LearnerCluster(Strict):
         """ZeRO's stage as DeepSpeed is told. In bfloat16 one rank takes the first for none.
 
         There is nothing to shard then, and its float32 weights lie in one piece. DeepSpeed's own way without ZeRO goes
-        through them one by one, and waits for the GPU at each (19 kernels a weight and step besides Adam's, now 4).
+        through them one by one, and waits for the GPU at each (19 kernels a weight and step besides Adam's, now 3).
         """
         return 1 if self.zero == 0 and self.workers == 1 and self.dtype == "bfloat16" else self.zero
 

@@ -9,6 +9,9 @@ import torch
 from posttrain.configs.schema import LearnerCluster, Optimizer
 from posttrain.errors import RunError
 
+ALONE = 50_000_000
+"""Weights whose gradients one rank by itself puts together at a time."""
+
 
 def start_engine(policy: torch.nn.Module, optimizer: Optimizer, settings: LearnerCluster, zero: int) -> Any:
     """An engine that is ready to train the parameters that want gradients, in ZeRO stage `zero`."""
@@ -42,12 +45,13 @@ def _config(optimizer: Optimizer, settings: LearnerCluster, zero: int) -> dict[s
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,  # boundaries are set by hand: a step has as many passes as it needs
         "gradient_clipping": optimizer.clip_norm,
-        # One rank sends its gradients to nobody: no copy of them for that.
-        "zero_optimization": {"stage": zero, "overlap_comm": False, "contiguous_gradients": settings.workers > 1},
+        "zero_optimization": {"stage": zero, "overlap_comm": False},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
+    if settings.workers == 1:  # it sends its gradients to nobody: no bucket of a GiB for that
+        config["zero_optimization"] |= {"contiguous_gradients": False, "reduce_bucket_size": ALONE}
     if settings.offload_optimizer:
         config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": settings.gpus > 0}
     if settings.dtype == "bfloat16":
