@@ -50,7 +50,7 @@ def _config(optimizer: Optimizer, settings: LearnerCluster, zero: int) -> dict[s
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
-    if settings.workers == 1:  # it sends its gradients to nobody: no bucket of a GiB for that
+    if settings.workers == 1 and zero < 3:  # it sends its gradients to nobody: no bucket of a GiB for that
         config["zero_optimization"] |= {"contiguous_gradients": False, "reduce_bucket_size": ALONE}
     if settings.offload_optimizer:
         config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": settings.gpus > 0}
