@@ -19,6 +19,7 @@ from posttrain.configs.data_stages import NO_MODEL
 from posttrain.configs.schema import Sample
 from posttrain.errors import DataError
 from posttrain.stages.context import StageContext, StageResult
+from posttrain.stages.data.builtin import final_answer
 from posttrain.stages.data.choose import Choice, choose
 from posttrain.stages.data.content import content
 from posttrain.stages.data.filters import Filter, bound
@@ -28,7 +29,6 @@ from posttrain.stages.data.load import derive_seed, load_all, load_rows, to_prom
 from posttrain.stages.data.review import decided, review_row, write_review
 from posttrain.stages.data.saved import Parts
 from posttrain.stages.data.store import write_rows
-from posttrain.stages.data.worked import final_answer
 from posttrain.stages.learner.storing import store_distributions
 from posttrain.stages.rollout.collect import ScoredGroup, collect, load_policy, sampling_params
 from posttrain.stages.rollout.teacher import EndpointTeacher

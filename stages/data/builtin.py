@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
-from posttrain.stages.data.worked import final_answer, selection
+from posttrain.stages.data.worked import selection
 
 Row = dict[str, Any]
 
@@ -128,6 +128,11 @@ def instructions(rng: random.Random, split: str, *, tasks: tuple[str, ...] = tup
                 "task": "instruction",
                 "domain": task,
             }
+
+
+def final_answer(task: str, answer: Any) -> str:
+    """The form in which an answer is expected: as text by an instruction, in a box by everything else."""
+    return str(answer) if task == "instruction" else f"\\boxed{{{answer}}}"
 
 
 def chat(rng: random.Random, split: str, *, math: float = 0.3, terms: tuple[int, int] = (2, 6)) -> Iterator[Row]:

@@ -12,9 +12,8 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from posttrain.stages.data.builtin import arithmetic, instructions
+from posttrain.stages.data.builtin import arithmetic, final_answer, instructions
 from posttrain.stages.data.chat import flagged
-from posttrain.stages.data.worked import final_answer
 
 Row = dict[str, Any]
 

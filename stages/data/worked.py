@@ -80,11 +80,6 @@ def selection(numbers: list[str], falling: bool) -> Iterator[str]:
         left.remove(chosen)
 
 
-def final_answer(task: str, answer: Any) -> str:
-    """The form in which an answer is expected: as text by an instruction, in a box by everything else."""
-    return str(answer) if task == "instruction" else f"\\boxed{{{answer}}}"
-
-
 WORKED: Mapping[str, Callable[[Mapping[str, Any]], tuple[list[str], str]]] = {
     "chain_sum": _arithmetic,
     "basic_arithmetic": _arithmetic,

@@ -101,7 +101,9 @@ def _start(settings: RolloutCluster, arguments: dict[str, Any], tokenizer: Any, 
 def _started(settings: RolloutCluster, arguments: dict[str, Any]) -> tuple[Any, EventLoop]:
     """vLLM, and the loop that it lives in; begun again if memory came free while it measured what there is."""
     until = time.monotonic() + START_PATIENCE
-    for left in reversed(range(STARTS)):
+    starts = 0
+    while True:
+        starts += 1
         loop, before = EventLoop(), written()
         try:
             return loop.call(_launch(arguments), max(1.0, until - time.monotonic())), loop
@@ -111,10 +113,9 @@ def _started(settings: RolloutCluster, arguments: dict[str, Any]) -> tuple[Any, 
         except Exception as error:
             loop.close()
             why = last_error(since=before) or str(error)
-            if not left or MEASURED not in why:
+            if starts == STARTS or MEASURED not in why:
                 raise _refusal(why, settings) from error
             log.warning("memory of the GPU came free while vLLM measured it: it starts again")
-    raise AssertionError("the last start returns or raises")
 
 
 async def _launch(arguments: dict[str, Any]) -> Any:

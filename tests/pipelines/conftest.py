@@ -210,3 +210,14 @@ def kept_run(ray_session: None) -> Iterator[Callable[..., int]]:
 def kept_workers(kept_run: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for all runs of a test, those of the command line too."""
     monkeypatch.setattr("posttrain.pipelines.run.run_recipe", kept_run)
+
+
+@pytest.fixture
+def run(kept_workers: None, posttrain: Call) -> Callable[[Path], tuple[int, str]]:
+    """`posttrain run` of a recipe, into `run` beside it: the exit code, and what was printed."""
+
+    def call(path: Path) -> tuple[int, str]:
+        done = posttrain("run", str(path), "--run-dir", str(path.parent / "run"), cwd=path.parent)
+        return done.returncode, done.stdout + done.stderr
+
+    return call

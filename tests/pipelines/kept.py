@@ -27,7 +27,8 @@ class KeptWorkers(ClusterWorkers):
         self._learner, self._rollout = self._kept.get("learner"), self._kept.get("rollout")
         self._models = self._kept.setdefault("models", ModelActors(cluster, self._start))
 
-    def _start(self) -> None: ...
+    def _start(self) -> None:
+        """Nothing: Ray is up already, and other tests' too."""
 
     def close(self) -> None:
         """End what isn't kept; what is kept drops its models, as between two stages."""

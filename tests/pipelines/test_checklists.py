@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from posttrain.stages.data.store import read_rows
@@ -65,17 +64,6 @@ def recipe(folder: Path, endpoint: str) -> Path:
     cluster = yaml.safe_load(CLUSTER)
     path.write_text(yaml.safe_dump({"name": "r", "base": "builtin:tiny", "cluster": cluster, "stages": stages}))
     return path
-
-
-@pytest.fixture
-def run(kept_workers: None, posttrain: Callable[..., Any]) -> Callable[[Path], tuple[int, str]]:
-    """Runs a recipe: the exit code, and what was printed."""
-
-    def call(path: Path) -> tuple[int, str]:
-        done = posttrain("run", str(path), "--run-dir", str(path.parent / "run"), cwd=path.parent)
-        return done.returncode, done.stdout + done.stderr
-
-    return call
 
 
 def test_fusion_learns_what_judge_and_rules_leave_and_silence_leaves_it_to_the_rules(

@@ -152,17 +152,6 @@ def test_a_plan_refuses_a_reward_without_its_model(reward: dict[str, Any], says:
 # ---------------------------------------------------------------- runs
 
 
-@pytest.fixture
-def run(kept_workers: None, posttrain: Callable[..., Any]) -> Callable[[Path], tuple[int, str]]:
-    """Runs a recipe: the exit code, and what was printed."""
-
-    def call(path: Path) -> tuple[int, str]:
-        done = posttrain("run", str(path), "--run-dir", str(path.parent / "run"), cwd=path.parent)
-        return done.returncode, done.stdout + done.stderr
-
-    return call
-
-
 def written(folder: Path) -> str:
     return "".join(file.read_bytes().decode("latin-1") for file in folder.rglob("*") if file.is_file())
 

@@ -135,7 +135,10 @@ def pool(mine: Path) -> Iterator[Pool]:
 
     def make(use: str = "mine.py:Shop", **fields: Any) -> EnvironmentPool:
         wanted = EnvironmentUse(use=use, **{"processes": 1, "timeout": 10.0, **fields})
-        return made.setdefault(wanted.model_dump_json(), EnvironmentPool(wanted, mine))
+        key = wanted.model_dump_json()
+        if key not in made:
+            made[key] = EnvironmentPool(wanted, mine)
+        return made[key]
 
     yield make
     for one in made.values():
