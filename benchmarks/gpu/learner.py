@@ -91,7 +91,7 @@ def posttrain(shape: dict[str, Any], row: int, micro: int, steps: int, options: 
                 began = time.monotonic()
                 group.step(samples, CrossEntropy(), step=number, micro_tokens=together * row)
                 found.append(time.monotonic() - began)
-            return {"seconds": found, "gib": group.memory()["peak_gib"]}
+            return {"seconds": found, "gib": group.memory()["gpu_peak_gib"]}
     worker = LearnerWorker(0, 1, settings, 8)
     worker.join("127.0.0.1", worker.host("127.0.0.1"))
     worker.load(spec, adam, 0)

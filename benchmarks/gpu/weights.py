@@ -2,12 +2,14 @@
 
 Colocated (`--gpus 0.5`, CUDA IPC) or apart (`--gpus 1` on two GPUs, NCCL). The time is that of the whole update as a
 training step waits for it: pause, buckets, vLLM's reload by layers, and, in rows marked so, the sums on both sides.
+What the learner's memory is after the first update and after the last one is said too: an update keeps nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
@@ -28,7 +30,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from posttrain.configs.schema import Cluster, LearnerCluster, Optimizer, RolloutCluster
-    from posttrain.stages.data.models import builtin_path
     from posttrain.stages.learner.modelfiles import ModelSpec
 
     own: dict[str, Any] = {}
@@ -38,8 +39,9 @@ def run(options: argparse.Namespace) -> None:
         learner=LearnerCluster(gpus=options.gpus, dtype="bfloat16", zero=options.zero),
         rollout=RolloutCluster(gpus=options.gpus, dtype="bfloat16", **own),
     )
-    spec = ModelSpec(path=str(builtin_path("builtin:tiny")), scratch=machine.SHAPES[options.shape])
-    with machine.actors(cluster) as workers:
+    with ExitStack() as stack:
+        spec = ModelSpec(path=stack.enter_context(machine.random_checkpoint(options.shape)))
+        workers = stack.enter_context(machine.actors(cluster))
         learner, pool, began = workers.learner(), workers.rollout(), time.monotonic()
         learner.load(spec, Optimizer())
         print(f"learner loaded after {time.monotonic() - began:.0f} s", flush=True)
@@ -49,11 +51,13 @@ def run(options: argparse.Namespace) -> None:
         print(f"both sides have met after {time.monotonic() - began:.0f} s", flush=True)
         way = pool._path.backend or "object store" if pool._path else ""
         times: dict[bool, list[float]] = {True: [], False: []}
+        held: list[float] = []
         for number in range(-1, options.rounds):
             for check in times:
                 began = time.monotonic()
                 pool.update_weights(2 * number + check)
                 times[check] += [time.monotonic() - began] if number >= 0 else []
+            held.append(learner.memory()["gpu_gib"])
         pool.free()
     copied = plain_copy(size, options.gpus)
     print(f"\n{options.shape}, {size / GB:.2f} GB in bfloat16, ZeRO-{options.zero}, median of {options.rounds}:")
@@ -61,6 +65,7 @@ def run(options: argparse.Namespace) -> None:
     rows = [(way, median(times[False])), (f"{way}, sums compared", median(times[True])), ("a plain copy", copied)]
     for name, seconds in rows:
         print(f"{name:<26}{seconds:>9.4f}{size / GB / seconds:>9.1f}", flush=True)
+    print(f"the learner's GPU memory: {held[0]:.2f} GiB after the first updates, {held[-1]:.2f} after the last")
 
 
 def plain_copy(size: int, gpus: float) -> float:

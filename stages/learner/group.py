@@ -17,6 +17,7 @@ from posttrain.errors import RunError
 from posttrain.stages.data.pack import PackedBatch, pack, plan_micro_batches, token_weights
 from posttrain.stages.data.stored import Form, merged_draws
 from posttrain.stages.learner.losses import Loss
+from posttrain.stages.learner.memory import MEMORY, most
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.schedule import learning_rate
 from posttrain.stages.learner.teachers import TeacherPool
@@ -126,7 +127,8 @@ class Learner:
     ) -> dict[str, float]:
         """One optimizer step over all `samples`; returns the means over targets of the loss's metrics.
 
-        Beside them `tokens` of the samples, and `packed_tokens` that were computed: a shared prompt counts once.
+        Beside them `tokens` of the samples, and `packed_tokens` that were computed: a shared prompt counts once; and on
+        a GPU what `memory` gives.
 
         The loss is normalised over the whole batch: how it's cut into ranks and micro-batches changes nothing.
         Where loss or gradient isn't finite, all ranks leave the weights alone together: `skipped_step` is 1.
@@ -144,10 +146,11 @@ class Learner:
         metrics = {
             name: sum(r[name] for r in results) / targets
             for name in results[0]
-            if name not in ("loss", "targets", "grad_norm")
+            if name not in ("loss", "targets", "grad_norm", *MEMORY)
         }
         metrics |= {"loss": sum(r["loss"] for r in results), "grad_norm": results[0]["grad_norm"], "lr": lr}
         metrics["skipped_step"] = float(not np.isfinite(metrics["grad_norm"]))
+        metrics |= most(results)
         packed = sum(len(b.ids) for share in shares for b in share if b.samples[0] >= 0)
         return metrics | {
             "targets": targets, "tokens": float(sum(s.tokens for s in samples)), "packed_tokens": float(packed),
@@ -231,8 +234,8 @@ class Learner:
         self._all("free")
 
     def memory(self) -> dict[str, float]:
-        """The largest peak GPU memory of any rank, GiB."""
-        return {"peak_gib": max(m["peak_gib"] for m in self._all("memory"))}
+        """GPU memory of the rank that has the most: its peak since the last call or step, and now, GiB."""
+        return most(self._all("memory"))
 
     def close(self) -> None:
         """End the actors."""

@@ -15,6 +15,7 @@ from posttrain.stages.data.models import model_path
 from posttrain.stages.learner.entropy import EntropyBand, hold_back
 from posttrain.stages.learner.experience import Experience, experience
 from posttrain.stages.learner.losses import PolicyLoss
+from posttrain.stages.learner.memory import most
 from posttrain.stages.learner.modelfiles import REFERENCE, ModelSpec, teacher_name
 from posttrain.stages.learner.offpolicy import Importance
 from posttrain.stages.learner.session import TrainingSession
@@ -104,6 +105,7 @@ class PolicyTrainer:
         whole = [r for r in results if not r["skipped_step"]] or results
         metrics = {k: float(np.mean([r[k] for r in whole])) for k in results[0] if k not in (*SUMS, "targets")}
         metrics["importance_ess"] = metrics["importance"] ** 2 / max(metrics.pop("importance_square"), 1e-12)
+        metrics |= most(results)
         metrics["skipped_step"] = float(np.mean([r["skipped_step"] for r in results]))
         return metrics | {"lr": results[-1]["lr"], **{name: sum(r[name] for r in results) for name in SUMS}}
 

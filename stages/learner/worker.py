@@ -32,6 +32,7 @@ from posttrain.stages.learner.losses import (
     by_place,
     policy_loss,
 )
+from posttrain.stages.learner.memory import measure
 from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model, merged_names, teacher_name
 from posttrain.stages.learner.optimizer import start_engine
 from posttrain.stages.learner.policy import Policy
@@ -148,7 +149,8 @@ class LearnerWorker:
         `states`: a teacher's hidden states [S, d] at each micro-batch's targets, if it stands elsewhere.
 
         Returns this rank's sums over targets by metric, and their count as `targets`. `loss` is the global loss's
-        part of this rank; `grad_norm` is global: where it isn't finite, no rank changed a weight.
+        part of this rank; `grad_norm` is global: where it isn't finite, no rank changed a weight. On a GPU also what
+        `memory` gives.
         """
         if self.engine is None:
             raise RunError("the learner has no model to train: call load first")
@@ -175,7 +177,8 @@ class LearnerWorker:
         else:
             self.engine.zero_grad()
         self.frozen.rest()
-        return {name: total.item() for name, total in sums.items()} | {"grad_norm": norm}
+        read = {name: total.item() for name, total in sums.items()} | {"grad_norm": norm}
+        return read | self.memory() if self.cuda else read
 
     def _gradient_norm(self) -> float | None:
         """The norm before clipping where DeepSpeed, without ZeRO and in float32, keeps none; else None."""
@@ -342,9 +345,5 @@ class LearnerWorker:
             raise RunError(f"no engine checkpoint in {folder}", fix="delete this checkpoint folder to start earlier")
 
     def memory(self) -> dict[str, float]:
-        """Peak GPU memory in GiB since the last call (0 on a CPU)."""
-        if not self.cuda:
-            return {"peak_gib": 0.0}
-        peak = torch.cuda.max_memory_allocated() / 2**30
-        torch.cuda.reset_peak_memory_stats()
-        return {"peak_gib": peak}
+        """GPU memory in tensors, GiB: the most since the last call, and now (0 on a CPU)."""
+        return measure(self.cuda)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from posttrain.configs.schema import Cluster, LearnerCluster, Optimizer, Rollout
 from posttrain.stages.data.chat import ChatFormat
 from posttrain.stages.data.models import builtin_path
 from posttrain.stages.learner.experience import sequence
-from posttrain.stages.learner.losses import CrossEntropy
+from posttrain.stages.learner.losses import CrossEntropy, PolicyLoss
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.types import Completion, Prompt, SamplingParams, Source
@@ -125,6 +126,18 @@ def test_after_a_step_they_agree_again_and_before_it_they_do_not(beside: Any) ->
     assert {int(v) for c in fresh for v in c.versions} == {1}
     assert before.mean() > 10 * after.mean()
     assert after.mean() < MEAN_GAP
+
+
+def test_steps_and_transfers_keep_no_memory(beside: Any) -> None:
+    learner, pool = beside
+    held, samples = [], [sequence(c, 0) for c in sampled(pool, SamplingParams(max_tokens=64))]
+    samples = [replace(s, group=i // 4, advantage=float(i % 4) - 1.5) for i, s in enumerate(samples)]
+    for number in range(12):
+        step = learner.step(samples, PolicyLoss(), step=0, micro_tokens=1024)
+        pool.update_weights(1)
+        held.append((step["gpu_gib"], learner.memory()["gpu_gib"]))
+    print("GiB behind steps and transfers:", " ".join(f"{a:.3f}/{b:.3f}" for a, b in held))
+    assert max(max(pair) for pair in held[2:]) < 1.05 * max(held[1])
 
 
 def test_it_gives_its_memory_away_and_comes_back_with_new_weights(beside: Any) -> None:
