@@ -277,6 +277,8 @@ class VllmEngine:
 
     async def _end_update(self, version: int, expected: float | None) -> None:
         await self._rpc("finish_weight_update")
+        if self._joined:
+            await self._rpc("drop_cached")
         if expected is not None:
             total = await self._checksum()
             if abs(total - expected) > TOLERANCE * abs(expected):

@@ -4,8 +4,8 @@
     vllm, on the learner's GPUs  CUDA IPC: vLLM reads a bucket of the learner's memory, then the next one
     vllm, on GPUs of its own     NCCL broadcast from the learner's first rank
 
-The last two are vLLM's own transfer engines (vllm/distributed/weight_transfer, 0.26), packed into buckets. Under ZeRO-3
-the learner gathers one of its buckets at a time: it holds a bucket more than before, vLLM a bucket and a layer.
+The last two go into vLLM's own transfer engines (vllm/distributed/weight_transfer, 0.26), packed into buckets. Under
+ZeRO-3 the learner gathers one of its buckets at a time: it holds a bucket more than before, vLLM a bucket and a layer.
 """
 
 from __future__ import annotations
@@ -194,24 +194,16 @@ class IpcSender(_Sender):
     backend = "ipc"
 
     def _transfer(self, outgoing: Outgoing, shapes: Shapes, bucket: int) -> None:
-        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerSendWeightsArgs, IPCWeightTransferEngine
+        from posttrain.stages.rollout.shared import handles_of_all, shared_buffer, wait_for_all
 
-        arguments = IPCTrainerSendWeightsArgs(send_mode=self._give, packed=True, packed_buffer_size_bytes=bucket)
-        IPCWeightTransferEngine.trainer_send_weights(iter(outgoing), arguments)
-
-    def _give(self, info: Any) -> None:
-        """Tells the workers of one bucket, and waits: the next one overwrites it.
-
-        vLLM calls it in the first rank alone, with the handles of all (trainer_send_weights, 0.26).
-        """
-        handles = base64.b64encode(pickle.dumps(info.ipc_handles)).decode("ascii")
-        self._tell(
-            "receive",
-            {
-                "names": info.names, "dtype_names": info.dtype_names, "shapes": info.shapes, "packed": True,
-                "tensor_sizes": info.tensor_sizes, "ipc_handles_pickled": handles,
-            },
-        )  # fmt: skip
+        buffer = shared_buffer(bucket)
+        handles = handles_of_all(buffer.handle)
+        pickled = base64.b64encode(pickle.dumps(handles)).decode("ascii")
+        for part in buffer.fill(iter(outgoing), bucket):
+            wait_for_all()
+            if self._rank == 0:
+                self._tell("receive", {**vars(part), "packed": True, "ipc_handles_pickled": pickled})
+            wait_for_all()
 
 
 class NcclSender(_Sender):
@@ -245,6 +237,8 @@ class NcclSender(_Sender):
         _wait(joining, "connect")
 
     def _transfer(self, outgoing: Outgoing, shapes: Shapes, bucket: int) -> None:
+        import torch
+
         if self._rank:
             for _ in outgoing:  # gathering is collective
                 pass
@@ -261,6 +255,7 @@ class NcclSender(_Sender):
         arguments = NCCLTrainerSendWeightsArgs(group=self._group, packed=True, packed_buffer_size_bytes=bucket)
         NCCLWeightTransferEngine.trainer_send_weights(iter(outgoing), arguments)
         _wait(receiving, "receive")
+        torch.cuda.empty_cache()  # each transfer has streams of its own: what they freed nobody else takes
 
 
 def _count(shape: Sequence[int]) -> int:

@@ -132,7 +132,7 @@ def test_steps_and_transfers_keep_no_memory(beside: Any) -> None:
     learner, pool = beside
     held, samples = [], [sequence(c, 0) for c in sampled(pool, SamplingParams(max_tokens=64))]
     samples = [replace(s, group=i // 4, advantage=float(i % 4) - 1.5) for i, s in enumerate(samples)]
-    for number in range(12):
+    for _ in range(12):
         step = learner.step(samples, PolicyLoss(), step=0, micro_tokens=1024)
         pool.update_weights(1)
         held.append((step["gpu_gib"], learner.memory()["gpu_gib"]))

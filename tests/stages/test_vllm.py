@@ -436,6 +436,14 @@ def test_it_sleeps_until_new_weights_come_and_wakes_its_cache_last(make: Any) ->
     ]  # fmt: skip
 
 
+def test_what_a_broadcast_left_behind_is_given_back(make: Any) -> None:
+    """vLLM receives on streams that are new at each transfer; what was freed on the old ones nobody takes again."""
+    engine, llm = make()
+    engine.connect({})
+    update(engine, 1)
+    assert llm.said[-2:] == ["finish_weight_update", "drop_cached"]
+
+
 def test_a_parked_engine_takes_up_another_model_on_prefixes_of_its_own(make: Any, tokenizer: Any) -> None:
     engine, llm = make()
     list(engine.generate(prompts(1), 1, SamplingParams(max_tokens=2), seed=1))

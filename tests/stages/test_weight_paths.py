@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import multiprocessing
+import pickle
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,7 +17,7 @@ from posttrain.configs.schema import LearnerCluster, Lora, Optimizer, RolloutClu
 from posttrain.errors import RunError
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.worker import LearnerWorker
-from posttrain.stages.rollout import weights
+from posttrain.stages.rollout import shared, weights
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.stages.rollout.weights import DevicePath, IpcSender, NcclSender, ObjectStore, path_between
 
@@ -72,6 +75,7 @@ class Worker:
 @pytest.fixture
 def _cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(synchronize=lambda: None))
     monkeypatch.setattr(weights, "_wait", lambda references, method: None)
 
@@ -89,27 +93,121 @@ def vllms(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
+class Reader:
+    """A rollout worker on the same GPU: reads each bucket when told of it, as vLLM's packed_ipc_consumer does."""
+
+    def __init__(self, buffers: dict[str, torch.Tensor]) -> None:
+        self.buffers, self.told, self.read = buffers, list[str](), dict[str, torch.Tensor]()
+        self.largest, self.versions = 0, list[Any]()
+
+    def __getattr__(self, method: str) -> Any:
+        return SimpleNamespace(remote=lambda *arguments: self._called(method, *arguments))
+
+    def _called(self, method: str, *arguments: Any) -> None:
+        self.told.append(method)
+        if method == "end_update":
+            self.versions.append(arguments)
+        if method != "receive":
+            return
+        (info,) = arguments
+        memory = self.buffers[pickle.loads(base64.b64decode(info["ipc_handles_pickled"]))["gpu 0"]]
+        self.largest = max(self.largest, sum(info["tensor_sizes"]))
+        parts = memory[: sum(info["tensor_sizes"])].split(info["tensor_sizes"])
+        told = zip(info["names"], info["dtype_names"], info["shapes"], parts, strict=True)
+        for name, dtype, shape, part in told:
+            self.read[name] = part.view(getattr(torch, dtype)).view(*shape).clone()
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Buffers that were shared with other processes, by handle; no CUDA."""
+    buffers: dict[str, torch.Tensor] = {}
+
+    def export(size: int) -> tuple[torch.Tensor, dict[str, Any]]:
+        buffers[f"handle {len(buffers)}"] = memory = torch.full((size,), 255, dtype=torch.uint8)
+        return memory, {"gpu 0": f"handle {len(buffers) - 1}"}
+
+    monkeypatch.setattr(shared, "export", export)
+    monkeypatch.setattr(shared, "_kept", [])
+    return buffers
+
+
 @pytest.mark.usefixtures("_cpu")
 @pytest.mark.parametrize("check", [True, False])
-def test_shared_buckets_go_between_begin_and_end(monkeypatch: pytest.MonkeyPatch, check: bool) -> None:
-    def send(items: Any, arguments: Any) -> None:
-        for name, weight in items:
-            arguments.send_mode(
-                SimpleNamespace(
-                    names=[name], dtype_names=["bfloat16"], shapes=[list(weight.shape)], tensor_sizes=[weight.nbytes],
-                    ipc_handles={"gpu": (weight.dtype,)},
-                )
-            )  # fmt: skip
-
-    engine = SimpleNamespace(trainer_send_weights=send)
-    vllms(monkeypatch, "ipc_engine", IPCTrainerSendWeightsArgs=SimpleNamespace, IPCWeightTransferEngine=engine)
-    told: list[Any] = []
-    sender = IpcSender([Worker(told)], "bfloat16")
+@pytest.mark.parametrize("bucket", [12, 20, 1000])
+def test_shared_buckets_arrive_whole_between_begin_and_end(
+    monkeypatch: pytest.MonkeyPatch, exported: dict[str, torch.Tensor], check: bool, bucket: int
+) -> None:
+    monkeypatch.setattr(weights, "BUCKET", bucket)
+    reader = Reader(exported)
+    sender = IpcSender([reader], "bfloat16")
     sender.open(0)
     sender.send(iter(NAMED), SHAPES, 7, check)
-    assert [t[0] for t in told] == ["begin_update", *["receive"] * 3, "end_update"]
-    assert [t[1]["tensor_sizes"] for t in told[1:-1]] == [[12], [8], [10]]  # cast to two bytes each
-    assert told[-1][1:] == (7, pytest.approx(9 + 6 + 5) if check else None)
+    receives = {12: 3, 20: 2, 1000: 1}[bucket]  # 12, 8 and 10 bytes: cast to two each
+    assert reader.told == ["begin_update", *["receive"] * receives, "end_update"]
+    assert reader.largest <= bucket
+    assert list(reader.read) == ["a", "b", "c"]
+    for name, weight in NAMED:
+        assert torch.equal(reader.read[name], weight.bfloat16())
+    assert reader.versions == [(7, pytest.approx(9 + 6 + 5) if check else None)]
+
+
+@pytest.mark.usefixtures("_cpu")
+def test_every_transfer_takes_the_memory_that_was_shared_first(exported: dict[str, torch.Tensor]) -> None:
+    """What vLLM has opened several times PyTorch never frees: new memory for each transfer would pile up."""
+    for number in range(3):  # a sender a stage
+        reader = Reader(exported)
+        sender = IpcSender([reader], "float32")
+        sender.open(0)
+        for version in range(2):
+            items = [(name, weight + number + version) for name, weight in NAMED]
+            sender.send(iter(items), SHAPES, version, False)
+            assert all(torch.equal(reader.read[name], weight) for name, weight in items)
+    assert len(exported) == 1
+
+
+@pytest.mark.usefixtures("_cpu")
+def test_a_larger_weight_gets_a_larger_buffer_and_smaller_ones_stay_in_it(
+    monkeypatch: pytest.MonkeyPatch, exported: dict[str, torch.Tensor]
+) -> None:
+    monkeypatch.setattr(weights, "BUCKET", 16)
+    for size in (4, 40, 4):
+        reader = Reader(exported)
+        sender = IpcSender([reader], "float32")
+        sender.open(0)
+        sender.send(iter([("w", torch.arange(float(size)))]), [("w", (size,))], 0, False)
+        assert torch.equal(reader.read["w"], torch.arange(float(size)))
+    assert [len(memory) for memory in exported.values()] == [16, 160]
+
+
+def _rank(rank: int, meeting: str, found: Any) -> None:
+    """One of two ranks, each with a buffer of its own, of which the first alone tells: in a process."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    memory = torch.zeros(20, dtype=torch.uint8)
+    shared.export = lambda size: (memory, {f"gpu {rank}": rank})
+    torch.cuda.synchronize = lambda *_: None
+    weights._wait = lambda references, method: None
+    weights.BUCKET = 16
+    told: list[Any] = []
+    sender = IpcSender([Worker(told)], "float32")
+    sender.open(rank)
+    sender.send(iter(NAMED[1:]), SHAPES[1:], 0, False)
+    handles = [pickle.loads(base64.b64decode(t[1]["ipc_handles_pickled"])) for t in told if t[0] == "receive"]
+    found.put((rank, [t[0] for t in told], handles))
+    torch.distributed.destroy_process_group()
+
+
+def test_the_first_of_two_ranks_tells_where_both_ranks_memory_is(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    found = spawn.Queue()
+    ranks = [spawn.Process(target=_rank, args=(rank, str(tmp_path / "meeting"), found)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    by_rank = {rank: rest for rank, *rest in (found.get(timeout=60) for _ in ranks)}
+    for process in ranks:
+        process.join(timeout=60)
+    assert by_rank[0] == [["begin_update", "receive", "receive", "end_update"], [{"gpu 0": 0, "gpu 1": 1}] * 2]
+    assert by_rank[1] == [[], []]
 
 
 @pytest.mark.usefixtures("_cpu")
