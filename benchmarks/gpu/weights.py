@@ -2,7 +2,8 @@
 
 Colocated (`--gpus 0.5`, CUDA IPC) or apart (`--gpus 1` on two GPUs, NCCL). The time is that of the whole update as a
 training step waits for it: pause, buckets, vLLM's reload by layers, and, in rows marked so, the sums on both sides.
-What the learner's memory is after the first update and after the last one is said too: an update keeps nothing.
+What the learner's memory is after the first updates and after the last ones is said too, in tensors and as PyTorch
+keeps it: only the first may keep some.
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ def run(options: argparse.Namespace) -> None:
         print(f"both sides have met after {time.monotonic() - began:.0f} s", flush=True)
         way = pool._path.backend or "object store" if pool._path else ""
         times: dict[bool, list[float]] = {True: [], False: []}
-        held: list[float] = []
+        held: list[dict[str, float]] = []
         for number in range(-1, options.rounds):
             for check in times:
                 began = time.monotonic()
                 pool.update_weights(2 * number + check)
                 times[check] += [time.monotonic() - began] if number >= 0 else []
-            held.append(learner.memory()["gpu_gib"])
+            held.append(learner.memory())
         pool.free()
     copied = plain_copy(size, options.gpus)
     print(f"\n{options.shape}, {size / GB:.2f} GB in bfloat16, ZeRO-{options.zero}, median of {options.rounds}:")
@@ -65,7 +66,8 @@ def run(options: argparse.Namespace) -> None:
     rows = [(way, median(times[False])), (f"{way}, sums compared", median(times[True])), ("a plain copy", copied)]
     for name, seconds in rows:
         print(f"{name:<26}{seconds:>9.4f}{size / GB / seconds:>9.1f}", flush=True)
-    print(f"the learner's GPU memory: {held[0]:.2f} GiB after the first updates, {held[-1]:.2f} after the last")
+    print("the learner's GPU memory after the first and the last updates, GiB:", end=" ")
+    print(", ".join(f"{m['gpu_gib']:.2f} in tensors and {m['gpu_reserved_gib']:.2f} kept" for m in (held[0], held[-1])))
 
 
 def plain_copy(size: int, gpus: float) -> float:

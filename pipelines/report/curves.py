@@ -31,7 +31,7 @@ THEMES: Mapping[str, str] = {
     "Staleness": r"stale_versions.*",
     "Tools": r"turns|tool_calls|tool_error_rate|turn_limit_rate|environment_failure_rate",
     "Optimizer": r"grad_norm",
-    "GPU memory of the learner, GiB": r"gpu_peak_gib|gpu_gib",
+    "GPU memory of the learner, GiB": r"gpu_peak_gib|gpu_gib|gpu_reserved_gib",
     "Learning rate": r"lr",
 }
 """A theme's metrics, by name: the whole name must match."""

@@ -1,12 +1,12 @@
-"""What a rank's tensors take of its GPU, as metrics of a step."""
+"""What a rank takes of its GPU, as metrics of a step."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 GIB = float(1 << 30)
-PEAK, HELD = MEMORY = ("gpu_peak_gib", "gpu_gib")
-"""The most since it was asked before, and now. What PyTorch keeps of freed memory doesn't count."""
+PEAK, HELD, RESERVED = MEMORY = ("gpu_peak_gib", "gpu_gib", "gpu_reserved_gib")
+"""In tensors: the most since it was asked before, and now. And now with what PyTorch keeps of freed memory."""
 
 
 def measure(cuda: bool) -> dict[str, float]:
@@ -15,9 +15,9 @@ def measure(cuda: bool) -> dict[str, float]:
         return dict.fromkeys(MEMORY, 0.0)
     import torch
 
-    found = {PEAK: torch.cuda.max_memory_allocated() / GIB, HELD: torch.cuda.memory_allocated() / GIB}
+    read = (torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated(), torch.cuda.memory_reserved())
     torch.cuda.reset_peak_memory_stats()
-    return found
+    return {name: size / GIB for name, size in zip(MEMORY, read, strict=True)}
 
 
 def most(ranks: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.chat import ChatFormat, check_handover, open_chat
 from posttrain.stages.data.models import model_path
 from posttrain.stages.learner.group import Learner
+from posttrain.stages.learner.memory import PEAK
 from posttrain.stages.learner.modelfiles import ModelSpec
 
 STATE = "state.json"
@@ -109,6 +110,8 @@ class TrainingSession:
         context, spec = self.context, self.context.spec
         for name in ("tokens", "generated_tokens"):
             self.totals[name] = self.totals.get(name, 0.0) + metrics.get(name, 0.0)
+        if PEAK in metrics:
+            self.totals[PEAK] = max(self.totals.get(PEAK, 0.0), metrics[PEAK])
         context.metrics.write(step + 1, metrics)
         self._count_skipped(step, metrics)
         context.progress.advance(1, note)
@@ -166,7 +169,7 @@ class TrainingSession:
     def finish(self, metrics: Mapping[str, float]) -> StageResult:
         """Export the model as the stage's artifact and free the learner."""
         self.learner.export(self.context.artifact_dir, self.path)
-        sizes = self.learner.sizes | {name: gib for name, gib in self.learner.memory().items() if gib}
+        sizes = self.learner.sizes
         self.learner.free()
         provenance = {**self.chat.fingerprint(), "parent": self.context.spec.model.source, "seed": self.context.seed}
         return StageResult(kind="model", metrics={**metrics, **sizes, **self.totals}, provenance=provenance)

@@ -40,7 +40,9 @@ from posttrain.stages.learner.surrogates import Sequences
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MEET_TIMEOUT = 300.0
-"""Seconds that a rank waits for the others."""
+"""Seconds that a rank waits for the others to start."""
+COLLECTIVE_TIMEOUT = 1200.0
+"""The same within a step or a transfer of weights: rank 0 gives up on an engine before, and says why."""
 
 
 class LearnerWorker:
@@ -84,7 +86,8 @@ class LearnerWorker:
         backend = "nccl" if self.cuda else "gloo"
         if self._store is None:
             self._store = TCPStore(address, port, ranks, timeout=timedelta(seconds=MEET_TIMEOUT))
-        dist.init_process_group(backend, store=self._store, rank=rank, world_size=ranks)
+        patience = timedelta(seconds=COLLECTIVE_TIMEOUT)
+        dist.init_process_group(backend, store=self._store, rank=rank, world_size=ranks, timeout=patience)
         deepspeed.init_distributed(backend, verbose=False)
 
     def load(
@@ -130,7 +133,7 @@ class LearnerWorker:
         self.frozen.restore(name, path)
 
     def free(self) -> None:
-        """Drop engine and models; the process stays."""
+        """Drop engine and models; the process stays, and with it the buffer that an engine on this GPU reads."""
         if self.engine is not None:
             self.engine.destroy()
         self.engine = self.policy = self.sender = None
@@ -154,6 +157,7 @@ class LearnerWorker:
         """
         if self.engine is None:
             raise RunError("the learner has no model to train: call load first")
+        self.memory()  # the peak is the step's
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.engine.train()

@@ -3,7 +3,7 @@
 What is told of a bucket, and how it is read, is vLLM's (packed_ipc_consumer, 0.26); the sender's side is ours. PyTorch
 counts who reads shared memory, and frees it at a count of zero. vLLM is told of it once and lets go after every bucket,
 so the count falls below: its own sender, which takes new memory for every transfer, gets none of it back (vllm issue
-51258; seen: a bucket a transfer). This one takes memory once, and keeps it.
+51258; seen: a bucket a transfer). This one takes memory once, and keeps it when its learner drops the model.
 """
 
 from __future__ import annotations
@@ -57,19 +57,24 @@ class SharedBuffer:
 
 
 def export(size: int) -> tuple[Tensor, dict[str, Any]]:
-    """`size` bytes of GPU memory, and how they are opened elsewhere: by the GPU's id."""
+    """`size` bytes of GPU memory, and how they are opened elsewhere: by the GPU's id.
+
+    `wait_for_all` says when they may be read. The event that PyTorch would have the reader wait for was over before
+    anything was written, and every reading opens it anew and keeps it: it isn't told of.
+    """
     from torch.multiprocessing.reductions import reduce_tensor
 
     memory = torch.empty(size, dtype=torch.uint8, device="cuda")
     gpu = torch.cuda.get_device_properties(memory.device).uuid
-    return memory, {str(gpu): reduce_tensor(memory)[1]}
+    *arguments, _waits = reduce_tensor(memory)[1]
+    return memory, {str(gpu): (*arguments, False)}
 
 
 _kept: list[SharedBuffer] = []
 
 
 def shared_buffer(size: int) -> SharedBuffer:
-    """This process's buffer, of at least `size` bytes; a larger one than before is new memory, and the old is lost."""
+    """This process's buffer, of at least `size` bytes: a larger one than before is new memory beside the old one."""
     if not _kept or len(_kept[-1].bytes) < size:
         _kept.append(SharedBuffer(size))
     return _kept[-1]

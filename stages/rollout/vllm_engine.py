@@ -281,7 +281,7 @@ class VllmEngine:
             await self._rpc("drop_cached")
         if expected is not None:
             total = await self._checksum()
-            if abs(total - expected) > TOLERANCE * abs(expected):
+            if not abs(total - expected) <= TOLERANCE * abs(expected):  # nan agrees with nothing
                 raise RunError(f"vLLM's weights sum to {total!r} after a transfer, the learner's to {expected!r}")
         self.version, self._hollow, self._updating = version, False, False
         if not self._asleep:

@@ -33,8 +33,8 @@ class WorkerExtension:
     def drop_cached(self) -> None:
         """Give back what PyTorch keeps of freed memory.
 
-        vLLM receives by NCCL on new streams at every transfer, and what was freed on one isn't used on another (vllm
-        issue 52950).
+        vLLM receives by NCCL on two more of PyTorch's 32 streams at every transfer, and what was freed on one isn't
+        taken on another (vllm issue 52950): up to 32 buckets that its share of the GPU doesn't count.
         """
         import torch
 

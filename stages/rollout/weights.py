@@ -5,7 +5,8 @@
     vllm, on GPUs of its own     NCCL broadcast from the learner's first rank
 
 The last two go into vLLM's own transfer engines (vllm/distributed/weight_transfer, 0.26), packed into buckets. Under
-ZeRO-3 the learner gathers one of its buckets at a time: it holds a bucket more than before, vLLM a bucket and a layer.
+ZeRO-3 the learner gathers one of its buckets at a time. It holds a bucket more, with IPC from the first transfer on for
+good; vLLM holds a bucket and a layer while they come.
 """
 
 from __future__ import annotations
@@ -237,8 +238,6 @@ class NcclSender(_Sender):
         _wait(joining, "connect")
 
     def _transfer(self, outgoing: Outgoing, shapes: Shapes, bucket: int) -> None:
-        import torch
-
         if self._rank:
             for _ in outgoing:  # gathering is collective
                 pass
@@ -255,7 +254,6 @@ class NcclSender(_Sender):
         arguments = NCCLTrainerSendWeightsArgs(group=self._group, packed=True, packed_buffer_size_bytes=bucket)
         NCCLWeightTransferEngine.trainer_send_weights(iter(outgoing), arguments)
         _wait(receiving, "receive")
-        torch.cuda.empty_cache()  # each transfer has streams of its own: what they freed nobody else takes
 
 
 def _count(shape: Sequence[int]) -> int:

@@ -19,6 +19,7 @@ from posttrain.stages.data.models import builtin_path
 from posttrain.stages.learner.experience import sequence
 from posttrain.stages.learner.losses import CrossEntropy, PolicyLoss
 from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.rollout import weights
 from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.types import Completion, Prompt, SamplingParams, Source
 
@@ -128,8 +129,15 @@ def test_after_a_step_they_agree_again_and_before_it_they_do_not(beside: Any) ->
     assert after.mean() < MEAN_GAP
 
 
-def test_steps_and_transfers_keep_no_memory(beside: Any) -> None:
+def test_steps_and_transfers_keep_no_memory(beside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     learner, pool = beside
+
+    def small_buckets(_: Any) -> None:
+        """Several a transfer: memory that is opened once PyTorch gets back."""
+        weights.BUCKET = 1 << 20
+
+    monkeypatch.setattr(learner, "optimizer", replace(learner.optimizer, lr=1e-9))  # others use this model, too
+    ray.get(learner.actors[0].__ray_call__.remote(small_buckets))
     held, samples = [], [sequence(c, 0) for c in sampled(pool, SamplingParams(max_tokens=64))]
     samples = [replace(s, group=i // 4, advantage=float(i % 4) - 1.5) for i, s in enumerate(samples)]
     for _ in range(12):
@@ -137,7 +145,7 @@ def test_steps_and_transfers_keep_no_memory(beside: Any) -> None:
         pool.update_weights(1)
         held.append((step["gpu_gib"], learner.memory()["gpu_gib"]))
     print("GiB behind steps and transfers:", " ".join(f"{a:.3f}/{b:.3f}" for a, b in held))
-    assert max(max(pair) for pair in held[2:]) < 1.05 * max(held[1])
+    assert max(max(pair) for pair in held[2:]) < max(held[1]) + 0.02  # the smallest bucket is the embedding: 0.07
 
 
 def test_it_gives_its_memory_away_and_comes_back_with_new_weights(beside: Any) -> None:

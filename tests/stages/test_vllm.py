@@ -300,11 +300,14 @@ def test_a_row_that_waited_for_its_turn_starts_on_the_prefixes_of_its_own_weight
 
 
 def test_a_sum_that_differs_stops_the_new_version(make: Any) -> None:
-    engine, _ = make()
+    engine, llm = make()
     update(engine, 1, expected=11.5)  # 10 + 1 split over two ranks, and 0.5 that both have
     assert engine.version == 1
     with pytest.raises(RunError, match="sum to"):
         update(engine, 2, expected=11.6)
+    llm.total = float("nan")
+    with pytest.raises(RunError, match="sum to nan"):
+        update(engine, 2, expected=11.5)
     assert engine.version == 1
 
 
@@ -437,7 +440,7 @@ def test_it_sleeps_until_new_weights_come_and_wakes_its_cache_last(make: Any) ->
 
 
 def test_what_a_broadcast_left_behind_is_given_back(make: Any) -> None:
-    """vLLM receives on streams that are new at each transfer; what was freed on the old ones nobody takes again."""
+    """vLLM receives on other streams each time, and what was freed on one isn't taken on another."""
     engine, llm = make()
     engine.connect({})
     update(engine, 1)

@@ -6,6 +6,7 @@ import base64
 import multiprocessing
 import pickle
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -180,34 +181,49 @@ def test_a_larger_weight_gets_a_larger_buffer_and_smaller_ones_stay_in_it(
     assert [len(memory) for memory in exported.values()] == [16, 160]
 
 
-def _rank(rank: int, meeting: str, found: Any) -> None:
-    """One of two ranks, each with a buffer of its own, of which the first alone tells: in a process."""
+def _rank(rank: int, meeting: str, memories: list[torch.Tensor], found: Any) -> None:
+    """One of two ranks, each with a buffer of its own, of which the first alone tells and the second is late with its first weight."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    memory = torch.zeros(20, dtype=torch.uint8)
-    shared.export = lambda size: (memory, {f"gpu {rank}": rank})
+    shared.export = lambda size: (memories[rank], {f"gpu {rank}": rank})
     torch.cuda.synchronize = lambda *_: None
     weights._wait = lambda references, method: None
     weights.BUCKET = 16
     told: list[Any] = []
-    sender = IpcSender([Worker(told)], "float32")
+
+    def read(info: Any) -> None:
+        time.sleep(0.3)
+        handles = pickle.loads(base64.b64decode(info["ipc_handles_pickled"]))
+        size = sum(info["tensor_sizes"])
+        told.append((handles, [memory[:size].view(torch.float32).tolist() for memory in memories]))
+
+    def late() -> Any:
+        time.sleep(rank)
+        yield from NAMED[1:]
+
+    worker = SimpleNamespace(
+        begin_update=SimpleNamespace(remote=lambda: None), receive=SimpleNamespace(remote=read),
+        end_update=SimpleNamespace(remote=lambda *_: None),
+    )  # fmt: skip
+    sender = IpcSender([worker], "float32")
     sender.open(rank)
-    sender.send(iter(NAMED[1:]), SHAPES[1:], 0, False)
-    handles = [pickle.loads(base64.b64decode(t[1]["ipc_handles_pickled"])) for t in told if t[0] == "receive"]
-    found.put((rank, [t[0] for t in told], handles))
+    sender.send(late(), SHAPES[1:], 0, False)
+    found.put((rank, told))
     torch.distributed.destroy_process_group()
 
 
-def test_the_first_of_two_ranks_tells_where_both_ranks_memory_is(tmp_path: Path) -> None:
+def test_the_first_of_two_ranks_tells_when_both_have_written_and_both_wait_until_all_was_read(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
-    found = spawn.Queue()
-    ranks = [spawn.Process(target=_rank, args=(rank, str(tmp_path / "meeting"), found)) for rank in range(2)]
+    found, memories = spawn.Queue(), [torch.zeros(20, dtype=torch.uint8).share_memory_() for _ in range(2)]
+    arguments = (str(tmp_path / "meeting"), memories, found)
+    ranks = [spawn.Process(target=_rank, args=(rank, *arguments), daemon=True) for rank in range(2)]
     for process in ranks:
         process.start()
-    by_rank = {rank: rest for rank, *rest in (found.get(timeout=60) for _ in ranks)}
+    by_rank = dict(found.get(timeout=60) for _ in ranks)
     for process in ranks:
         process.join(timeout=60)
-    assert by_rank[0] == [["begin_update", "receive", "receive", "end_update"], [{"gpu 0": 0, "gpu 1": 1}] * 2]
-    assert by_rank[1] == [[], []]
+    handles = {"gpu 0": 0, "gpu 1": 1}
+    assert by_rank[0] == [(handles, [[0.0, 1.0, 2.0, 3.0]] * 2), (handles, [[1.0] * 5] * 2)]
+    assert by_rank[1] == []
 
 
 @pytest.mark.usefixtures("_cpu")
