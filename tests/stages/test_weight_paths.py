@@ -182,7 +182,7 @@ def test_a_larger_weight_gets_a_larger_buffer_and_smaller_ones_stay_in_it(
 
 
 def _rank(rank: int, meeting: str, memories: list[torch.Tensor], found: Any) -> None:
-    """One of two ranks, each with a buffer of its own, of which the first alone tells and the second is late with its first weight."""
+    """One of two ranks with a buffer each: the first alone tells, the second is late with its first weight."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     shared.export = lambda size: (memories[rank], {f"gpu {rank}": rank})
     torch.cuda.synchronize = lambda *_: None
