@@ -234,7 +234,7 @@ class Learner:
         self._all("free")
 
     def memory(self) -> dict[str, float]:
-        """GPU memory of the rank that has the most: its peak since the last call or step, and now, GiB."""
+        """What `measure` says of the GPUs, GiB: of each figure the largest of all ranks."""
         return most(self._all("memory"))
 
     def close(self) -> None:

@@ -349,5 +349,5 @@ class LearnerWorker:
             raise RunError(f"no engine checkpoint in {folder}", fix="delete this checkpoint folder to start earlier")
 
     def memory(self) -> dict[str, float]:
-        """GPU memory in tensors, GiB: the most since the last call, and now (0 on a CPU)."""
+        """What `measure` says of this rank's GPU, GiB (0 on a CPU)."""
         return measure(self.cuda)

@@ -71,6 +71,7 @@ def export(size: int) -> tuple[Tensor, dict[str, Any]]:
 
 
 _kept: list[SharedBuffer] = []
+"""The last is in use. Dropping one wouldn't free it, and vLLM may have the one before open."""
 
 
 def shared_buffer(size: int) -> SharedBuffer:
