@@ -1,7 +1,8 @@
 """Seconds from the learner's weights to the engine's, all sums compared, against one plain copy of the same bytes.
 
 Colocated (`--gpus 0.5`, CUDA IPC) or apart (`--gpus 1` on two GPUs, NCCL). The time is that of the whole update as a
-training step waits for it: pause, buckets, vLLM's reload by layers, and, in rows marked so, the sums on both sides.
+training step waits for it: pause, buckets, vLLM's loaders, and, in rows marked so, the sums on both sides. Of a
+transfer without sums: how long vLLM took to pause, the buckets to go (by IPC, of it, to be read), vLLM to resume.
 What the learner's memory is after the first updates and after the last ones is said too, in tensors and as PyTorch
 keeps it: only the first may keep some.
 """
@@ -30,6 +31,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    import ray
+
     from posttrain.configs.schema import Cluster, LearnerCluster, Optimizer, RolloutCluster
     from posttrain.stages.learner.modelfiles import ModelSpec
 
@@ -53,11 +56,14 @@ def run(options: argparse.Namespace) -> None:
         way = pool._path.backend or "object store" if pool._path else ""
         times: dict[bool, list[float]] = {True: [], False: []}
         held: list[dict[str, float]] = []
+        parts: list[dict[str, float]] = []
         for number in range(-1, options.rounds):
             for check in times:
                 began = time.monotonic()
                 pool.update_weights(2 * number + check)
                 times[check] += [time.monotonic() - began] if number >= 0 else []
+                if way in ("ipc", "nccl") and number >= 0 and not check:
+                    parts.append(ray.get(learner.actors[0].__ray_call__.remote(lambda rank: rank.sender.seconds)))
             held.append(learner.memory())
         pool.free()
     copied = plain_copy(size, options.gpus)
@@ -66,6 +72,9 @@ def run(options: argparse.Namespace) -> None:
     rows = [(way, median(times[False])), (f"{way}, sums compared", median(times[True])), ("a plain copy", copied)]
     for name, seconds in rows:
         print(f"{name:<26}{seconds:>9.4f}{size / GB / seconds:>9.1f}", flush=True)
+    if parts:
+        found = {name: median(part.get(name, 0.0) for part in parts) for name in parts[0]}
+        print("of it: " + ", ".join(f"{name} {seconds:.4f} s" for name, seconds in found.items()), flush=True)
     print("the learner's GPU memory after the first and the last updates, GiB:", end=" ")
     print(", ".join(f"{m['gpu_gib']:.2f} in tensors and {m['gpu_reserved_gib']:.2f} kept" for m in (held[0], held[-1])))
 

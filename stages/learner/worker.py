@@ -310,9 +310,12 @@ class LearnerWorker:
 
     def send_weights(self, version: int, check: bool) -> None:
         """Hand every full weight to the sender, on all ranks together."""
-        self._give_back()
+        room = self.sender.makes_room
+        if room:
+            self._give_back()
         self.sender.send(self.named_weights(), self.weight_shapes(), version, check)
-        self._give_back()
+        if room:
+            self._give_back()
 
     def _give_back(self) -> None:
         """What PyTorch keeps of freed memory may be what an engine on the same GPU needs to wake up."""

@@ -147,8 +147,9 @@ class RolloutPool:
         """What is loaded next takes its weights from this learner, until it's freed."""
         settings = self.settings
         self._path = path_between(
-            learner, self.actors, settings.engine, parallel=max(1, int(settings.gpus)), dtype=settings.dtype
-        )
+            learner, self.actors, settings.engine, parallel=max(1, int(settings.gpus)), dtype=settings.dtype,
+            sleep=settings.sleep,
+        )  # fmt: skip
         self._sent = 0
 
     def load(self, spec: ModelSpec, seed: int = 0) -> None:

@@ -261,11 +261,11 @@ class VllmEngine:
         if "weights" in self._asleep:
             await self.llm.wake_up(["weights"])
             self._asleep.discard("weights")
-        await self._rpc("start_weight_update")
+        await self._rpc("begin_weights")
 
     def receive(self, info: dict[str, Any]) -> None:
         """A part of the new weights, as vLLM's transfer engine wants it told."""
-        self.loop.call(self._rpc("update_weights", update_info=info), PATIENCE)
+        self.loop.call(self._rpc("take_weights", update_info=info), PATIENCE)
 
     def end_update(self, version: int, expected: float | None) -> None:
         """All weights are here: go on with them, as `version`. `expected`: the sum that their sender has of them.
@@ -276,7 +276,7 @@ class VllmEngine:
         self.loop.call(self._end_update(version, expected), PATIENCE)
 
     async def _end_update(self, version: int, expected: float | None) -> None:
-        await self._rpc("finish_weight_update")
+        await self._rpc("end_weights")
         if self._joined:
             await self._rpc("drop_cached")
         if expected is not None:

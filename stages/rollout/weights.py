@@ -14,7 +14,9 @@ from __future__ import annotations
 import base64
 import pickle
 import socket
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
@@ -83,8 +85,10 @@ class DevicePath:
         return self._learner.send_weights(version, check)
 
 
-def path_between(learner: Learner, workers: Sequence[Any], engine: str, parallel: int, dtype: str) -> WeightPath:
-    """The way from this learner to these workers, of which each spans `parallel` GPUs.
+def path_between(
+    learner: Learner, workers: Sequence[Any], engine: str, parallel: int, dtype: str, *, sleep: bool = False
+) -> WeightPath:
+    """The way from this learner to these workers, of which each spans `parallel` GPUs, and sleeps between transfers.
 
     Raises:
         RunError: there is none.
@@ -100,7 +104,7 @@ def path_between(learner: Learner, workers: Sequence[Any], engine: str, parallel
     own = set().union(*(_place(actor) for actor in learner.actors))
     beside = [place <= own for place in theirs]
     if all(beside):
-        return DevicePath(learner, IpcSender(workers, dtype))
+        return DevicePath(learner, IpcSender(workers, dtype, sleep=sleep))
     if any(place & own for place in theirs):
         raise RunError(
             f"some rollout workers share a GPU with the learner, others don't: {sum(beside)} of {len(beside)}",
@@ -154,12 +158,16 @@ class Outgoing:
 
 class _Sender:
     backend = ""
+    makes_room = False
+    """Whether vLLM may be about to wake up on this GPU, and needs what the learner has freed."""
     streams = False
     """Whether vLLM packs the weights on streams of its own."""
 
     def __init__(self, workers: Sequence[Any], dtype: str) -> None:
         self._workers, self._dtype = list(workers), dtype
         self._rank = 0
+        self.seconds: dict[str, float] = {}
+        """What the last transfer took: pause, transfer, of it read (IPC), and resume with the sums."""
 
     def open(self, rank: int) -> None:
         """In a rank's process, once the engines are up."""
@@ -172,12 +180,22 @@ class _Sender:
         dtype = getattr(torch, self._dtype)
         outgoing = Outgoing(weights, dtype, copied=self.streams, check=check and self._rank == 0)
         torch.cuda.synchronize()  # other streams shall see what the optimizer wrote
+        self.seconds = {}
         if self._rank == 0:
-            self._tell("begin_update")
-        self._transfer(outgoing, shapes, max(BUCKET, *(dtype.itemsize * _count(shape) for _, shape in shapes)))
-        torch.cuda.synchronize()
+            with self._timed("pause"):
+                self._tell("begin_update")
+        with self._timed("transfer"):
+            self._transfer(outgoing, shapes, max(BUCKET, *(dtype.itemsize * _count(shape) for _, shape in shapes)))
+            torch.cuda.synchronize()
         if self._rank == 0:
-            self._tell("end_update", version, outgoing.total)
+            with self._timed("resume"):
+                self._tell("end_update", version, outgoing.total)
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[what] = self.seconds.get(what, 0.0) + time.monotonic() - began
 
     def _transfer(self, outgoing: Outgoing, shapes: Shapes, bucket: int) -> None:
         raise NotImplementedError
@@ -193,6 +211,12 @@ class IpcSender(_Sender):
     """Shares a bucket of this process's GPU memory with vLLM's workers on the same GPU."""
 
     backend = "ipc"
+    makes_room = True
+    """At first in any case: between stages vLLM sleeps."""
+
+    def __init__(self, workers: Sequence[Any], dtype: str, *, sleep: bool) -> None:
+        super().__init__(workers, dtype)
+        self._sleep = sleep
 
     def _transfer(self, outgoing: Outgoing, shapes: Shapes, bucket: int) -> None:
         from posttrain.stages.rollout.shared import handles_of_all, shared_buffer, wait_for_all
@@ -203,8 +227,10 @@ class IpcSender(_Sender):
         for part in buffer.fill(iter(outgoing), bucket):
             wait_for_all()
             if self._rank == 0:
-                self._tell("receive", {**vars(part), "packed": True, "ipc_handles_pickled": pickled})
+                with self._timed("read"):
+                    self._tell("receive", {**vars(part), "packed": True, "ipc_handles_pickled": pickled})
             wait_for_all()
+        self.makes_room = self._sleep
 
 
 class NcclSender(_Sender):

@@ -103,9 +103,9 @@ class Scripted:
         self.said.append(method)
         if method == "reload_weights":
             self.reloaded = kwargs["weights_path"]
-        if method == "start_weight_update":
+        if method == "begin_weights":
             assert not self.open
-        if method == "update_weights":
+        if method == "take_weights":
             self.weights = kwargs["update_info"]["version"]
         return [(self.total, 0.5), (1.0, 0.5)] if method == "weight_sum" else [None]
 
@@ -435,7 +435,7 @@ def test_it_sleeps_until_new_weights_come_and_wakes_its_cache_last(make: Any) ->
     update(engine, 1)
     assert len(next(engine.generate(prompts(1), 2, SamplingParams(max_tokens=2), seed=1)).completions) == 2
     assert llm.said == [
-        "sleep 2", "wake weights", "start_weight_update", "update_weights", "finish_weight_update", "wake kv_cache",
+        "sleep 2", "wake weights", "begin_weights", "take_weights", "end_weights", "wake kv_cache",
     ]  # fmt: skip
 
 
@@ -444,7 +444,7 @@ def test_what_a_broadcast_left_behind_is_given_back(make: Any) -> None:
     engine, llm = make()
     engine.connect({})
     update(engine, 1)
-    assert llm.said[-2:] == ["finish_weight_update", "drop_cached"]
+    assert llm.said[-2:] == ["end_weights", "drop_cached"]
 
 
 def test_a_parked_engine_takes_up_another_model_on_prefixes_of_its_own(make: Any, tokenizer: Any) -> None:
@@ -631,6 +631,58 @@ def test_the_sum_counts_what_is_split_on_every_rank_and_the_rest_once() -> None:
     worker = WorkerExtension()
     worker.get_model = lambda: model
     assert worker.weight_sum() == pytest.approx((split.abs().sum().item(), 2.0))
+
+
+class UnquantizedLinearMethod:
+    """Named as vLLM's, which is told apart by that."""
+
+
+class Fp8LinearMethod:
+    pass
+
+
+class Attention(torch.nn.Module):
+    def process_weights_after_loading(self, dtype: torch.dtype) -> None:
+        raise AssertionError
+
+
+class MLAAttention(Attention):
+    pass
+
+
+class Updated(WorkerExtension):
+    """A worker of vLLM's: what of it was called."""
+
+    def __init__(self, *modules: torch.nn.Module) -> None:
+        self.said: list[Any] = []
+        self.get_model = lambda: torch.nn.Sequential(*modules)
+        self.weight_transfer_engine = SimpleNamespace(update_weights=lambda info: self.said.append(("loaded", info)))
+        self.start_weight_update = lambda: self.said.append("unfold")
+        self.update_weights = lambda info: self.said.append(("by layers", info))
+        self.finish_weight_update = lambda: self.said.append("fold")
+
+    def update(self) -> list[Any]:
+        self.begin_weights()
+        self.take_weights({"names": ["a"]})
+        self.end_weights()
+        return self.said
+
+
+def method(of: object) -> torch.nn.Module:
+    layer: Any = torch.nn.Linear(2, 2)
+    layer.quant_method = of
+    return layer
+
+
+def test_weights_of_a_plain_model_are_written_over_in_place() -> None:
+    worker = Updated(method(UnquantizedLinearMethod()), Attention(), torch.nn.LayerNorm(2))
+    assert worker.update() == [("loaded", {"names": ["a"]})]
+
+
+@pytest.mark.parametrize("folded", [method(Fp8LinearMethod()), MLAAttention()])
+def test_a_model_whose_weights_are_processed_after_loading_takes_them_by_layers(folded: torch.nn.Module) -> None:
+    worker = Updated(method(UnquantizedLinearMethod()), folded)
+    assert worker.update() == ["unfold", ("by layers", {"names": ["a"]}), "fold"]
 
 
 def test_settings_become_vllms_arguments() -> None:

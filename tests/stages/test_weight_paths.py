@@ -141,7 +141,7 @@ def test_shared_buckets_arrive_whole_between_begin_and_end(
 ) -> None:
     monkeypatch.setattr(weights, "BUCKET", bucket)
     reader = Reader(exported)
-    sender = IpcSender([reader], "bfloat16")
+    sender = IpcSender([reader], "bfloat16", sleep=False)
     sender.open(0)
     sender.send(iter(NAMED), SHAPES, 7, check)
     receives = {12: 3, 20: 2, 1000: 1}[bucket]  # 12, 8 and 10 bytes: cast to two each
@@ -158,7 +158,7 @@ def test_every_transfer_takes_the_memory_that_was_shared_first(exported: dict[st
     """What vLLM has opened several times PyTorch never frees: new memory for each transfer would pile up."""
     for number in range(3):  # a sender a stage
         reader = Reader(exported)
-        sender = IpcSender([reader], "float32")
+        sender = IpcSender([reader], "float32", sleep=False)
         sender.open(0)
         for version in range(2):
             items = [(name, weight + number + version) for name, weight in NAMED]
@@ -174,7 +174,7 @@ def test_a_larger_weight_gets_a_larger_buffer_and_smaller_ones_stay_in_it(
     monkeypatch.setattr(weights, "BUCKET", 16)
     for size in (4, 40, 4):
         reader = Reader(exported)
-        sender = IpcSender([reader], "float32")
+        sender = IpcSender([reader], "float32", sleep=False)
         sender.open(0)
         sender.send(iter([("w", torch.arange(float(size)))]), [("w", (size,))], 0, False)
         assert torch.equal(reader.read["w"], torch.arange(float(size)))
@@ -204,7 +204,7 @@ def _rank(rank: int, meeting: str, memories: list[torch.Tensor], found: Any) -> 
         begin_update=SimpleNamespace(remote=lambda: None), receive=SimpleNamespace(remote=read),
         end_update=SimpleNamespace(remote=lambda *_: None),
     )  # fmt: skip
-    sender = IpcSender([worker], "float32")
+    sender = IpcSender([worker], "float32", sleep=False)
     sender.open(rank)
     sender.send(late(), SHAPES[1:], 0, False)
     found.put((rank, told))
@@ -283,17 +283,39 @@ def test_the_sums_are_compared_at_every_so_many_transfers() -> None:
     assert len(checked) == 7
 
 
-@pytest.mark.parametrize(("gpus", "said"), [(0.5, ["emptied", "sent", "emptied"]), (1.0, ["sent"])])
-def test_a_learner_that_shares_its_gpu_gives_freed_memory_back_before_the_engine_wakes(
-    monkeypatch: pytest.MonkeyPatch, gpus: float, said: list[str]
+@pytest.mark.usefixtures("_cpu")
+@pytest.mark.parametrize(("sleep", "later"), [(True, ["emptied", "sent", "emptied"]), (False, ["sent"])])
+def test_a_learner_gives_freed_memory_back_where_an_engine_on_its_gpu_may_be_about_to_wake(
+    monkeypatch: pytest.MonkeyPatch, exported: dict[str, torch.Tensor], sleep: bool, later: list[str]
 ) -> None:
-    """Without it an engine that slept while the learner grew runs out of memory some steps later (seen)."""
+    """Without it an engine that slept while the learner grew runs out of memory some steps later (seen); one that
+    stayed awake has its own, and the learner would ask for all of its again at every step."""
     found: list[str] = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: found.append("emptied"))
+    sender = IpcSender([Reader(exported)], "float32", sleep=sleep)
+    sender.open(0)
     worker: Any = SimpleNamespace(
-        cuda=True, settings=LearnerCluster(gpus=gpus, workers=1), named_weights=dict, weight_shapes=list,
-        sender=SimpleNamespace(send=lambda *_: found.append("sent")),
+        cuda=True, settings=LearnerCluster(gpus=0.5, workers=1), named_weights=lambda: iter(NAMED),
+        weight_shapes=lambda: SHAPES, sender=sender,
     )  # fmt: skip
     worker._give_back = lambda: LearnerWorker._give_back(worker)
-    LearnerWorker.send_weights(worker, 1, check=False)
-    assert found == said
+    sending = sender.send
+    monkeypatch.setattr(sender, "send", lambda *arguments: (sending(*arguments), found.append("sent")))
+    for version, said in ((1, ["emptied", "sent", "emptied"]), (2, later)):  # between stages every engine sleeps
+        LearnerWorker.send_weights(worker, version, check=False)
+        assert found == said
+        found.clear()
+
+
+def test_a_learner_on_a_gpu_of_its_own_keeps_what_it_freed() -> None:
+    assert not NcclSender([], "bfloat16", parallel=1, local=True).makes_room
+
+
+@pytest.mark.usefixtures("_cpu")
+def test_what_a_transfer_took_is_told_by_part(exported: dict[str, torch.Tensor]) -> None:
+    sender = IpcSender([Reader(exported)], "float32", sleep=False)
+    sender.open(0)
+    for _ in range(2):  # of the last one alone
+        sender.send(iter(NAMED), SHAPES, 0, False)
+    assert set(sender.seconds) == {"pause", "transfer", "read", "resume"}
+    assert sender.seconds["read"] <= sender.seconds["transfer"] < 1
