@@ -136,7 +136,8 @@ def test_steps_and_transfers_keep_no_memory(beside: Any, monkeypatch: pytest.Mon
         """Several a transfer: memory that is opened once PyTorch gets back."""
         weights.BUCKET = 1 << 20
 
-    monkeypatch.setattr(learner, "optimizer", replace(learner.optimizer, lr=1e-9))  # others use this model, too
+    tiny = learner.optimizer.model_copy(update={"lr": 1e-9})  # others use this model, too
+    monkeypatch.setattr(learner, "optimizer", tiny)
     ray.get(learner.actors[0].__ray_call__.remote(small_buckets))
     held, samples = [], [sequence(c, 0) for c in sampled(pool, SamplingParams(max_tokens=64))]
     samples = [replace(s, group=i // 4, advantage=float(i % 4) - 1.5) for i, s in enumerate(samples)]
