@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from posttrain.rewards.mix import Scorer
     from posttrain.sandbox.pool import SandboxPool
     from posttrain.stages.data.shard_pool import ShardPool
+    from posttrain.stages.gpus import Gpus
     from posttrain.stages.learner.group import Learner
     from posttrain.stages.learner.teachers import TeacherPool
     from posttrain.stages.rollout.held import ModelActors, RunHost
@@ -53,6 +54,7 @@ class ClusterWorkers:
         self._teachers: TeacherPool | None = None
         self._sandbox: SandboxPool | None = None
         self._models: ModelActors | None = None
+        self._shared: Gpus | None = None
         self._inputs: Mapping[str, Path] = {}
         self._base: ModelSource | None = None
         self._environments: dict[str, EnvironmentPool] = {}
@@ -65,28 +67,28 @@ class ClusterWorkers:
     def learner(self) -> Learner:
         """The learner's ranks."""
         if self._learner is None:
-            self._start()
+            gpus = self._gpus()
             from posttrain.stages.learner.group import Learner
 
-            self._learner = Learner(self._cluster)
+            self._learner = Learner(self._cluster, gpus)
         return self._learner
 
     def rollout(self) -> RolloutPool:
         """The rollout workers."""
         if self._rollout is None:
-            self._start()
+            gpus = self._gpus()
             from posttrain.stages.rollout.pool import RolloutPool
 
-            self._rollout = RolloutPool(self._cluster)
+            self._rollout = RolloutPool(self._cluster, gpus)
         return self._rollout
 
     def teachers(self) -> TeacherPool | None:
         """The actors that teachers stand in; None where they stand with the learner."""
         if self._teachers is None and self._cluster.teacher.workers:
-            self._start()
+            gpus = self._gpus()
             from posttrain.stages.learner.teachers import TeacherPool
 
-            self._teachers = TeacherPool(self._cluster)
+            self._teachers = TeacherPool(self._cluster, gpus)
         return self._teachers
 
     def scorer(self, uses: tuple[RewardUse, ...]) -> Scorer:
@@ -106,7 +108,7 @@ class ClusterWorkers:
         from posttrain.stages.rollout.held import ModelActors, Place, RunHost
 
         if self._models is None:
-            self._models = ModelActors(self._cluster, self._start)
+            self._models = ModelActors(self._cluster, self._gpus)
         return RunHost(self._models, Place(inputs=self._inputs, base=self._base, recipe_dir=self._recipe_dir))
 
     def environment(self, use: EnvironmentUse) -> EnvironmentPool:
@@ -144,14 +146,22 @@ class ClusterWorkers:
             return
         import ray
 
-        for group in (self._learner, self._rollout, self._teachers, self._sandbox, self._models):
+        for group in (self._learner, self._rollout, self._teachers, self._sandbox, self._models, self._shared):
             if group is not None:
                 group.close()
-        self._learner = self._rollout = self._teachers = self._sandbox = self._models = None
+        self._learner = self._rollout = self._teachers = self._sandbox = self._models = self._shared = None
         ray.shutdown()
         if self._scratch:
             shutil.rmtree(self._scratch, ignore_errors=True)
         self._started = False
+
+    def _gpus(self) -> Gpus:
+        """Who stands on which GPU; Ray is up."""
+        self._start()
+        from posttrain.stages.gpus import Gpus
+
+        self._shared = self._shared or Gpus(self._cluster)
+        return self._shared
 
     def _start(self) -> None:
         if self._started:

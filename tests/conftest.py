@@ -85,10 +85,10 @@ def tokenizer(random_model: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One embedded Ray for all tests that need actors."""
+    """One embedded Ray for all tests that need actors. It believes in two GPUs, which none of theirs asks to use."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", object_store_memory=200 << 20)
+    ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, logging_level="ERROR", object_store_memory=200 << 20)
     yield
     ray.shutdown()
 

@@ -1,5 +1,5 @@
 """Whole GRPO steps on one GPU: `posttrain run` with vLLM beside the learner, against TRL's GRPOTrainer with colocated
-vLLM and liger's loss.
+vLLM and liger's loss. With `--ranks` on several GPUs, the same work shared out (`--trl-batches 0`: TRL has one).
 
 Both start from the same random model, which never ends a turn: every completion has all its tokens. Rewards are drawn
 from the text's hash, so advantages aren't zero and nobody waits for them. TRL's `per_device_train_batch_size` is the
@@ -53,6 +53,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int, default=420, help="seconds a side")
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs on our side")
+    parser.add_argument("--ranks", type=int, default=1, help="GPUs of our side, a rank and an engine on each")
+    parser.add_argument("--zero", type=int, choices=[0, 1, 2, 3], default=0)
     parser.add_argument("--cpu", action="store_true", help="the transformers engine, without a GPU")
     parser.add_argument("--trl", help=argparse.SUPPRESS)
 
@@ -95,7 +97,7 @@ def posttrain(options: argparse.Namespace, folder: str) -> list[dict[str, float]
         (here / "noise.py").write_text(REWARD, encoding="utf-8")
         recipe = {
             "name": "step", "base": folder,
-            "cluster": {} if options.cpu else cluster(options),
+            "cluster": cluster(options),
             "stages": {
                 "rl": {
                     "kind": "grpo", "model": "base", "prompts": {"from": "builtin:arithmetic", "n": 4000},
@@ -123,12 +125,16 @@ def posttrain(options: argparse.Namespace, folder: str) -> list[dict[str, float]
 
 
 def cluster(options: argparse.Namespace) -> dict[str, Any]:
-    """Learner and vLLM on one GPU, the learner's memory its own while it trains."""
+    """Learner and vLLM on the same GPUs, their memory the learner's own while it trains."""
+    learner = {"workers": options.ranks, "zero": options.zero}
+    if options.cpu:
+        return {"learner": learner, "rollout": {"workers": options.ranks}}
     return {
-        "learner": {"gpus": 0.5, "zero": 0, "dtype": "bfloat16"},
+        "learner": {**learner, "gpus": 0.5, "dtype": "bfloat16"},
         "rollout": {
-            "gpus": 0.5, "engine": "vllm", "dtype": "bfloat16", "batch": options.prompts * options.group,
-            "memory": options.memory, "max_context": options.max_tokens + 256, "sleep": True, "eager": options.eager,
+            "workers": options.ranks, "gpus": 0.5, "engine": "vllm", "dtype": "bfloat16",
+            "batch": options.prompts * options.group // options.ranks, "memory": options.memory,
+            "max_context": options.max_tokens + 256, "sleep": True, "eager": options.eager,
         },
     }  # fmt: skip
 

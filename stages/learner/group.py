@@ -16,6 +16,7 @@ from posttrain.configs.schema import Cluster, Optimizer
 from posttrain.errors import RunError
 from posttrain.stages.data.pack import PackedBatch, pack, plan_micro_batches, token_weights
 from posttrain.stages.data.stored import Form, merged_draws
+from posttrain.stages.gpus import Gpus
 from posttrain.stages.learner.losses import Loss
 from posttrain.stages.learner.memory import MEMORY, most
 from posttrain.stages.learner.modelfiles import ModelSpec
@@ -31,16 +32,16 @@ CALL_TIMEOUT = 3600.0
 class Learner:
     """A group of ranks. Built once a run; `load` changes the model inside."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, gpus: Gpus) -> None:
         settings = cluster.learner
         self.ranks, self.settings = settings.workers, settings
         threads = settings.threads or max(1, (os.cpu_count() or 1) // (1 if settings.gpus else settings.workers))
         actor = ray.remote(_worker_class())
         self.actors = [
-            actor.options(num_cpus=0 if not settings.gpus else 1, num_gpus=settings.gpus, max_concurrency=1).remote(
+            actor.options(num_cpus=0 if not settings.gpus else 1, max_concurrency=1, **place).remote(
                 rank, self.ranks, settings, threads
             )
-            for rank in range(self.ranks)
+            for rank, place in enumerate(gpus.options(self.ranks, settings.gpus))
         ]
         self.sizes: dict[str, float] = {}
         self.local = not cluster.address

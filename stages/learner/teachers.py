@@ -14,6 +14,7 @@ import ray
 
 from posttrain.configs.schema import Cluster, TeacherCluster
 from posttrain.stages.data.pack import PackedBatch
+from posttrain.stages.gpus import Gpus
 from posttrain.stages.learner.modelfiles import ModelSpec, teacher_name
 from posttrain.stages.ray_calls import answers
 
@@ -47,12 +48,13 @@ class TeacherWorker:
 class TeacherPool:
     """The teachers' actors; which one scores a rank's share is a function of the rank."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, gpus: Gpus) -> None:
         settings = cluster.teacher
         threads = settings.threads or max(1, (os.cpu_count() or 1) // (1 if settings.gpus else settings.workers))
         actor = ray.remote(TeacherWorker)
         self.actors = [
-            actor.options(num_cpus=0, num_gpus=settings.gpus).remote(settings, threads) for _ in range(settings.workers)
+            actor.options(num_cpus=0, **place).remote(settings, threads)
+            for place in gpus.options(settings.workers, settings.gpus)
         ]
 
     def load(self, specs: Sequence[ModelSpec]) -> None:

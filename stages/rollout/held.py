@@ -22,6 +22,7 @@ from posttrain.rewards.answers import Answers, content_key, gather
 from posttrain.rewards.contract import ChatClient, Conversation, RewardModelClient, RowError
 from posttrain.rewards.endpoint import EndpointHost
 from posttrain.stages.data.models import judge_source, model_path
+from posttrain.stages.gpus import Gpus
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.rollout.judges import JudgeHolder
 from posttrain.stages.rollout.pool import START_TIMEOUT, RolloutPool
@@ -108,17 +109,16 @@ class HeldModel(Generic[T]):
 class ModelActors:
     """The actors of held models, kept for the whole run and handed from scorer to scorer."""
 
-    def __init__(self, cluster: Cluster, start: Callable[[], None]) -> None:
-        self._cluster, self._start = cluster, start
+    def __init__(self, cluster: Cluster, gpus: Callable[[], Gpus]) -> None:
+        self._cluster, self._gpus = cluster, gpus
         self._idle: dict[type, list[Any]] = {RolloutPool: [], RewardModelPool: []}
         self._all: list[Any] = []
 
     def take(self, kind: type[T]) -> T:
         """Idle actors of a kind, or new ones."""
-        self._start()
         if self._idle[kind]:
             return self._idle[kind].pop()
-        self._all.append(kind(self._cluster))  # type: ignore[call-arg]
+        self._all.append(kind(self._cluster, self._gpus()))  # type: ignore[call-arg]
         return self._all[-1]
 
     def give_back(self, pool: Any) -> None:

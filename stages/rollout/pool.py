@@ -10,6 +10,7 @@ import ray
 
 from posttrain.configs.schema import Cluster, RolloutCluster
 from posttrain.errors import RunError
+from posttrain.stages.gpus import Gpus
 from posttrain.stages.learner.modelfiles import ModelSpec, load_model
 from posttrain.stages.ray_calls import answers
 from posttrain.stages.rollout.weights import WeightPath, path_between
@@ -130,14 +131,14 @@ class RolloutWorker:
 class RolloutPool:
     """A fixed set of workers. Which worker gets which prompt is a function of the list alone."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, gpus: Gpus) -> None:
         settings = cluster.rollout
         threads = settings.threads or max(1, (os.cpu_count() or 1) // (1 if settings.gpus else settings.workers))
         self.settings = settings
         actor = ray.remote(RolloutWorker)
         self.actors = [
-            actor.options(num_cpus=0, num_gpus=settings.gpus, max_concurrency=CALLS).remote(settings, threads)
-            for _ in range(settings.workers)
+            actor.options(num_cpus=0, max_concurrency=CALLS, **place).remote(settings, threads)
+            for place in gpus.options(settings.workers, settings.gpus)
         ]
         self._pushed: list[Any] = []
         self._path: WeightPath | None = None

@@ -11,6 +11,7 @@ import ray
 from posttrain.configs.schema import Cluster, RolloutCluster
 from posttrain.errors import InputError, RunError
 from posttrain.rewards.contract import Conversation, RowError
+from posttrain.stages.gpus import Gpus
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.ray_calls import answers
 from posttrain.stages.rollout.judges import Actors
@@ -117,12 +118,13 @@ def _batches(order: Sequence[int], rows: Sequence[Sequence[int]], most: int) -> 
 class RewardModelPool:
     """As many actors as there are rollout workers; each scores its share."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, gpus: Gpus) -> None:
         settings = cluster.rollout
         threads = settings.threads or max(1, (os.cpu_count() or 1) // (1 if settings.gpus else settings.workers))
         actor = ray.remote(RewardModelWorker)
         self.actors = [
-            actor.options(num_cpus=0, num_gpus=settings.gpus).remote(settings, threads) for _ in range(settings.workers)
+            actor.options(num_cpus=0, **place).remote(settings, threads)
+            for place in gpus.options(settings.workers, settings.gpus)
         ]
 
     def load(self, spec: ModelSpec) -> None:

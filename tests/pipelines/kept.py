@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from posttrain.configs.schema import Cluster
 from posttrain.pipelines.cluster import ClusterWorkers
+from posttrain.stages.gpus import Gpus
 from posttrain.stages.rollout.held import ModelActors
 
 CLUSTER = "{learner: {workers: 1, zero: 1, threads: 1}, rollout: {workers: 1, threads: 1}}"
@@ -25,7 +26,7 @@ class KeptWorkers(ClusterWorkers):
         super().__init__(cluster, recipe_dir, run_dir)
         self._kept = self._all.setdefault(cluster.model_dump_json(), {})
         self._learner, self._rollout = self._kept.get("learner"), self._kept.get("rollout")
-        self._models = self._kept.setdefault("models", ModelActors(cluster, self._start))
+        self._models = self._kept.setdefault("models", ModelActors(cluster, lambda: Gpus(cluster)))
 
     def _start(self) -> None:
         """Nothing: Ray is up already, and other tests' too."""

@@ -17,6 +17,7 @@ from posttrain.configs.schema import Cluster, JudgeModel, ModelSource, RolloutCl
 from posttrain.errors import InputError, RewardError
 from posttrain.rewards.cli import score_lines
 from posttrain.rewards.contract import RowError
+from posttrain.stages.gpus import Gpus
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.rollout.held import HeldModel, ModelActors, Place, RunHost
 from posttrain.stages.rollout.in_process import ProcessHost
@@ -179,7 +180,7 @@ def test_what_a_holder_raises_reaches_those_who_wait_and_the_next_is_asked_anew(
 @pytest.fixture(scope="module")
 def actors(ray_session: None) -> Iterator[ModelActors]:
     cluster = Cluster(rollout=RolloutCluster(workers=2, threads=1, batch=5))
-    made = ModelActors(cluster, lambda: None)
+    made = ModelActors(cluster, lambda: Gpus(cluster))
     yield made
     made.close()
 

@@ -35,9 +35,11 @@ def learners(ray_session: None) -> Iterator[dict[int, Any]]:
     """A learner of one rank and one of two; tests change the ZeRO stage inside."""
     import ray
 
+    from posttrain.stages.gpus import Gpus
     from posttrain.stages.learner.group import Learner
 
-    made = {ranks: Learner(Cluster(learner=LearnerCluster(workers=ranks, zero=0, threads=1))) for ranks in (1, 2)}
+    clusters = [Cluster(learner=LearnerCluster(workers=ranks, zero=0, threads=1)) for ranks in (1, 2)]
+    made = {cluster.learner.workers: Learner(cluster, Gpus(cluster)) for cluster in clusters}
     for learner in made.values():
         ray.get([actor.__ray_call__.remote(small_chunks(HEAD_ROWS)) for actor in learner.actors], timeout=120)
     yield made
@@ -208,9 +210,11 @@ def test_a_teacher_in_an_actor_of_its_own_equals_one_beside_the_learner(
     """Hidden states over Ray, heads in the learner, two ranks, ZeRO-3."""
     import ray
 
+    from posttrain.stages.gpus import Gpus
     from posttrain.stages.learner.teachers import TeacherPool
 
-    pool = TeacherPool(Cluster(teacher=TeacherCluster(workers=1, threads=1)))
+    cluster = Cluster(teacher=TeacherCluster(workers=1, threads=1))
+    pool = TeacherPool(cluster, Gpus(cluster))
     try:
         learner, teacher = learners[2], ModelSpec(path=str(random_model), layers=(1,))
         learner.load(ModelSpec(path=str(random_model)), OPTIMIZER, total_steps=len(STEPS), zero=3)
