@@ -8,7 +8,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.schema import Curate, Evaluate, Grpo, JudgeModel, PromptSource, RewardUse, Sample, Sft
+from posttrain.configs.schema import (
+    Curate,
+    Evaluate,
+    Grpo,
+    JudgeModel,
+    ModelSource,
+    PromptSource,
+    RewardUse,
+    Sample,
+    Sft,
+)
+from posttrain.configs.training import TrainingStage
 from posttrain.errors import DataError, InputError, RecipeError, RewardError
 from posttrain.pipelines.dag import Node, sources
 from posttrain.pipelines.keys import model_folder
@@ -50,6 +61,31 @@ def _check_model(loaded: LoadedRecipe, use: RewardUse) -> None:
             f"reward {use.use!r}: {name!r} is no reward model but {architectures[0]}",
             fix="name a sequence-classification checkpoint with one label, as TRL's RewardTrainer saves it",
         )
+
+
+def check_families(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
+    """Refuse models that learner or transformers engine would compute wrongly, where their config is at hand.
+
+    Raises InputError.
+    """
+    from posttrain.stages.learner.families import check_family
+
+    recipe = loaded.recipe
+    for node in nodes:
+        for inside, source in sources(node.spec):
+            if not isinstance(source, ModelSource) or ("rewards" in inside and inside[-1] == "model"):
+                continue
+            learns = isinstance(node.spec, TrainingStage) and inside[0] in ("model", "teacher")
+            if not learns and recipe.cluster.rollout.engine != "transformers":
+                continue
+            source = recipe.base if source.source == "base" and recipe.base else source
+            folder = model_folder(source.source, loaded.recipe_dir)
+            kind = (source.scratch or (read_json(folder / "config.json") if folder else {})).get("model_type")
+            try:
+                if kind is not None:
+                    check_family(kind, source.source)
+            except InputError as error:
+                raise InputError(error.what, where=loaded.where((*node.at, *inside)), fix=error.fix) from None
 
 
 def check_judges(loaded: LoadedRecipe, plan: Plan) -> None:

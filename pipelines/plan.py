@@ -10,7 +10,7 @@ from typing import Any, Literal
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import TrainingStage
 from posttrain.errors import InputError
-from posttrain.pipelines.checks import check_environments, check_filters, check_rewards
+from posttrain.pipelines.checks import check_environments, check_families, check_filters, check_rewards
 from posttrain.pipelines.dag import GIVES, Node, build_dag
 from posttrain.pipelines.environment import package_versions
 from posttrain.pipelines.estimate import Estimate, estimate
@@ -120,6 +120,7 @@ def make_plan(
             raise InputError(f"there is no stage {name!r}", fix=f"stages: {', '.join(dag)}")
     checks = _checks(loaded, dag)
     gates = settle_gates(loaded, dag)
+    check_families(loaded, dag.values())
     check_rewards(loaded, dag.values())
     check_environments(loaded, dag.values())
     check_filters(loaded, dag.values())

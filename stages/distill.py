@@ -64,13 +64,12 @@ def off_policy(context: StageContext, spec: Distill, source: PromptSource) -> St
     schedule = BatchSchedule([samples], [1.0], size=spec.prompts_per_step, seed=context.seed)
     assert spec.divergence != "policy_gradient"
     loss = DivergenceLoss(kind=spec.divergence, beta=spec.beta, drawn=form.kind == "draws")
-    metrics: dict[str, float] = {}
     for step in session.steps():
         began = time.monotonic()
         metrics = in_places(session.learner.step(schedule.batch(step), loss, step=step, micro_tokens=spec.micro_tokens))
         metrics["seconds_train"] = time.monotonic() - began
         session.end_step(step, metrics, f"divergence {metrics['divergence']:.4f}")
-    return session.finish({k: metrics[k] for k in ("divergence", "agreement") if k in metrics})
+    return session.finish("divergence", "agreement")
 
 
 def on_policy(context: StageContext, spec: Distill) -> StageResult:
@@ -88,7 +87,6 @@ def on_policy(context: StageContext, spec: Distill) -> StageResult:
     growth = Truncation(limit=spec.alarm)
     session.keep("truncation", lambda: growth.shares, growth.restore)
     params = sampling_params(spec.sampling)
-    metrics: dict[str, float] = {}
     for step in session.steps():
         started = time.monotonic()
         prompts, origin = numbered(supply.take(spec.prompts_per_step), 0)
@@ -114,7 +112,7 @@ def on_policy(context: StageContext, spec: Distill) -> StageResult:
     pool.free()
     if teachers is not None:
         teachers.free()
-    return session.finish({k: metrics[k] for k in ("divergence", "agreement", "length") if k in metrics})
+    return session.finish("divergence", "agreement", "length")
 
 
 def choose_teachers(spec: Distill, prompts: Sequence[Prompt]) -> dict[str, int]:

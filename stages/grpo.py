@@ -66,7 +66,7 @@ def run(context: StageContext) -> StageResult:
                 save_rollouts(context, step, scored, found)
                 session.end_step(step, metrics | feed.clock.read(), f"reward {metrics['reward']:.3f}")
     asking.pool.free()
-    return session.finish({k: metrics[k] for k in ("reward", "entropy", "length") if k in metrics})
+    return session.finish("reward", "entropy", "length")
 
 
 def start_pool(context: StageContext, session: TrainingSession) -> RolloutPool:

@@ -35,13 +35,12 @@ def run(context: StageContext) -> StageResult:
     rows = sum(map(len, sources))
     tokens = sum(s.tokens for source in sources for s in source)
     context.say(f"{context.name}: {rows} rows, {tokens} tokens, {spec.steps} steps of {spec.batch_size}")
-    metrics: dict[str, float] = {}
     for step in session.steps():
         started = time.monotonic()
         metrics = session.learner.step(schedule.batch(step), CrossEntropy(), step=step, micro_tokens=spec.micro_tokens)
         metrics["seconds_train"] = time.monotonic() - started
         session.end_step(step, metrics, f"loss {metrics['loss']:.3f}")
-    return session.finish({"loss": metrics["loss"], "rows": float(rows)} if metrics else {"rows": float(rows)})
+    return session.finish("loss", rows=float(rows))
 
 
 Pair = tuple[Example, Example]

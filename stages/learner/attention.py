@@ -20,6 +20,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 from posttrain.stages.data.pack import PackedBatch
+from posttrain.stages.learner.families import check_scores
 
 NAME = "posttrain_packed"
 _GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
@@ -84,23 +85,30 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     layout: Layout | None = None,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query [1, heads, T, d], key and value [1, kv heads, T, d] -> [1, T, heads, d].
 
+    With `sliding_window` a token attends to itself and the `sliding_window - 1` before it.
+
     Raises:
         ValueError: no layout was passed down: the model was called outside the learner.
+        InputError: the layer asks for what isn't computed here.
     """
     if layout is None:
         raise ValueError(f"attention {NAME!r} needs the keyword `layout`")
+    check_scores(type(module).__name__, kwargs)
     heads, dim = query.shape[1], query.shape[3]
+    window = sliding_window if sliding_window is not None and sliding_window < layout.longest else None
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
         if layout.rows is not None:
             q, k, v = q[layout.rows], k[layout.rows], v[layout.rows]
         out = varlen_attn(
             q.contiguous(), k.contiguous(), v.contiguous(), layout.boundaries, layout.boundaries,
-            layout.longest, layout.longest, scale=scaling, window_size=(-1, 0), **_GROUPED,
+            layout.longest, layout.longest, scale=scaling, window_size=(-1 if window is None else window - 1, 0),
+            **_GROUPED,
         )  # fmt: skip
         assert isinstance(out, Tensor)  # a tuple only if asked for the log-sum-exp
         return (out if layout.rows is None else out[layout.first]).unsqueeze(0), None
@@ -111,11 +119,19 @@ def packed_attention(
     for shape, *piece in zip(layout.parts, *pieces, strict=True):
         # [documents x longest, heads, d] -> [documents, heads, longest, d]
         q, k, v = (x.unflatten(0, shape).transpose(1, 2) for x in piece)
+        near = None if window is None else _near(shape[1], window, query.device)
         out = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=key.shape[1] != heads
+            q, k, v, near, dropout_p=dropout, is_causal=near is None, scale=scaling, enable_gqa=key.shape[1] != heads
         )
         flat.append(out.transpose(1, 2).reshape(-1, heads, dim))
     return torch.cat(flat)[layout.where].unsqueeze(0), None
+
+
+def _near(longest: int, window: int, device: torch.device) -> Tensor:
+    """[longest, longest]: whom each token of a document attends to."""
+    place = torch.arange(longest, device=device)
+    ago = place[:, None] - place
+    return (ago >= 0) & (ago < window)
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from posttrain.configs.schema import Lora, ModelSource
 from posttrain.errors import RecipeError
+from posttrain.stages.learner.families import check_family
 
 REFERENCE = "reference"
 """The learner's name for the frozen model that a KL holds the policy to."""
@@ -42,11 +43,14 @@ def load_model(spec: ModelSpec, dtype: torch.dtype, attention: str, seed: int = 
 
     Raises:
         RecipeError: a layer to keep doesn't exist, or the scratch configuration has unknown fields.
+        InputError: the model is of a family that isn't known here.
     """
     if spec.scratch is not None:
         return _random_model(spec, dtype, attention, seed)
+    config = AutoConfig.from_pretrained(spec.path, revision=spec.revision)
+    check_family(config.model_type, spec.path)
     model = AutoModelForCausalLM.from_pretrained(
-        spec.path, revision=spec.revision, dtype=dtype, attn_implementation=attention
+        spec.path, config=config, revision=spec.revision, dtype=dtype, attn_implementation=attention
     )
     if spec.layers is not None:
         keep_layers(model, spec.layers)
@@ -60,6 +64,7 @@ def _random_model(spec: ModelSpec, dtype: torch.dtype, attention: str, seed: int
     tokenizer = AutoTokenizer.from_pretrained(spec.path, revision=spec.revision)
     fields = {"vocab_size": len(tokenizer), **(spec.scratch or {})}
     kind = fields.pop("model_type", "qwen3")
+    check_family(kind, "scratch.model_type")
     config = AutoConfig.for_model(kind, **fields)
     unknown = [name for name in fields if name not in config.to_dict()]
     if unknown:

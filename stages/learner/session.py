@@ -44,6 +44,8 @@ class TrainingSession:
     """What this session goes on from."""
     skipped: int = 0
     """Steps in a row that changed nothing."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The last step's."""
     _states: dict[str, Callable[[], Any]] = field(default_factory=dict)
     _files: dict[str, Callable[[Path], None]] = field(default_factory=dict)
     _restored: dict[str, Any] = field(default_factory=dict)
@@ -70,6 +72,7 @@ class TrainingSession:
             saved = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
             session.first, session.totals, session.checkpoint = saved["step"], saved["totals"], checkpoint
             session._restored, session.skipped = saved.get("states", {}), saved.get("skipped", 0)
+            session.metrics = saved.get("metrics", {})
             context.say(f"{context.name}: resumed at step {session.first}")
         context.metrics.cut(session.first)
         return session
@@ -112,6 +115,7 @@ class TrainingSession:
             self.totals[name] = self.totals.get(name, 0.0) + metrics.get(name, 0.0)
         if PEAK in metrics:
             self.totals[PEAK] = max(self.totals.get(PEAK, 0.0), metrics[PEAK])
+        self.metrics = dict(metrics)
         context.metrics.write(step + 1, metrics)
         self._count_skipped(step, metrics)
         context.progress.advance(1, note)
@@ -155,7 +159,7 @@ class TrainingSession:
             write(temporary / name)
         states = {name: state() for name, state in self._states.items()}
         state = {"step": step, "totals": self.totals, "ranks": self.learner.ranks, "states": states}
-        state["skipped"] = self.skipped
+        state |= {"skipped": self.skipped, "metrics": self.metrics}
         (temporary / STATE).write_text(json.dumps(state), encoding="utf-8")
         sync_tree(temporary)
         final = folder / f"step-{step:06d}"
@@ -166,13 +170,16 @@ class TrainingSession:
         for old in whole[: -self.context.spec.keep_checkpoints]:
             shutil.rmtree(old)
 
-    def finish(self, metrics: Mapping[str, float]) -> StageResult:
-        """Export the model as the stage's artifact and free the learner."""
+    def finish(self, *last: str, **more: float) -> StageResult:
+        """Export the model as the stage's artifact and free the learner. The stage's metrics are those of its `last`
+        step that are named (made before this session, where it went on from there), and `more`.
+        """
         self.learner.export(self.context.artifact_dir, self.path)
         sizes = self.learner.sizes
         self.learner.free()
         provenance = {**self.chat.fingerprint(), "parent": self.context.spec.model.source, "seed": self.context.seed}
-        return StageResult(kind="model", metrics={**metrics, **sizes, **self.totals}, provenance=provenance)
+        found = {name: self.metrics[name] for name in last if name in self.metrics}
+        return StageResult(kind="model", metrics={**found, **more, **sizes, **self.totals}, provenance=provenance)
 
 
 def last_checkpoint(stage_dir: Path) -> Path | None:

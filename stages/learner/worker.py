@@ -43,6 +43,8 @@ MEET_TIMEOUT = 300.0
 """Seconds that a rank waits for the others to start."""
 COLLECTIVE_TIMEOUT = 1200.0
 """The same within a step or a transfer of weights: rank 0 gives up on an engine before, and says why."""
+TIGHT = 4 << 30
+"""Free bytes of a GPU below which an engine on it might not find what it copies a bucket into."""
 
 
 class LearnerWorker:
@@ -310,12 +312,16 @@ class LearnerWorker:
 
     def send_weights(self, version: int, check: bool) -> None:
         """Hand every full weight to the sender, on all ranks together."""
-        room = self.sender.makes_room
+        room = self.sender.makes_room or self._crowded()
         if room:
             self._give_back()
         self.sender.send(self.named_weights(), self.weight_shapes(), version, check)
         if room:
             self._give_back()
+
+    def _crowded(self) -> bool:
+        """Whether an engine on this GPU might find no room for its copy of a bucket."""
+        return self.cuda and self.settings.gpus < 1 and torch.cuda.mem_get_info()[0] < TIGHT
 
     def _give_back(self) -> None:
         """What PyTorch keeps of freed memory may be what an engine on the same GPU needs to wake up."""

@@ -141,7 +141,7 @@ class Underway:
 class Ahead:
     """Asynchronous: rollout workers go on while the learner trains; new weights reach them between two tokens.
 
-    Raises, from `take`: what a stream or a reward raised; RunError if nothing was done in GROUP_TIMEOUT seconds.
+    Raises, from `take`: what a stream or a reward raised; RunError if no group was done in GROUP_TIMEOUT seconds.
     """
 
     def __init__(self, asking: Asking, rule: Asynchronous, *, first: int, last: int, batch: int) -> None:
@@ -242,13 +242,17 @@ class Ahead:
             self._changed.notify_all()
 
     def _ready(self, step: int, count: int) -> list[ScoredGroup]:
-        began = time.monotonic()
+        began = changed = time.monotonic()
         if not self.underway:
             return []
+        done = -1
         with self._changed:
             while not (chosen := self._chosen(step, count)):
-                if time.monotonic() - began > GROUP_TIMEOUT:
-                    raise RunError(f"no batch was generated and scored in {GROUP_TIMEOUT:.0f} s")
+                before, done = done, sum((u.group is not None) + u.future.done() for u in self.underway)
+                if done != before:  # a long batch isn't a stalled one
+                    changed = time.monotonic()
+                elif time.monotonic() - changed > GROUP_TIMEOUT:
+                    raise RunError(f"no group was generated or scored in {GROUP_TIMEOUT:.0f} s")
                 self._changed.wait(_LOOK)
         self.clock.add("wait", time.monotonic() - began)
         self.underway = [u for u in self.underway if u not in chosen]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 START_TIMEOUT = 300.0
 LOAD_TIMEOUT = {"transformers": START_TIMEOUT, "vllm": 1000.0}
 """vLLM compiles when it is started first on a machine."""
+SYNC_TIMEOUT = 3600.0
+"""For all weights: the sides' own waits, for a bucket each, say more and come first."""
 GROUP_TIMEOUT = 1800.0
 CLOSE_TIMEOUT = 20.0
 CALLS = 64
@@ -212,7 +214,7 @@ class RolloutPool:
         """Wait until the workers have the weights that were pushed last."""
         pushed, self._pushed = self._pushed, []
         # A path that compares the sums by itself gives none.
-        sums = [found for found in self._all(pushed, START_TIMEOUT, "update weights") if found is not None]
+        sums = [found for found in self._all(pushed, SYNC_TIMEOUT, "update weights") if found is not None]
         if sums and max(sums) - min(sums) > 1e-6 * abs(sums[0]):
             raise RunError(f"rollout workers disagree on the new weights: checksums {sums}")
 

@@ -57,20 +57,20 @@ class WorkerExtension:
         if not self.in_place:
             self.finish_weight_update()
 
-    def weight_sum(self) -> tuple[float, float]:
-        """Sums of |w| in float64: over the weights that are split over tensor-parallel ranks, and over the others.
+    def weight_sums(self) -> list[float] | None:
+        """Sum of |w| in float64 of each of this rank's weights, in one order on all ranks.
 
-        Merged weights (q, k and v in one) and padded rows, which are 0, change nothing about it. Where there are
-        fewer key-value heads than ranks, each head counts more than once, and the sum agrees with nobody's.
+        None where there are fewer key-value heads than tensor-parallel ranks: some ranks then have the same heads
+        within what is otherwise split. Merged weights (q, k and v in one) and padded rows, which are 0, change nothing.
         """
         import torch
 
-        sums = {True: 0.0, False: 0.0}
+        model = self.get_model()
+        if any(getattr(module, "num_kv_head_replicas", 1) > 1 for module in model.modules()):
+            return None
         with torch.no_grad():
-            for weight in self.get_model().parameters():
-                split = hasattr(weight, "output_dim") or hasattr(weight, "input_dim")
-                sums[split] += float(weight.abs().sum(dtype=torch.float64))
-        return sums[True], sums[False]
+            sums = [weight.abs().sum(dtype=torch.float64) for weight in model.parameters()]
+            return [float(number) for number in torch.stack(sums).tolist()]
 
     def drop_cached(self) -> None:
         """Give back what PyTorch keeps of freed memory.

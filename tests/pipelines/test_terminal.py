@@ -112,7 +112,8 @@ def test_a_name_of_any_length_leaves_marks_and_states_in_sight(
     runner: Any, start: Callable[[int, int], Terminal]
 ) -> None:
     runner.recipe.write_text(runner.text.replace("chat", LONG))
-    lines = board(start(80, 24).wait(lambda lines: any("step 3/6" in line for line in lines)))
+    at_step = "step 3/6"
+    lines = board(start(80, 24).wait(lambda lines: at_step in "".join(lines) and board(lines)[1].startswith("✓")))
     assert max(map(len, lines)) <= 80
     assert re.fullmatch(r"✓ a_stage_whose\w+…\s+sample\s+0\.\d s", lines[1])
     assert re.fullmatch(r"▶ rl\s+grpo\s+running", lines[4])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -16,6 +17,7 @@ import pytest
 from posttrain.configs.schema import Asynchronous, Difficulty
 from posttrain.errors import RunError
 from posttrain.stages.data.supply import PromptSupply
+from posttrain.stages.rollout import feed
 from posttrain.stages.rollout.carry import restore_ahead, save_ahead
 from posttrain.stages.rollout.collect import ScoredGroup
 from posttrain.stages.rollout.feed import Ahead, Asking, Now
@@ -134,6 +136,19 @@ def test_a_group_whose_time_has_come_is_waited_for() -> None:
     slow = {name for groups in steps for name in groups if "+" not in name}
     assert len(slow) == 4
     assert slow <= steps[0] | steps[1] | steps[2]
+
+
+def test_a_batch_may_take_long_as_long_as_groups_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "GROUP_TIMEOUT", 1.0)
+    monkeypatch.setattr(feed, "_LOOK", 0.05)
+    due = itertools.count(1)
+    with Ahead(asking(Pool(lambda _: 0.5 * next(due))), Asynchronous(), first=0, last=0, batch=4) as slow:
+        assert len(slow.take(0, 4)) == 4  # the last after 2 s
+    with Ahead(asking(Pool(lambda _: 60.0)), Asynchronous(), first=0, last=0, batch=4) as stalled:
+        began = time.monotonic()
+        with pytest.raises(RunError, match="no group was generated or scored in 1 s"):
+            stalled.take(0, 4)
+    assert 1 <= time.monotonic() - began < 10
 
 
 def test_an_error_of_a_stream_or_a_reward_reaches_the_learner() -> None:

@@ -48,7 +48,8 @@ class Scripted:
         self.asked: list[dict[str, Any]] = []
         self.open, self.said, self.reloaded = 0, list[Any](), ""
         self.break_off = False
-        self.total = 10.0
+        self.sums: list[Any] = [[9.0, 0.5, 1.0], [0.5, 0.5, 0.5]]
+        """Two tensor-parallel ranks': the second weight is whole on both."""
         self.ends_at = 10**9
 
     def next(self, ids: list[int]) -> int:
@@ -107,7 +108,7 @@ class Scripted:
             assert not self.open
         if method == "take_weights":
             self.weights = kwargs["update_info"]["version"]
-        return [(self.total, 0.5), (1.0, 0.5)] if method == "weight_sum" else [None]
+        return self.sums if method == "weight_sums" else [None]
 
     async def sleep(self, level: int, mode: str) -> None:
         self.said.append(f"sleep {level}")
@@ -299,16 +300,20 @@ def test_a_row_that_waited_for_its_turn_starts_on_the_prefixes_of_its_own_weight
     assert {*begun} == {("0.0", 0), ("0.1", 1)}
 
 
-def test_a_sum_that_differs_stops_the_new_version(make: Any) -> None:
+def test_a_sum_that_differs_stops_the_new_version(make: Any, caplog: pytest.LogCaptureFixture) -> None:
     engine, llm = make()
-    update(engine, 1, expected=11.5)  # 10 + 1 split over two ranks, and 0.5 that both have
+    update(engine, 1, expected=11.5)  # 9.5 + 1.5 split over two ranks, and 0.5 that both have
     assert engine.version == 1
     with pytest.raises(RunError, match="sum to"):
         update(engine, 2, expected=11.6)
-    llm.total = float("nan")
+    llm.sums[1][1] = float("nan")
     with pytest.raises(RunError, match="sum to nan"):
         update(engine, 2, expected=11.5)
     assert engine.version == 1
+    llm.sums = [None, None]
+    update(engine, 2, expected=11.5)
+    assert engine.version == 2
+    assert "can't be compared by their sums" in caplog.text
 
 
 def test_partials_hold_what_was_begun_as_far_as_it_is(make: Any) -> None:
@@ -624,13 +629,14 @@ def test_vllm_starts_again_where_memory_came_free_while_it_measured(
     assert not left
 
 
-def test_the_sum_counts_what_is_split_on_every_rank_and_the_rest_once() -> None:
+def test_a_rank_sums_each_weight_unless_its_heads_are_on_others_too() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 2, bias=False), torch.nn.LayerNorm(2, bias=False))
-    split: Any = model[0].weight
-    split.output_dim = 0
+    first: Any = model[0]
     worker = WorkerExtension()
     worker.get_model = lambda: model
-    assert worker.weight_sum() == pytest.approx((split.abs().sum().item(), 2.0))
+    assert worker.weight_sums() == pytest.approx([first.weight.abs().sum().item(), 2.0])
+    first.num_kv_head_replicas = 2
+    assert worker.weight_sums() is None
 
 
 class UnquantizedLinearMethod:

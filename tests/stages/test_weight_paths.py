@@ -284,14 +284,22 @@ def test_the_sums_are_compared_at_every_so_many_transfers() -> None:
 
 
 @pytest.mark.usefixtures("_cpu")
-@pytest.mark.parametrize(("sleep", "later"), [(True, ["emptied", "sent", "emptied"]), (False, ["sent"])])
-def test_a_learner_gives_freed_memory_back_where_an_engine_on_its_gpu_may_be_about_to_wake(
-    monkeypatch: pytest.MonkeyPatch, exported: dict[str, torch.Tensor], sleep: bool, later: list[str]
+@pytest.mark.parametrize(
+    ("sleep", "free", "later"),
+    [
+        (True, 40, ["emptied", "sent", "emptied"]),
+        (False, 40, ["sent"]),
+        (False, 3, ["emptied", "sent", "emptied"]),  # an engine that is awake copies a bucket, too
+    ],
+)
+def test_a_learner_gives_freed_memory_back_where_an_engine_on_its_gpu_may_need_it(
+    monkeypatch: pytest.MonkeyPatch, exported: dict[str, torch.Tensor], sleep: bool, free: int, later: list[str]
 ) -> None:
     """Without it an engine that slept while the learner grew runs out of memory some steps later (seen); one that
     stayed awake has its own, and the learner would ask for all of its again at every step."""
     found: list[str] = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: found.append("emptied"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free << 30, 80 << 30))
     sender = IpcSender([Reader(exported)], "float32", sleep=sleep)
     sender.open(0)
     worker: Any = SimpleNamespace(
@@ -299,6 +307,7 @@ def test_a_learner_gives_freed_memory_back_where_an_engine_on_its_gpu_may_be_abo
         weight_shapes=lambda: SHAPES, sender=sender,
     )  # fmt: skip
     worker._give_back = lambda: LearnerWorker._give_back(worker)
+    worker._crowded = lambda: LearnerWorker._crowded(worker)
     sending = sender.send
     monkeypatch.setattr(sender, "send", lambda *arguments: (sending(*arguments), found.append("sent")))
     for version, said in ((1, ["emptied", "sent", "emptied"]), (2, later)):  # between stages every engine sleeps
