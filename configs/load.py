@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,14 @@ class LoadedRecipe:
     """Everything, defaults included, with references kept: what is written and hashed."""
     document: Document = field(repr=False)
     overrides: tuple[str, ...] = ()
+    origins: Mapping[Path_, str] = field(default_factory=dict)
+    """The override that said it, by path."""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The environment variables that the recipe names, with their values: for `mask` alone."""
 
     def where(self, path: Path_) -> str:
-        """`file:line` of a path of the recipe."""
-        return self.document.where(path)
+        """`file:line` of a path of the recipe, or the override that it comes from."""
+        return _where(self.document, self.origins, path)
 
     def mask(self, text: str) -> str:
         """`text` without values from the environment."""
@@ -119,12 +122,7 @@ def _load(document: Document, path: Path, recipe_dir: Path, overrides: Sequence[
     for override in overrides:
         origins[_override(raw, override)] = override
 
-    def where(at: Path_) -> str:
-        for length in range(len(at), 0, -1):
-            if at[:length] in origins:
-                return f"override {origins[at[:length]]}"
-        return document.where(at)
-
+    where = partial(_where, document, origins)
     missing: list[Problem] = []
 
     def unset(at: Path_, name: str) -> None:
@@ -152,9 +150,17 @@ def _load(document: Document, path: Path, recipe_dir: Path, overrides: Sequence[
         raw=raw,
         resolved=resolved,
         overrides=tuple(overrides),
+        origins=origins,
         secrets=values(raw, os.environ),
         document=document,
     )
+
+
+def _where(document: Document, origins: Mapping[Path_, str], path: Path_) -> str:
+    for length in range(len(path), 0, -1):
+        if path[:length] in origins:
+            return f"override {origins[path[:length]]}"
+    return document.where(path)
 
 
 def _override(raw: dict[str, Any], text: str) -> Path_:

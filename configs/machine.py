@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -93,6 +95,14 @@ class SandboxCluster(Strict):
     languages: tuple[Literal["bash", "node", "cpp"], ...] = Field(
         (), description="languages besides Python that may be run; in tier A only"
     )
+
+
+def gpus_of(groups: Sequence[LearnerCluster | RolloutCluster | TeacherCluster]) -> int:
+    """Whole GPUs that these actors take together: what has a part of one shares it with others."""
+    parts = [group for group in groups if group.workers and 0 < group.gpus < 1]
+    count = max((group.workers for group in parts), default=0)
+    shared = count if count > 1 else math.ceil(sum(group.gpus for group in parts))
+    return shared + sum(group.workers * int(group.gpus) for group in groups if group.gpus >= 1)
 
 
 class Cluster(Strict):

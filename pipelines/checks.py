@@ -8,30 +8,34 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain.configs.load import LoadedRecipe
+from posttrain.configs.machine import LearnerCluster, RolloutCluster, TeacherCluster, gpus_of
 from posttrain.configs.schema import (
+    Cluster,
     Curate,
+    Distill,
     Evaluate,
-    Grpo,
     JudgeModel,
     ModelSource,
     PromptSource,
     RewardUse,
     Sample,
     Sft,
+    Stage,
 )
 from posttrain.configs.training import TrainingStage
 from posttrain.errors import DataError, InputError, RecipeError, RewardError
-from posttrain.pipelines.dag import Node, sources
+from posttrain.pipelines.contexts import check_prompt_lengths
+from posttrain.pipelines.dag import Node, reward_uses, sources
 from posttrain.pipelines.keys import model_folder
 from posttrain.pipelines.ledger import read_json
 from posttrain.pipelines.reading import check_lengths
+from posttrain.pipelines.trials import RewardTrials
 
 if TYPE_CHECKING:
     from posttrain.pipelines.plan import Plan
 
-
-_TRIED = 20_000
-"""Rows of a source that `curate` may have millions of; all are checked as rows."""
+_CROWD = 4
+"""Workers a core that a test of many ranks may want."""
 
 
 def check_rewards(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
@@ -39,12 +43,12 @@ def check_rewards(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
     from posttrain.rewards.base import check_use
 
     for node in nodes:
-        for use in node.rewards:
+        for inside, use in reward_uses(node.spec):
             try:
                 check_use(use, loaded.recipe_dir)
                 _check_model(loaded, use)
             except InputError as error:
-                raise type(error)(error.what, where=loaded.where(node.at), fix=error.fix) from None
+                raise type(error)(error.what, where=loaded.where((*node.at, *inside)), fix=error.fix) from None
 
 
 def _check_model(loaded: LoadedRecipe, use: RewardUse) -> None:
@@ -180,7 +184,7 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
 
     check_rooms(loaded, plan)
     found: list[dict[str, Any]] = []
-    checked: set[str] = set()
+    trials, measured = RewardTrials(loaded), set[str]()
     for stage in plan.pending:
         spec = stage.node.spec
         for _, source in sources(spec):
@@ -198,23 +202,51 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
         for source in _dialogues(spec):
             if source.source not in loaded.recipe.stages:
                 _check_dialogues(loaded, source)
-        for source, uses in _judged(stage.node):
-            pair = f"{source!r} {uses!r}"  # the same suites come after many stages
-            if source.source not in loaded.recipe.stages and pair not in checked:
-                _check_columns(loaded, source, uses, spec)
-                checked.add(pair)
+        check_prompt_lengths(loaded, stage.node, measured)
+        trials.check(stage.node)
     return found
 
 
-def check_engine(loaded: LoadedRecipe, plan: Plan) -> None:
-    """Refuse a rollout engine that isn't installed, where this host is the one that runs it. Raises InputError."""
+def check_machine(loaded: LoadedRecipe, plan: Plan) -> None:
+    """Refuse what this host lacks, where it is the one that runs the stages: vLLM, GPUs, cores. Raises InputError."""
     cluster = loaded.recipe.cluster
-    remote = cluster.address or os.environ.get("RAY_ADDRESS")
-    if plan.pending and not remote and cluster.rollout.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+    if not plan.pending or cluster.address or os.environ.get("RAY_ADDRESS"):
+        return
+    if cluster.rollout.engine == "vllm" and importlib.util.find_spec("vllm") is None:
         raise InputError(
             "engine vllm: vLLM isn't installed", where=loaded.where(("cluster", "rollout", "engine")),
             fix="pip install 'posttrain[vllm]', or say engine: transformers",
         )  # fmt: skip
+    groups = _groups(cluster, [stage.node.spec for stage in plan.pending])
+    if needed := gpus_of(list(groups.values())):
+        import torch
+
+        if needed > (there := torch.cuda.device_count()):
+            name = next(name for name, group in groups.items() if group.gpus)
+            raise InputError(
+                f"{needed} GPUs are asked for, and there are {there} here",
+                where=loaded.where(("cluster", name, "gpus")),
+                fix="lower `workers` or `gpus`, or name a cluster.address; CUDA_VISIBLE_DEVICES may hide some",
+            )
+    cores = os.cpu_count() or 1
+    for name, group in groups.items():
+        if not group.gpus and group.workers > _CROWD * cores:
+            raise InputError(
+                f"{group.workers} workers without a GPU are to share {cores} cores",
+                where=loaded.where(("cluster", name, "workers")), fix="lower `workers`, or give them GPUs: gpus",
+            )  # fmt: skip
+
+
+def _groups(cluster: Cluster, specs: Sequence[Stage]) -> dict[str, LearnerCluster | RolloutCluster | TeacherCluster]:
+    """The actors that stages ask for, by their name in `cluster`."""
+    found: dict[str, LearnerCluster | RolloutCluster | TeacherCluster] = {}
+    if any(isinstance(spec, TrainingStage) for spec in specs):
+        found["learner"] = cluster.learner
+    if not all(isinstance(spec, Sft) for spec in specs):
+        found["rollout"] = cluster.rollout
+    if any(isinstance(spec, Distill) for spec in specs):
+        found["teacher"] = cluster.teacher
+    return found
 
 
 def check_sandbox(loaded: LoadedRecipe, plan: Plan) -> None:
@@ -262,23 +294,6 @@ def needs_sandbox(uses: Sequence[RewardUse]) -> bool:
     return any(use.use in BUILTINS and BUILTINS[use.use].needs == "judge" for use in uses)
 
 
-def _judged(node: Node) -> Iterator[tuple[PromptSource, Sequence[RewardUse]]]:
-    """Sources of prompts with the rewards that will judge the answers."""
-    spec = node.spec
-    if isinstance(spec, Evaluate):
-        for suite in spec.suites:
-            if suite.measure != "mode_following":
-                yield from ((source, suite.rewards) for source in suite.prompts)
-        return
-    if isinstance(spec, Grpo) and spec.watch is not None:
-        yield from ((source, spec.watch.rewards or spec.rewards) for source in spec.watch.prompts)
-    if isinstance(spec, Curate) and spec.model is None and spec.without_thinking is None:
-        return  # nobody answers
-    if not isinstance(spec, Sample) or any(use.use == "correct" for use in spec.filters):  # else scores decide nothing
-        uses = getattr(spec, "rewards", ())
-        yield from ((source, uses) for source in (getattr(spec, "prompts", ()) if uses else ()))
-
-
 def _dialogues(spec: object) -> Iterator[PromptSource]:
     """Sources of suites that measure mode following."""
     for suite in spec.suites if isinstance(spec, Evaluate) else ():
@@ -317,21 +332,3 @@ def _check_modes(row: Mapping[str, Any], where: str) -> None:
                 f"modes[{turn}] is {mode!r}, and the last flag met asks for {wanted!r}", where=where,
                 fix="mend it; `closed` is for turns that are asked with the hard switch",
             )  # fmt: skip
-
-
-def _check_columns(loaded: LoadedRecipe, source: PromptSource, uses: Sequence[RewardUse], spec: object) -> None:
-    from posttrain.rewards.base import check_columns
-    from posttrain.rewards.gold import check_gold
-    from posttrain.stages.data.load import load_prompts
-    from posttrain.stages.data.query_rules import answered
-
-    if isinstance(spec, Curate):
-        source = source.model_copy(update={"n": min(source.n or _TRIED, _TRIED)})
-    (prompts,) = load_prompts([source], recipe_dir=loaded.recipe_dir, inputs={}, seed=0)
-    if isinstance(spec, Curate):  # rows without an answer are dropped there, with the reason
-        prompts = answered(prompts, spec, loaded.recipe_dir)
-    try:
-        check_columns(uses, prompts, loaded.recipe_dir)
-        check_gold(uses, prompts, loaded.recipe_dir)
-    except DataError as error:
-        raise DataError(error.what, where=f"{source.source}: {error.where}", fix=error.fix) from None

@@ -75,7 +75,7 @@ class Node:
     @property
     def rewards(self) -> tuple[RewardUse, ...]:
         """All rewards that the stage uses, those of its suites too."""
-        return tuple(use for _, use in _reward_uses(self.spec))
+        return tuple(use for _, use in reward_uses(self.spec))
 
     @property
     def environments(self) -> tuple[EnvironmentUse, ...]:
@@ -121,14 +121,14 @@ def sources(spec: Stage) -> Iterator[tuple[Path_, ModelSource | PromptSource]]:
     if (watch := getattr(spec, "watch", None)) is not None:
         for index, source in enumerate(watch.prompts):
             yield ("watch", "prompts", index), source
-    for at, use in _reward_uses(spec):
+    for at, use in reward_uses(spec):
         if use.judge is not None and use.judge.source is not None:
             yield (*at, "judge"), judge_source(use.judge)
         if use.model is not None:
             yield (*at, "model"), use.model
 
 
-def _reward_uses(spec: Stage) -> Iterator[tuple[Path_, RewardUse]]:
+def reward_uses(spec: Stage) -> Iterator[tuple[Path_, RewardUse]]:
     for index, use in enumerate(getattr(spec, "rewards", ())):
         yield ("rewards", index), use
     for index, suite in enumerate(getattr(spec, "suites", ())):
@@ -201,8 +201,9 @@ class _Settler:
         if colon and scheme in _SCHEMES:
             self._check_builtin(source, at, wants)
             return Reference(at=at, source=source, what=_SCHEMES[scheme], wants=wants)
-        settle = self._model if wants == "model" else self._data
-        return settle(source, at)
+        if isinstance(node, ModelSource):
+            return self._model(node, at)
+        return self._data(source, at)
 
     def _check_builtin(self, source: str, at: Path_, wants: Gives) -> None:
         if not source.startswith("builtin:"):
@@ -215,9 +216,15 @@ class _Settler:
         if name not in known:
             raise self._error(at, f"there is no {what} {source}; {closest(name, known)}")
 
-    def _model(self, source: str, at: Path_) -> Reference:
+    def _model(self, node: ModelSource, at: Path_) -> Reference:
+        source = node.source
         path = self._path(source)
         if path.is_dir():
+            if node.scratch is None and not (path / "config.json").is_file():
+                inner = [name for name in ("artifact", "engine") if (path / name / "config.json").is_file()]
+                fix = f"say {source.rstrip('/')}/{inner[0]}" if inner else "name what `save_pretrained` has written"
+                what = f"{dotted(at)}: {path} is no model: it has no config.json"
+                raise InputError(what, where=self.loaded.where(at), fix=fix)
             return Reference(at=at, source=source, what="folder", wants="model", path=path)
         if _HUB_ID.fullmatch(source) and not source.startswith("."):
             return Reference(at=at, source=source, what="hub", wants="model")
@@ -229,6 +236,9 @@ class _Settler:
         path = self._path(source)
         if path.is_file():
             return Reference(at=at, source=source, what="file", wants="data", path=path)
+        if path.is_dir():
+            what = f"{dotted(at)}: {path} is a folder"
+            raise InputError(what, where=self.loaded.where(at), fix="name a .jsonl or .parquet file in it")
         if "/" in source or "." in source:
             what = f"{dotted(at)}: there is no file {path}"
             raise InputError(what, where=self.loaded.where(at), fix="a path starts at the recipe's folder")

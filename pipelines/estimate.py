@@ -95,7 +95,12 @@ def _bytes_a_rank(parameters: int, learner: LearnerCluster) -> float:
 
 
 def _parameters(loaded: LoadedRecipe, model: ModelSource) -> int | None:
-    """Parameters of a model whose config is at hand; follows stages back to where their weights come from."""
+    """Parameters of a model whose config is at hand."""
+    return _count(config_of(loaded, model))
+
+
+def config_of(loaded: LoadedRecipe, model: ModelSource) -> dict[str, Any]:
+    """A model's config; empty if it isn't at hand. Follows stages back to where their weights come from."""
     stages, cut = loaded.recipe.stages, model.layers
     seen: set[str] = set()
     while model.scratch is None and model.source not in seen:
@@ -109,7 +114,7 @@ def _parameters(loaded: LoadedRecipe, model: ModelSource) -> int | None:
     config = {**(_config(folder) if folder else {}), **(model.scratch or {})}
     if cut:
         config["num_hidden_layers"] = len(cut)
-    return _count(config)
+    return config
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import TrainingStage
 from posttrain.errors import InputError
 from posttrain.pipelines.checks import check_environments, check_families, check_filters, check_rewards
+from posttrain.pipelines.contexts import check_max_tokens
 from posttrain.pipelines.dag import GIVES, Node, build_dag
 from posttrain.pipelines.environment import package_versions
 from posttrain.pipelines.estimate import Estimate, estimate
@@ -121,6 +122,7 @@ def make_plan(
     checks = _checks(loaded, dag)
     gates = settle_gates(loaded, dag)
     check_families(loaded, dag.values())
+    check_max_tokens(loaded, dag.values())
     check_rewards(loaded, dag.values())
     check_environments(loaded, dag.values())
     check_filters(loaded, dag.values())

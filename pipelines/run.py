@@ -19,7 +19,7 @@ from posttrain.configs.load import LoadedRecipe
 from posttrain.errors import PosttrainError, Stopped
 from posttrain.pipelines.board import Board
 from posttrain.pipelines.card import write_card
-from posttrain.pipelines.checks import check_data, check_engine, check_judges, check_sandbox
+from posttrain.pipelines.checks import check_data, check_judges, check_machine, check_sandbox
 from posttrain.pipelines.cluster import ClusterWorkers
 from posttrain.pipelines.environment import describe_environment, package_versions
 from posttrain.pipelines.gates import failure_text, judge_gate
@@ -57,7 +57,7 @@ def run_recipe(
     with loaded.masking():
         plan = make_plan(loaded, run_dir, until=until, force=force)
         check_loggers(loaded.recipe.logging.to)
-        check_engine(loaded, plan)
+        check_machine(loaded, plan)
         check_data(loaded, plan)
         check_sandbox(loaded, plan)
         check_judges(loaded, plan)

@@ -1,29 +1,37 @@
-"""A reward proves itself on gold before a run starts: the known answer of a row must score in full.
+"""A reward proves itself before a run starts: the known answer of a row must score in full.
 
 What is gold for a row: its column `gold`, a whole completion; else, for a built-in that knows how, one made of its
-columns. A reward without either isn't tried, nor one that runs code or counts tokens, nor a reward model.
+columns. A function without gold must give a number for an answer of no worth. Not tried are built-ins without gold, or
+that run code or count tokens, and reward models.
 
 A judge is tried otherwise, since each question costs: not on rows but once, on the two cases of its registry entry.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from posttrain.configs.schema import RewardUse
-from posttrain.errors import DataError, InputError, RewardError
+from posttrain.errors import DataError, InputError, RecipeError, RewardError
 from posttrain.rewards.base import BUILTINS, applies, row_columns
 from posttrain.rewards.endpoint import EndpointHost
+from posttrain.rewards.loader import split_path
 from posttrain.rewards.mix import Scorer
 from posttrain.types import Completion, Prompt, Score
 
 ROWS = 8
 """How many rows of a source are tried: enough for a column that is mapped wrongly."""
 
+PLAIN = "<think>\nIt can't be told.\n</think>\n\nI don't know."
+"""An answer that a model might give to any prompt."""
+_OURS = frozenset({"worker.py", "loader.py"})
+"""Files that a traceback of every function passes through."""
 _ENOUGH = 1e-6
 _RUN_TIME = frozenset({"tokens", "environment_reward"})
 """Columns that only a rollout fills: a reward that reads them can't be tried before."""
@@ -68,12 +76,53 @@ def check_gold(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe_dir:
         items = _gold_items(use, prompts)
         if not items:
             continue
-        with Scorer([use.model_copy(update={"gate": False, "weight": 1.0})], recipe_dir=recipe_dir) as scorer:
-            scores = scorer.score(items)
+        scores = _scores(use, items, recipe_dir)
         for (prompt, completion), score in zip(items, scores, strict=True):
             _check(use, prompt, completion, score)
         tried += len(items)
     return tried
+
+
+def check_functions(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe_dir: Path) -> None:
+    """Call every function of the recipe's that has no gold, on two rows that it applies to: it must give numbers.
+
+    Raises:
+        DataError: it doesn't; with what it raised, and where.
+        RecipeError: it can't be loaded, or called.
+    """
+    for use in uses:
+        if split_path(use.use) is None:
+            continue
+        fitting = ((n, prompt) for n, prompt in enumerate(prompts, 1) if applies(use, row_columns(prompt)))
+        tried = list(islice(fitting, 2))
+        items = [(prompt, _completion(prompt, PLAIN)) for _, prompt in tried]
+        if not items or any(_gold(use, row_columns(prompt)) for prompt, _ in items):
+            continue
+        try:
+            scores = _scores(use, items, recipe_dir)
+        except RewardError as error:
+            raise RecipeError(error.what, where=error.where, fix=error.fix) from None
+        for (number, prompt), score in zip(tried, scores, strict=True):
+            if score.status == "infra_error":
+                raise DataError(
+                    f"reward {use.use!r} gives no number for an answer: {_cause(score.detail)}",
+                    where=f"row {number} ({prompt.id})",
+                    fix="mend it: every completion comes to it, right or wrong. `posttrain rewards score` tries it",
+                )  # fmt: skip
+
+
+def _scores(use: RewardUse, items: Sequence[tuple[Prompt, Completion]], recipe_dir: Path) -> list[Score]:
+    plain = use.model_copy(update={"gate": False, "weight": 1.0})
+    with Scorer([plain], recipe_dir=recipe_dir, max_error_rate=1.0) as scorer:
+        return scorer.score(items)
+
+
+def _cause(detail: str) -> str:
+    """A traceback's last line, and the place in the user's file that it came from."""
+    lines = detail.strip().splitlines()
+    places = re.findall(r'File ".*?([^/"]+)", line (\d+), in (\S+)', detail)
+    own = [f"{file}:{line}" for file, line, _ in places if file not in _OURS]
+    return lines[-1].strip() + (f" ({own[-1]})" if own else "")
 
 
 def check_judge(use: RewardUse, recipe_dir: Path) -> None:
@@ -132,10 +181,11 @@ def _gold(use: RewardUse, columns: Mapping[str, Any]) -> str | None:
 
 
 def _completion(prompt: Prompt, text: str) -> Completion:
-    none = np.zeros(0, np.int64)
+    count = len(text.split())  # nobody has made tokens of it; functions may count them
     return Completion(
-        prompt_id=prompt.id, index=0, prompt_ids=none, token_ids=none, text=text, sources=np.zeros(0, np.int8),
-        logprobs=np.zeros(0, np.float32), versions=np.zeros(0, np.int32), finish_reason="stop",
+        prompt_id=prompt.id, index=0, prompt_ids=np.zeros(1, np.int64), token_ids=np.zeros(count, np.int64), text=text,
+        sources=np.zeros(count, np.int8), logprobs=np.zeros(count, np.float32), versions=np.zeros(count, np.int32),
+        finish_reason="stop",
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,8 @@ def _await(value: Any) -> Any:
 
 
 def _checked(values: Any, rows: int) -> list[float | RowError | None]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"the reward must give a list with one number a completion, this is {values!r}")
     values = list(values)
     if len(values) != rows:
         raise ValueError(f"the reward gave {len(values)} values for {rows} completions")

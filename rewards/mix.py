@@ -29,7 +29,9 @@ from posttrain.types import Completion, Prompt, Score
 _GOLD = 200
 """Characters of a gold answer that are shown."""
 MIN_ROWS = 20
-"""An error rate over fewer rows says nothing."""
+"""An error rate over fewer rows says nothing..."""
+ALL_FAILED = 4
+"""... unless all failed: no accident takes this many."""
 _WINDOW = 500
 
 __all__ = ["Scorer", "check_columns"]
@@ -40,7 +42,7 @@ class Scorer:
 
     `judge` runs the code of code rewards; the caller owns it. `models` holds the language models and classifiers that
     rewards ask; it is closed with the scorer. Processes start with the first call and end with `close`. Above
-    `max_error_rate`, over at least 20 rows, `score` raises RewardError with the first traceback.
+    `max_error_rate`, over at least 20 rows or 4 that all failed, `score` raises RewardError with the first traceback.
     """
 
     def __init__(
@@ -148,7 +150,8 @@ class Scorer:
                 if failed and not self._first_error:
                     self._first_error = score.detail
             rate = sum(self._failed) / max(1, len(self._failed))
-            if len(self._failed) >= MIN_ROWS and rate > self._max_error_rate:
+            enough = len(self._failed) >= (MIN_ROWS if rate < 1 else ALL_FAILED)
+            if enough and rate > self._max_error_rate:
                 raise RewardError(
                     f"{rate:.0%} of the last {len(self._failed)} completions couldn't be scored; the first failure:\n"
                     f"{self._first_error}",

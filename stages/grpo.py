@@ -62,9 +62,10 @@ def run(context: StageContext) -> StageResult:
                 feed.clock.add("sync", time.monotonic() - began)
                 metrics |= found.metrics | trainer.after(step, found.metrics) | scorer.metrics() | supply.metrics()
                 if watch is not None:
-                    metrics |= watch.after(step, metrics["reward"])
+                    metrics |= watch.after(step, metrics.get("reward"))
                 save_rollouts(context, step, scored, found)
-                session.end_step(step, metrics | feed.clock.read(), f"reward {metrics['reward']:.3f}")
+                note = f"reward {metrics['reward']:.3f}" if "reward" in metrics else "no completion has a reward"
+                session.end_step(step, metrics | feed.clock.read(), note)
     asking.pool.free()
     return session.finish("reward", "entropy", "length")
 

@@ -16,7 +16,7 @@ from posttrain.errors import DataError
 from posttrain.stages.data import builtin, dialogues, scraped, task_agents, task_skills, task_text
 from posttrain.stages.data.builtin import held_out
 from posttrain.stages.data.files import BadRows, Placed, file_rows, row_count
-from posttrain.stages.data.row_checks import check_document, check_response, row_messages, row_mode
+from posttrain.stages.data.row_checks import check_document, check_response, row_messages, row_mode, with_messages
 from posttrain.stages.data.store import FILE, iter_rows
 from posttrain.stages.data.worked import worked_solution
 from posttrain.types import Mode, Prompt
@@ -157,7 +157,7 @@ def _renamed(row: Row, source: PromptSource, where: str) -> Row:
         row[ours] = row[theirs]
     if source.task is not None:
         row["task"] = source.task
-    return row
+    return with_messages(row)
 
 
 def _generate(source: PromptSource, seed: int) -> Iterable[Row]:

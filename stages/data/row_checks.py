@@ -18,8 +18,20 @@ LONGEST_TEXT = 4 << 20
 """Characters of all turns together: see `files.LONGEST_LINE`."""
 
 
+def with_messages(row: Row) -> Row:
+    """A row in the form that TRL and verl give theirs, as ours: a `prompt` of messages is `messages`, a `response` of
+    one assistant turn its text.
+    """
+    if isinstance(row.get("prompt"), list) and row["prompt"] and row.get("messages") is None:
+        row = {name: value for name, value in row.items() if name != "prompt"} | {"messages": row["prompt"]}
+    match row.get("response"):
+        case [{"role": "assistant", "content": str(text)}]:
+            row = {**row, "response": text}
+    return row
+
+
 def row_messages(row: Row, where: str) -> list[dict[str, Any]]:
-    """The row's `messages`, or its `prompt` as one user turn.
+    """The row's `messages`, or its `prompt` as one user turn (see `with_messages`).
 
     Raises:
         DataError: neither is there, a turn has no role or content, or holds what no model reads.
@@ -31,7 +43,8 @@ def row_messages(row: Row, where: str) -> list[dict[str, Any]]:
             _check_text(prompt, "prompt", where)
             return [{"role": "user", "content": prompt}]
         if "prompt" in row:
-            what = "is empty" if isinstance(prompt, str) else f"must be text, this is {_shown(prompt)}"
+            empty = isinstance(prompt, str | list)
+            what = "is empty" if empty else f"must be text or messages, this is {_shown(prompt)}"
             raise DataError(f"`prompt` {what}", where=where, fix="write it, or leave the row out")
         raise DataError(
             f"a row has neither `messages` nor `prompt`; its columns are {sorted(map(str, row))}", where=where,
@@ -87,8 +100,11 @@ def check_response(row: Row, messages: Sequence[Mapping[str, Any]], where: str) 
                 fix="write it as a string, or leave the row out",
             )  # fmt: skip
         _check_text(row["response"], "response", where)
+        if not row["response"].strip():
+            raise DataError("`response` is empty: nothing is learnt from it", where=where, fix="leave the row out")
     elif messages[-1]["role"] != "assistant":
-        raise DataError("a training row needs a `response` or a last assistant turn", where=where)
+        fix = "map it: columns: {response: completion}" if "completion" in row else ""
+        raise DataError("a training row needs a `response` or a last assistant turn", where=where, fix=fix)
 
 
 def check_document(row: Row, where: str) -> None:

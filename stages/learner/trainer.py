@@ -45,10 +45,8 @@ class PolicyTrainer:
         found = experience(scored, spec, seed, weights=weights, learner=self._session.learner)
         samples, metrics = found.samples, dict(found.metrics)
         if not samples:
-            self._context.say(
-                f"{self._context.name}: step {step + 1} has nothing to train on: no group's rewards differ, "
-                "or every completion was cut or has no score"
-            )
+            why = why_nothing(scored, cut=spec.mask_truncated)
+            self._context.say(f"{self._context.name}: step {step + 1} has nothing to train on: {why}")
             return replace(found, metrics=metrics | {"loss": 0.0, "empty_step": 1.0})
         if spec.covariance is not None:
             samples, held = hold_back(samples, spec.covariance, seed)
@@ -146,3 +144,19 @@ class PolicyTrainer:
             )
         self._alarmed = high
         metrics["mismatch_alarm"] = float(high)
+
+
+def why_nothing(scored: Sequence[ScoredGroup], *, cut: bool) -> str:
+    """What became of a step's completions, of which none can be trained on. `cut`: those over the limit aren't."""
+    pairs = [pair for g in scored for pair in zip(g.scores, g.group.completions, strict=True)]
+    failed = [s for s, _ in pairs if s.status == "infra_error"]
+    counts = {
+        "couldn't be scored": len(failed),
+        "have no reward that applies to them": sum(s.status == "not_applicable" for s, _ in pairs),
+        "were cut at max_tokens": sum(cut and s.status == "ok" and c.finish_reason == "length" for s, c in pairs),
+    }
+    left = len(pairs) - sum(counts.values())
+    counts["score as all others of their group"] = left
+    told = [f"{count} {what}" for what, count in counts.items() if count]
+    first = f"; the first failure: {failed[0].detail.strip().splitlines()[-1]}" if failed and failed[0].detail else ""
+    return f"of {len(pairs)} completions {', '.join(told)}{first}"

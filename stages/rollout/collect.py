@@ -142,7 +142,7 @@ def score_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
     scores = [s for g in scored for s in g.scores]
     values = [s.value for s in scores if s.value is not None]
     metrics = {
-        "reward": float(np.mean(values)) if values else 0.0,
+        **({"reward": float(np.mean(values))} if values else {}),  # none is no 0
         "infra_error_rate": float(np.mean([s.status == "infra_error" for s in scores])),
         "not_applicable_rate": float(np.mean([s.status == "not_applicable" for s in scores])),
     }

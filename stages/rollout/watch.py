@@ -66,9 +66,9 @@ class RewardWatch:
         """Go on from a `state`."""
         self._rewards, self._looks = list(state["rewards"]), [Look(**look) for look in state["looks"]]
 
-    def after(self, step: int, reward: float) -> dict[str, float]:
-        """Take a step's reward; when it's time, look."""
-        self._rewards.append(reward)
+    def after(self, step: int, reward: float | None) -> dict[str, float]:
+        """Take a step's reward, if it has one; when it's time, look."""
+        self._rewards += [] if reward is None else [reward]
         if (step + 1) % self._rule.every and step + 1 != self._spec.steps:
             return {}
         context = self._context
@@ -79,7 +79,7 @@ class RewardWatch:
                 environments=context.workers.environment,
             )  # fmt: skip
         values = np.array([s.value for g in scored for s in g.scores if s.value is not None])
-        if not len(values):
+        if not len(values) or not self._rewards:
             return {}
         error = float(values.std() / math.sqrt(len(values)))
         before = suspicion(self._looks, self._rule.rise)

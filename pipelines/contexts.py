@@ -1,0 +1,111 @@
+"""Whether prompts and completions fit the context of the models that will write them, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from posttrain.configs.load import LoadedRecipe
+from posttrain.configs.schema import Curate, Distill, Evaluate, Grpo, ModelSource, PromptSource, Sample
+from posttrain.errors import DataError, InputError, RecipeError
+from posttrain.pipelines.dag import Node
+from posttrain.pipelines.estimate import config_of
+from posttrain.pipelines.reading import StageReading
+from posttrain.pipelines.trials import TRIED
+
+if TYPE_CHECKING:
+    from posttrain.stages.data.chat import ChatFormat
+    from posttrain.types import Prompt
+
+_FRAME = 64
+"""More tokens than a template puts around a turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """Completions of up to `max_tokens` for the prompts of some sources, in a context of `limit` tokens."""
+
+    sources: Sequence[PromptSource]
+    max_tokens: int
+    limit: int
+
+
+def check_max_tokens(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
+    """Refuse completions that leave no room for a prompt. Raises RecipeError."""
+    for node in nodes:
+        for writing in _writings(loaded, node):
+            if writing.max_tokens >= writing.limit:
+                raise RecipeError(
+                    f"{node.name}: completions of max_tokens {writing.max_tokens} leave no room for a prompt in a "
+                    f"context of {writing.limit} tokens",
+                    where=loaded.where(node.at), fix="lower sampling.max_tokens",
+                )  # fmt: skip
+
+
+def check_prompt_lengths(loaded: LoadedRecipe, node: Node, seen: set[str]) -> None:
+    """Refuse prompts that leave no room for their completions; those of other stages aren't there to be read yet.
+
+    A text has no more tokens than bytes, so that most rows are short without asking a tokenizer. Where it can't be
+    loaded yet, nothing is said. `seen` holds what was looked at for an earlier node.
+
+    Raises:
+        DataError: a prompt is too long, with file and line.
+    """
+    from posttrain.stages.data.load import load_prompts
+
+    chat: ChatFormat | None = None
+    for writing in _writings(loaded, node):
+        room = writing.limit - writing.max_tokens
+        for source in writing.sources:
+            if source.source in loaded.recipe.stages or f"{source!r} {room}" in seen:
+                continue
+            seen.add(f"{source!r} {room}")
+            if isinstance(node.spec, Curate):
+                source = source.model_copy(update={"n": min(source.n or TRIED, TRIED)})
+            (prompts,) = load_prompts([source], recipe_dir=loaded.recipe_dir, inputs={}, seed=0)
+            long = [(number, prompt) for number, prompt in enumerate(prompts, 1) if _bytes(prompt) > room]
+            try:
+                chat = chat or (StageReading(loaded=loaded, node=node, inputs={}).chat() if long else None)
+            except InputError:
+                return
+            for number, prompt in long:
+                assert chat is not None
+                if (tokens := len(chat.prompt_ids(prompt))) > room:
+                    raise DataError(
+                        f"{node.name}: a prompt of {tokens} tokens and a completion of {writing.max_tokens} don't fit "
+                        f"a context of {writing.limit}",
+                        where=f"{source.source}: row {number} ({prompt.id})",
+                        fix="leave the row out, shorten it, or lower sampling.max_tokens",
+                    )  # fmt: skip
+
+
+def _bytes(prompt: Prompt) -> int:
+    said = [str(message.get("content") or "") for message in prompt.messages]
+    said += [repr(tool) for tool in prompt.columns.get("tools") or ()]
+    return sum(len(text.encode("utf-8", "replace")) + _FRAME for text in said)
+
+
+def _writings(loaded: LoadedRecipe, node: Node) -> Iterator[Writing]:
+    """What a node has models write, where the model's context is known."""
+    spec = node.spec
+    found: list[tuple[ModelSource | None, Sequence[PromptSource], int | None]] = []
+    if isinstance(spec, Evaluate):
+        found = [
+            (spec.model, suite.prompts, suite.sampling.max_tokens)
+            for suite in spec.suites
+            if suite.measure != "mode_following"  # a dialogue's turns share a room
+        ]
+    elif isinstance(spec, Grpo | Sample | Curate) or (isinstance(spec, Distill) and spec.stored is None):
+        found = [(spec.model, spec.prompts, spec.sampling.max_tokens)]
+    for model, sources, most in found:
+        limit = None if model is None else _context(loaded, model)
+        if limit is not None and most is not None:
+            yield Writing(sources=sources, max_tokens=most, limit=limit)
+
+
+def _context(loaded: LoadedRecipe, model: ModelSource) -> int | None:
+    own = config_of(loaded, model).get("max_position_embeddings")
+    rollout = loaded.recipe.cluster.rollout
+    limits = [limit for limit in (own, rollout.max_context) if isinstance(limit, int)]
+    return min(limits, default=None)

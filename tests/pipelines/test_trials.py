@@ -1,0 +1,95 @@
+"""A reward that no row comes to is refused before the run; the values that rows have are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from posttrain.configs.load import load_recipe
+from posttrain.errors import DataError, RecipeError
+from posttrain.pipelines.checks import check_data
+from posttrain.pipelines.plan import make_plan
+from posttrain.stages.learner.trainer import why_nothing
+from posttrain.stages.rollout.collect import ScoredGroup, score_metrics
+from posttrain.types import Completion, Group, Prompt, Score
+
+ROWS = [{"prompt": f"{i}+1?", "answer": str(i + 1), "task": task} for i, task in enumerate(["sums", "logic"] * 2)]
+
+
+def group(count: int) -> Group:
+    prompt, none = Prompt(id="q", messages=({"role": "user", "content": "?"},)), np.zeros(0)
+    answer = Completion(
+        prompt_id="q", index=0, prompt_ids=none, token_ids=none, text="", sources=none, logprobs=none, versions=none,
+        finish_reason="stop",
+    )  # fmt: skip
+    return Group(prompt=prompt, completions=(answer,) * count)
+
+
+def check(folder: Path, rewards: str, prompts: str = "rows.jsonl") -> None:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (folder / "r.yaml").write_text(
+        "name: r\nbase: builtin:tiny\nstages:\n"
+        "  queries: {kind: curate, prompts: rows.jsonl}\n"
+        f"  rl: {{kind: grpo, model: base, prompts: {prompts}, rewards: {rewards}}}\n"
+    )
+    loaded = load_recipe(str(folder / "r.yaml"))
+    check_data(loaded, make_plan(loaded, folder / "run"))
+
+
+@pytest.mark.parametrize("when", ["{task: sums}", "{task: [logic, maths]}"])
+def test_a_condition_that_some_row_meets_is_fine(tmp_path: Path, when: str) -> None:
+    check(tmp_path, f"[math, {{use: format, when: {when}}}]")
+
+
+@pytest.mark.parametrize(
+    ("when", "told"),
+    [("{task: maths}", "`task` is sums, logic"), ("{subject: sums}", "no row has a column `subject`")],
+)
+def test_one_that_none_meets_is_refused_with_what_the_rows_say(tmp_path: Path, when: str, told: str) -> None:
+    with pytest.raises(RecipeError, match="reward 'format': `when` fits none of 4 rows of rl") as error:
+        check(tmp_path, f"[math, {{use: format, when: {when}}}]")
+    assert error.value.fix == told
+    assert "r.yaml:5" in str(error.value.where)
+
+
+def test_rows_that_a_stage_will_make_are_not_known_yet(tmp_path: Path) -> None:
+    check(tmp_path, "[math, {use: format, when: {task: maths}}]", prompts="queries")
+
+
+def test_a_step_without_anything_to_train_on_says_what_became_of_its_completions() -> None:
+    scores = (
+        Score(value=None, status="infra_error", detail="Traceback:\nKeyError: 'x'"),
+        Score(value=None, status="not_applicable"), Score(value=1.0), Score(value=1.0),
+    )  # fmt: skip
+    told = why_nothing([ScoredGroup(group=group(4), scores=scores)], cut=True)
+    assert told == (
+        "of 4 completions 1 couldn't be scored, 1 have no reward that applies to them, 2 score as all others of their "
+        "group; the first failure: KeyError: 'x'"
+    )
+
+
+def test_no_score_is_no_reward_of_0() -> None:
+    failed = Score(value=None, status="infra_error", detail="gone")
+    metrics = score_metrics([ScoredGroup(group=group(2), scores=(failed, failed))])
+    assert metrics["infra_error_rate"] == 1
+    assert "reward" not in metrics
+
+
+def test_a_prompt_that_leaves_no_room_for_its_completion_is_named(tmp_path: Path) -> None:
+    (tmp_path / "long.jsonl").write_text(
+        "".join(json.dumps({"prompt": "1+1? " * n, "answer": "2"}) + "\n" for n in (1, 1000))
+    )
+    fits = "{from: long.jsonl, n: 1}"
+    check(tmp_path, "math, sampling: {max_tokens: 1500}", prompts=fits)
+    with pytest.raises(DataError, match=r"rl: a prompt of [0-9]+ tokens and a completion of 32 don't fit") as error:
+        check(tmp_path, "math, sampling: {max_tokens: 32}", prompts="long.jsonl")
+    assert str(error.value.where).startswith("long.jsonl: row 2")
+
+
+def test_completions_that_fill_the_context_are_refused_by_the_plan(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"max_tokens 2048 leave no room for a prompt in a context of 2048"):
+        check(tmp_path, "math, sampling: {max_tokens: 2048}", prompts="queries")
+    check(tmp_path, "math, sampling: {max_tokens: 2047}", prompts="queries")
