@@ -21,7 +21,7 @@ from posttrain.configs import shape
 from posttrain.configs.document import Document, parse_document, read_document
 from posttrain.configs.extends import KEY, inherit
 from posttrain.configs.judges import LITERAL_KEY, literal_keys
-from posttrain.configs.problems import Path_, Problem, closest, dotted, problems_of, recipe_error
+from posttrain.configs.problems import Path_, Problem, closest, dotted, meant, problems_of, recipe_error
 from posttrain.configs.references import keep_references, mask, mask_data, resolve, values
 from posttrain.configs.schema import Recipe
 from posttrain.configs.tasks import expand_tasks
@@ -180,7 +180,7 @@ def _override(raw: dict[str, Any], text: str) -> Path_:
             raise RecipeError(f"no such stage; {closest(str(part), node)}", where=f"override {text}")
         if not known or (isinstance(node, list) and not (isinstance(part, int) and part < len(node))):
             valid = [str(i) for i in range(len(node))] if isinstance(node, list) else shape.keys(annotation, node)
-            what = f"{dotted((*at, part))}: no such key; {closest(str(part), valid)}"
+            what = f"{dotted((*at, part))}: no such key; {meant(str(part), valid, at, raw)}"
             raise RecipeError(what, where=f"override {text}")
         if index < len(path) - 1:
             if isinstance(node, dict) and not isinstance(node.get(part), dict | list):

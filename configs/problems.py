@@ -18,6 +18,16 @@ from posttrain.errors import RecipeError
 
 Path_ = tuple[str | int, ...]
 
+ELSEWHERE = {
+    "learning_rate": "lr", "epochs": "steps", "num_epochs": "steps", "num_train_epochs": "steps", "max_steps": "steps",
+    "batch_size": "prompts_per_step", "train_batch_size": "batch_size", "per_device_train_batch_size": "batch_size",
+    "num_generations": "group_size", "beta": "kl", "temp": "temperature", "max_new_tokens": "max_tokens",
+    "max_completion_length": "max_tokens", "max_response_length": "max_tokens", "max_seq_length": "max_length",
+    "warmup_steps": "warmup", "max_grad_norm": "clip_norm", "r": "rank", "lora_alpha": "alpha", "lora_r": "rank",
+    "reward_funcs": "rewards", "train_dataset": "data", "save_steps": "checkpoint_every",
+}  # fmt: skip
+"""Ours for names of TRL, verl and peft."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -71,7 +81,7 @@ def _explain(detail: Any, data: Any, raw: Any) -> tuple[Path_, str]:
     if kind == "extra_forbidden":
         parent, word = path[:-1], str(path[-1])
         valid = shape.keys(shape.type_at(parent, data), _at(data, parent))
-        return path, f"unknown key; {closest(word, valid)}"
+        return path, f"unknown key; {meant(word, valid, parent, data)}"
     if kind == "missing":
         return path, f"is missing; expected {shape.describe(shape.type_at(path, data))}"
     if kind == "union_tag_not_found":
@@ -90,6 +100,22 @@ def _explain(detail: Any, data: Any, raw: Any) -> tuple[Path_, str]:
     if hidden or isinstance(value, dict | list):
         return path, what
     return path, f"{what}, got {value!r}"
+
+
+def meant(word: str, valid: Iterable[str], parent: Path_, data: Any) -> str:
+    """`closest`; unless it's a slip of the pen, before it the key one level down that has this name, or ours for what
+    other trainers call so.
+    """
+    valid = list(valid)
+    if get_close_matches(word, valid, n=1, cutoff=0.8):
+        return closest(word, valid)
+    for name in (word, ELSEWHERE.get(word, "")):
+        if name in valid:
+            return f"did you mean `{name}`?"
+        below = (key for key in valid if name in shape.keys(shape.type_at((*parent, key), data), None))
+        if len(name) > 1 and (key := next(below, None)):
+            return f"did you mean `{key}.{name}`?"
+    return closest(word, valid)
 
 
 def _kinds(data: Any) -> list[str]:

@@ -194,6 +194,8 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
             report = check_source(source, loaded.recipe_dir, kind=spec.kind, text=text)
             columns = list(report.columns)
             read = {"stage": stage.name, "from": source.source, "rows": report.rows, "columns": columns}
+            if source.n is not None and report.rows < source.n:
+                read["asked"] = source.n
             found.append({**read, "skipped": report.skipped} if report.skipped else read)
         long = check_lengths(loaded, stage.node)
         for entry in found:

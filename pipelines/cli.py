@@ -38,6 +38,8 @@ Overrides = Annotated[
 ]
 RunDir = Annotated[Path | None, typer.Option(help="Where the run lives; runs/NAME if not given.")]
 RunDirArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")]
+Until = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")]
+Force = Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Run it anew, and what needs it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
 
 
@@ -56,8 +58,8 @@ def run(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     run_dir: RunDir = None,
-    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
-    force: Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Run it anew, and what needs it.")] = None,
+    until: Until = None,
+    force: Force = None,
 ) -> None:
     """Run a recipe; what is done is reused, what was interrupted goes on."""
     from posttrain.configs.load import load_recipe
@@ -70,6 +72,8 @@ def plan(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     run_dir: RunDir = None,
+    until: Until = None,
+    force: Force = None,
     check: Annotated[bool, typer.Option("--check", help="Read the data too.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -81,7 +85,7 @@ def plan(
 
     loaded = load_recipe(recipe, overrides or ())
     with loaded.masking():
-        made = make_plan(loaded, _run_dir(loaded, run_dir))
+        made = make_plan(loaded, _run_dir(loaded, run_dir), until=until, force=tuple(force or ()))
         data = check_data(loaded, made) if check else None
     if as_json:
         _print_json(loaded.mask_data(made.to_json() | ({} if data is None else {"data": data})))

@@ -32,17 +32,18 @@ def print_plan(plan: Plan, data: Sequence[Mapping[str, Any]] | None, console: Co
             stage.estimate.devices,
             _sizes(stage.estimate),
         )
-        for stage in plan.stages
+        for stage in plan.due
     ]
     if console.is_terminal and console.width < _WIDE:  # devices are the cluster's, which the reader wrote
         header, rows = (*header[:5], header[6]), [(*row[:5], row[6]) for row in rows]
     _print_rows(console, header, rows)
     for source in data or ():
-        names = ", ".join(source["columns"])
-        print_line(console, f"data: {source['stage']} reads {source['from']}: {source['rows']} rows ({names})")
+        names, asked = ", ".join(source["columns"]), source.get("asked")
+        read = f"{source['rows']} rows" + (f", not the {asked} that `n` asks for" if asked else "")
+        print_line(console, f"data: {source['stage']} reads {source['from']}: {read} ({names})")
     for warning in plan.warnings:
         print_line(console, f"note: {warning}")
-    print_line(console, f"{len(plan.pending)} of {len(plan.stages)} stages need work in {plan.run_dir}")
+    print_line(console, f"{len(plan.pending)} of {len(plan.due)} stages need work in {plan.run_dir}")
 
 
 def print_status(results: RunResults, console: Console) -> None:

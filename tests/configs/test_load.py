@@ -66,6 +66,12 @@ def test_short_forms_are_written_out(write) -> None:  # type: ignore[no-untyped-
         ("model: base", "model: {from: base, layer: [1]}", "model.layer: unknown key; did you mean `layers`?"),
         ("name: r", "name: r\ncluster: {learner: {workers: 0}}", "greater than or equal to 1, got 0"),
         ("name: r", "nam: r", "r.yaml:1: nam: unknown key; did you mean `name`?"),
+        # What stands one level down, and what other trainers say.
+        ("data: queries", "data: queries\n    lr: 1", "stages.cold.lr: unknown key; did you mean `optimizer.lr`?"),
+        ("data: queries", "data: queries\n    learning_rate: 1", "did you mean `optimizer.lr`?"),
+        ("data: queries", "data: queries\n    num_train_epochs: 1", "did you mean `steps`?"),
+        ("kind: grpo", "kind: grpo\n    batch_size: 1", "did you mean `prompts_per_step`?"),
+        ("kind: grpo", "kind: grpo\n    max_completion_length: 1", "did you mean `sampling.max_tokens`?"),
     ],
 )  # fmt: skip
 def test_a_wrong_recipe_is_told_where_and_what(write, old: str, new: str, says: str) -> None:  # type: ignore[no-untyped-def]

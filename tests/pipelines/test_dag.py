@@ -66,6 +66,7 @@ def test_a_path_from_the_environment_is_not_told(runner: Any, monkeypatch: pytes
 
 def test_what_is_no_stage_is_settled_by_its_form(runner: Any, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     text = runner.text.replace("model: base, prompts", "model: ./model, prompts")
     text = text.replace("base: builtin:tiny", "base: Qwen/Qwen3-0.6B")
     runner.recipe.write_text(text)

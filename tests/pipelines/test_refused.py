@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,3 +108,13 @@ def test_trls_completions_are_responses_once_mapped(tmp_path: Path) -> None:
 def test_an_empty_response_is_no_answer_to_learn(tmp_path: Path, response: str) -> None:
     with pytest.raises(DataError, match="`response` is empty"):
         check_source(rows(tmp_path, {"prompt": "1+1?", "response": response}), tmp_path, kind="sft")
+
+
+def test_the_plan_takes_what_run_takes_and_says_where_rows_are_few(recipe: Path, posttrain: Any) -> None:
+    (recipe.parent / "rows.jsonl").write_text('{"prompt": "1+1?", "response": "2"}\n' * 3)
+    few = "stages.tuned.data={from: rows.jsonl, n: 9}"
+    told = posttrain("plan", str(recipe), few, "--check", "--until", "tuned", "--force", "tuned", cwd=recipe.parent)
+    assert told.returncode == 0, told.stderr
+    assert "reads rows.jsonl: 3 rows, not the 9 that `n` asks for" in told.stdout
+    assert "1 of 1 stages need work" in told.stdout
+    assert "grpo" not in told.stdout
