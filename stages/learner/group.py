@@ -26,6 +26,8 @@ from posttrain.stages.ray_calls import answers
 from posttrain.types import Sample
 
 START_TIMEOUT = 300.0
+LOAD_TIMEOUT = 1800.0
+"""Every rank reads the whole checkpoint: 131 GB of a 32B model in float32, at worst over a network that all share."""
 CALL_TIMEOUT = 3600.0
 
 
@@ -97,11 +99,11 @@ class Learner:
     ) -> None:
         """Put a model into the engines, fresh optimizer, step counter at 0; `zero` overrules the recipe's stage."""
         self.optimizer, self.total_steps = optimizer, total_steps
-        self.sizes = self._all("load", spec, optimizer, seed, zero, timeout=START_TIMEOUT)[0]
+        self.sizes = self._all("load", spec, optimizer, seed, zero, timeout=LOAD_TIMEOUT)[0]
 
     def load_frozen(self, spec: ModelSpec, name: str, head: bool = False) -> None:
         """Add a model that isn't trained beside the one that is, or its head alone."""
-        self._all("load_frozen", spec, name, head, timeout=START_TIMEOUT)
+        self._all("load_frozen", spec, name, head, timeout=LOAD_TIMEOUT)
 
     def refresh(self, name: str) -> None:
         """Give a frozen model the weights that are being trained."""

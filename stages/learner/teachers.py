@@ -18,7 +18,8 @@ from posttrain.stages.gpus import Gpus
 from posttrain.stages.learner.modelfiles import ModelSpec, teacher_name
 from posttrain.stages.ray_calls import answers
 
-START_TIMEOUT = 300.0
+LOAD_TIMEOUT = 1800.0
+"""As the learner's ranks have it."""
 
 
 class TeacherWorker:
@@ -59,7 +60,7 @@ class TeacherPool:
 
     def load(self, specs: Sequence[ModelSpec]) -> None:
         """Put the stage's teachers into every actor."""
-        answers([a.load.remote(list(specs)) for a in self.actors], START_TIMEOUT, "the teachers", "load")
+        answers([a.load.remote(list(specs)) for a in self.actors], LOAD_TIMEOUT, "the teachers", "load")
 
     def states(self, shares: Sequence[Sequence[PackedBatch]]) -> list[Any]:
         """Ray references to each rank's states, a list with one tensor a micro-batch; being made while this returns."""

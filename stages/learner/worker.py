@@ -99,7 +99,7 @@ class LearnerWorker:
         self.free()
         self.zero = self.settings.stage if zero is None else zero
         dtype = DTYPES[self.settings.dtype]
-        model = load_model(spec, torch.float32 if optimizer else dtype, NAME, seed)
+        model = load_model(spec, dtype, NAME, seed)  # DeepSpeed makes float32 master weights of these
         if self.cuda:
             use_kernels(model, self.settings.kernels)
         if self.settings.gradient_checkpointing:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from posttrain.stages.learner.group import Learner
 
 START_TIMEOUT = 300.0
-LOAD_TIMEOUT = {"transformers": START_TIMEOUT, "vllm": 1000.0}
-"""vLLM compiles when it is started first on a machine."""
+LOAD_TIMEOUT = 1800.0
+"""Of a checkpoint of any size; vLLM compiles when it is started first on a machine."""
 SYNC_TIMEOUT = 3600.0
 """For all weights: the sides' own waits, for a bucket each, say more and come first."""
 GROUP_TIMEOUT = 1800.0
@@ -160,7 +160,7 @@ class RolloutPool:
         self._pushed = []
         backend = self._path.backend if self._path else ""
         loading = [a.load.remote(spec, seed, backend) for a in self.actors]
-        self._all(loading, LOAD_TIMEOUT[self.settings.engine], "load")
+        self._all(loading, LOAD_TIMEOUT, "load")
         if self._path:
             self._path.open()
 
