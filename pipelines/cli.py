@@ -255,6 +255,8 @@ def generate(
     from posttrain.pipelines.dag import check_model_name
 
     check_model_name(model, Path.cwd())
+    if no_think and thinking_budget is not None:
+        raise InputError("--no-think leaves nothing for a --thinking-budget", fix="say one of them")
     from posttrain.stages.rollout.generate import generate_text
 
     try:
@@ -266,7 +268,7 @@ def generate(
             max_tokens=max_tokens,
             recipe_dir=Path.cwd(),
         )
-    except OSError as error:  # what transformers raises for a model that it can't find or read
+    except (OSError, ValueError) as error:  # what transformers raises for a model that it can't find or read
         raise InputError(f"can't load the model: {str(error).splitlines()[0]}", where=model) from None
     if as_json:
         _print_json(answer)

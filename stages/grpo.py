@@ -67,6 +67,8 @@ def run(context: StageContext) -> StageResult:
                 note = f"reward {metrics['reward']:.3f}" if "reward" in metrics else "no completion has a reward"
                 session.end_step(step, metrics | feed.clock.read(), note)
     asking.pool.free()
+    if not session.first and not session.trained:
+        context.say(f"{context.name}: no step had anything to train on: its model is the one that it began with")
     return session.finish("reward", "entropy", "length")
 
 

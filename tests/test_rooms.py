@@ -28,6 +28,7 @@ FENCES = {
         "stages/rollout",
         "stages/learner",
         "stages/ray_calls",
+        "stages/gpus",
         "pipelines/cluster",
     ),
     "deepspeed": ("stages/learner",),

@@ -97,7 +97,7 @@ def policy_loss(tokens: PolicyTokens, sequences: Sequences, spec: PolicyLoss) ->
         "ratio": found.ratio.detach(),
         "clip_low": found.low.float(),
         "clip_high": found.high.float(),
-        "approx_kl": k3(old, logprobs).detach(),
+        "approx_kl": k3(logprobs, old).detach(),  # KL(old || pi): the tokens are old's
         **mismatch(gap, rho),
     }
     if spec.drop_stale is not None:

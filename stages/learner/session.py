@@ -46,6 +46,8 @@ class TrainingSession:
     """Steps in a row that changed nothing."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The last step's."""
+    trained: int = 0
+    """Steps of this session that had something to train on."""
     _states: dict[str, Callable[[], Any]] = field(default_factory=dict)
     _files: dict[str, Callable[[Path], None]] = field(default_factory=dict)
     _restored: dict[str, Any] = field(default_factory=dict)
@@ -116,6 +118,7 @@ class TrainingSession:
         if PEAK in metrics:
             self.totals[PEAK] = max(self.totals.get(PEAK, 0.0), metrics[PEAK])
         self.metrics = dict(metrics)
+        self.trained += not metrics.get("empty_step")
         context.metrics.write(step + 1, metrics)
         self._count_skipped(step, metrics)
         context.progress.advance(1, note)

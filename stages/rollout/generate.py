@@ -27,15 +27,16 @@ def generate_text(
     `no_think` is the hard switch: an empty think block is prefilled.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
+    from posttrain.stages.learner.modelfiles import ModelSpec, load_model
     from posttrain.stages.rollout.engine import TransformersEngine
 
     source = ModelSource.model_validate({"from": model})
     path = builtin_path(source.source) or str(recipe_dir / model if (recipe_dir / model).is_dir() else model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    loaded = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa").to(device).eval()
+    loaded = load_model(ModelSpec(path=path), dtype, "sdpa").to(device).eval()
     engine = TransformersEngine(loaded, AutoTokenizer.from_pretrained(path))
     question = Prompt(id="0", messages=({"role": "user", "content": prompt},), mode="closed" if no_think else "default")
     params = SamplingParams(

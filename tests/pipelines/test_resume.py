@@ -227,7 +227,9 @@ def test_a_killed_run_goes_on_as_if_it_never_was(
     assert_equal_runs(again, uninterrupted)
 
 
-def test_a_stopped_run_saves_and_goes_on(uninterrupted: Run, start: Callable[..., Command]) -> None:
+def test_a_stopped_run_saves_and_goes_on(
+    uninterrupted: Run, start: Callable[..., Command], finish: Callable[..., Run]
+) -> None:
     first = start("stopped")
     first.wait_for_steps(1)
     first.process.send_signal(signal.SIGTERM)
@@ -236,8 +238,7 @@ def test_a_stopped_run_saves_and_goes_on(uninterrupted: Run, start: Callable[...
     assert 1 <= saved < 6
     assert (first.run_dir / "rl" / "checkpoints" / f"step-{saved:06d}").is_dir()
     assert first.survivors(60) == []
-    again = start("stopped")
-    assert again.wait() == 0, again.log.read_text()
+    again = finish("stopped")
     assert f"resumed at step {saved}" in again.log.read_text()
     assert_equal_runs(again, uninterrupted)
 

@@ -18,7 +18,7 @@ from posttrain.rewards.cli import parse_judge, score_lines
 from posttrain.rewards.contract import RowError
 from posttrain.rewards.endpoint import Endpoint, EndpointHost, Rate
 from posttrain.rewards.gold import check_judge
-from posttrain.rewards.mix import Scorer
+from posttrain.rewards.mix import ALL_FAILED, Scorer
 
 Server = Callable[..., Any]
 
@@ -259,7 +259,7 @@ def test_a_judge_that_can_not_keep_to_the_form_stops_the_run_and_scores_nobody_0
     chat_server: Server, item: Callable[..., Any], tmp_path: Path
 ) -> None:
     with Scorer([use(chat_server(lambda body: "Very good!"))], recipe_dir=tmp_path, models=EndpointHost()) as scorer:
-        scores = scorer.score([item(f"answer {i}") for i in range(10)])
+        scores = scorer.score([item(f"answer {i}") for i in range(ALL_FAILED - 1)])
         assert {(s.value, s.status) for s in scores} == {(None, "infra_error")}
         with pytest.raises(RewardError, match="the judge's last line is 'Very good!', not 'GRADE"):
             scorer.score([item(f"other {i}") for i in range(10)])

@@ -245,6 +245,18 @@ def test_a_missing_old_policy_is_the_present_one() -> None:
     assert metrics["ratio"].tolist() == [1.0] * len(pi)
 
 
+def test_the_distance_from_the_old_policy_is_a_kl_over_its_own_tokens() -> None:
+    """Summed over a whole vocabulary, by what the old policy gives each token."""
+    old, pi = torch.tensor([0.7, 0.2, 0.1]).log(), torch.tensor([0.3, 0.3, 0.4]).log()
+    nothing = torch.zeros(3)
+    tokens = PolicyTokens(
+        logprobs=pi, entropy=nothing, old=old, engine=old, advantages=nothing, reference=old, penalties=nothing
+    )
+    _, metrics = policy_loss(tokens, Sequences.of(torch.arange(3)), PolicyLoss(importance=BOUNDED))
+    found = (old.exp() * metrics["approx_kl"]).sum()
+    torch.testing.assert_close(found, (old.exp() * (old - pi)).sum())
+
+
 def test_a_bypassed_ratio_corrects_itself_and_the_mismatch_is_still_measured() -> None:
     pi, _, mu, advantages, index = rows(seed=6)
     tokens = PolicyTokens(
