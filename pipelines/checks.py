@@ -177,6 +177,8 @@ def check_filters(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
 def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
     """Read every source of the stages that need work: rows, the columns that their rewards read, and gold answers.
 
+    Returns an entry for each source, with its stage, and for each `note` about a stage.
+
     Raises:
         DataError: a row is malformed, lacks a column, or its gold doesn't satisfy a reward; with file and line.
     """
@@ -199,13 +201,13 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
             found.append({**read, "skipped": report.skipped} if report.skipped else read)
         long = check_lengths(loaded, stage.node)
         for entry in found:
-            if entry["stage"] == stage.name and long.get(entry["from"]):
+            if entry["stage"] == stage.name and long.get(entry.get("from", "")):
                 entry["too_long"] = long[entry["from"]]
         for source in _dialogues(spec):
             if source.source not in loaded.recipe.stages:
                 _check_dialogues(loaded, source)
         check_prompt_lengths(loaded, stage.node, measured)
-        trials.check(stage.node)
+        found += [{"stage": stage.name, "note": f"{stage.name}: {note}"} for note in trials.check(stage.node)]
     return found
 
 

@@ -37,13 +37,20 @@ def print_plan(plan: Plan, data: Sequence[Mapping[str, Any]] | None, console: Co
     if console.is_terminal and console.width < _WIDE:  # devices are the cluster's, which the reader wrote
         header, rows = (*header[:5], header[6]), [(*row[:5], row[6]) for row in rows]
     _print_rows(console, header, rows)
-    for source in data or ():
+    for note in notes_of(data or ()):
+        print_line(console, f"note: {note}")
+    for source in (entry for entry in data or () if "note" not in entry):
         names, asked = ", ".join(source["columns"]), source.get("asked")
         read = f"{source['rows']} rows" + (f", not the {asked} that `n` asks for" if asked else "")
         print_line(console, f"data: {source['stage']} reads {source['from']}: {read} ({names})")
     for warning in plan.warnings:
         print_line(console, f"note: {warning}")
     print_line(console, f"{len(plan.pending)} of {len(plan.due)} stages need work in {plan.run_dir}")
+
+
+def notes_of(data: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What `check_data` found odd."""
+    return [entry["note"] for entry in data if "note" in entry]
 
 
 def print_status(results: RunResults, console: Console) -> None:

@@ -26,18 +26,22 @@ class RewardTrials:
         self._loaded = loaded
         self._tried: set[str] = set()
 
-    def check(self, node: Node) -> None:
+    def check(self, node: Node) -> list[str]:
         """Try the rewards that will judge the node's answers; where its prompts come from stages, nothing is known yet.
+
+        Returns what is odd: rewards whose `when` fits no row, which a list of several stages' rewards may have.
 
         Raises:
             DataError: a row lacks what a reward reads, its gold isn't paid, or a function fails on a plain answer.
-            RecipeError: a reward's `when` fits no row, or a reward can't be loaded.
+            RecipeError: no reward applies to any row, or a reward can't be loaded.
         """
+        notes: list[str] = []
         for sources, uses in judged(node):
             known = [source for source in sources if source.source not in self._loaded.recipe.stages]
             prompts = [self._prompts(source, uses, node.spec) for source in known]
             if len(known) == len(sources):
-                self._check_when(node, uses, [prompt for own in prompts for prompt in own])
+                notes += self._idle(node, uses, [prompt for own in prompts for prompt in own])
+        return notes
 
     def _prompts(self, source: PromptSource, uses: Sequence[RewardUse], spec: object) -> list[Prompt]:
         from posttrain.rewards.base import check_columns
@@ -62,19 +66,19 @@ class RewardTrials:
             raise DataError(error.what, where=f"{source.source}: {error.where}", fix=error.fix) from None
         return prompts
 
-    def _check_when(self, node: Node, uses: Sequence[RewardUse], prompts: Sequence[Prompt]) -> None:
+    def _idle(self, node: Node, uses: Sequence[RewardUse], prompts: Sequence[Prompt]) -> list[str]:
         from posttrain.rewards.base import applies, row_columns
 
         rows = [row_columns(prompt) for prompt in prompts]
-        for use in uses:
-            if use.when and rows and not any(applies(use, row) for row in rows):
-                raise RecipeError(
-                    f"reward {use.use!r}: `when` fits none of {len(rows)} rows of {node.name}",
-                    where=self._loaded.where(node.at), fix=_fix(use.when, rows),
-                )  # fmt: skip
+        idle = [use for use in uses if use.when and rows and not any(applies(use, row) for row in rows)]
+        notes = [f"reward {use.use!r}: `when` fits none of {len(rows)} rows: {_values(use.when, rows)}" for use in idle]
+        if idle and len(idle) == len(uses):
+            what = f"{node.name}: no reward applies to any row; {notes[0]}"
+            raise RecipeError(what, where=self._loaded.where(node.at), fix="mend `when`, or the rows' columns")
+        return notes
 
 
-def _fix(when: Any, rows: Sequence[dict[str, Any]]) -> str:
+def _values(when: Any, rows: Sequence[dict[str, Any]]) -> str:
     found = []
     for name in when:
         values = list(dict.fromkeys(str(row[name]) for row in rows if row.get(name) not in (None, "")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def group(count: int) -> Group:
     return Group(prompt=prompt, completions=(answer,) * count)
 
 
-def check(folder: Path, rewards: str, prompts: str = "rows.jsonl") -> None:
+def check(folder: Path, rewards: str, prompts: str = "rows.jsonl") -> list[dict[str, Any]]:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (folder / "r.yaml").write_text(
         "name: r\nbase: builtin:tiny\nstages:\n"
@@ -36,22 +37,28 @@ def check(folder: Path, rewards: str, prompts: str = "rows.jsonl") -> None:
         f"  rl: {{kind: grpo, model: base, prompts: {prompts}, rewards: {rewards}}}\n"
     )
     loaded = load_recipe(str(folder / "r.yaml"))
-    check_data(loaded, make_plan(loaded, folder / "run"))
+    return check_data(loaded, make_plan(loaded, folder / "run"))
 
 
 @pytest.mark.parametrize("when", ["{task: sums}", "{task: [logic, maths]}"])
 def test_a_condition_that_some_row_meets_is_fine(tmp_path: Path, when: str) -> None:
-    check(tmp_path, f"[math, {{use: format, when: {when}}}]")
+    assert not any("note" in entry for entry in check(tmp_path, f"[math, {{use: format, when: {when}}}]"))
 
 
 @pytest.mark.parametrize(
     ("when", "told"),
     [("{task: maths}", "`task` is sums, logic"), ("{subject: sums}", "no row has a column `subject`")],
 )
-def test_one_that_none_meets_is_refused_with_what_the_rows_say(tmp_path: Path, when: str, told: str) -> None:
-    with pytest.raises(RecipeError, match="reward 'format': `when` fits none of 4 rows of rl") as error:
-        check(tmp_path, f"[math, {{use: format, when: {when}}}]")
-    assert error.value.fix == told
+def test_one_that_none_meets_is_told_with_what_the_rows_say(tmp_path: Path, when: str, told: str) -> None:
+    notes = [entry["note"] for entry in check(tmp_path, f"[math, {{use: format, when: {when}}}]") if "note" in entry]
+    assert notes == [f"rl: reward 'format': `when` fits none of 4 rows: {told}"]
+
+
+def test_where_no_reward_applies_to_any_row_nothing_starts(tmp_path: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=r"rl: no reward applies to any row; reward 'format'.*`task` is sums"
+    ) as error:
+        check(tmp_path, "[{use: format, when: {task: maths}}, {use: math, when: {task: x}}]")
     assert "r.yaml:5" in str(error.value.where)
 
 
