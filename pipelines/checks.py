@@ -28,6 +28,7 @@ from posttrain.pipelines.contexts import check_prompt_lengths
 from posttrain.pipelines.dag import Node, reward_uses, sources
 from posttrain.pipelines.keys import model_folder
 from posttrain.pipelines.ledger import read_json
+from posttrain.pipelines.prompts import Prompts
 from posttrain.pipelines.reading import check_lengths
 from posttrain.pipelines.trials import RewardTrials
 
@@ -186,7 +187,8 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
 
     check_rooms(loaded, plan)
     found: list[dict[str, Any]] = []
-    trials, measured = RewardTrials(loaded), set[str]()
+    prompts, measured = Prompts(loaded), set[str]()
+    trials = RewardTrials(loaded, prompts)
     for stage in plan.pending:
         spec = stage.node.spec
         for _, source in sources(spec):
@@ -206,7 +208,7 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
         for source in _dialogues(spec):
             if source.source not in loaded.recipe.stages:
                 _check_dialogues(loaded, source)
-        check_prompt_lengths(loaded, stage.node, measured)
+        check_prompt_lengths(loaded, stage.node, prompts, measured)
         found += [{"stage": stage.name, "note": f"{stage.name}: {note}"} for note in trials.check(stage.node)]
     return found
 

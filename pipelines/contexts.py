@@ -11,8 +11,8 @@ from posttrain.configs.schema import Curate, Distill, Evaluate, Grpo, ModelSourc
 from posttrain.errors import DataError, InputError, RecipeError
 from posttrain.pipelines.dag import Node
 from posttrain.pipelines.estimate import config_of
+from posttrain.pipelines.prompts import Prompts
 from posttrain.pipelines.reading import StageReading
-from posttrain.pipelines.trials import TRIED
 
 if TYPE_CHECKING:
     from posttrain.stages.data.chat import ChatFormat
@@ -43,7 +43,7 @@ def check_max_tokens(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
                 )  # fmt: skip
 
 
-def check_prompt_lengths(loaded: LoadedRecipe, node: Node, seen: set[str]) -> None:
+def check_prompt_lengths(loaded: LoadedRecipe, node: Node, read: Prompts, seen: set[str]) -> None:
     """Refuse prompts that leave no room for their completions; those of other stages aren't there to be read yet.
 
     A text has no more tokens than bytes, so that most rows are short without asking a tokenizer. Where it can't be
@@ -52,8 +52,6 @@ def check_prompt_lengths(loaded: LoadedRecipe, node: Node, seen: set[str]) -> No
     Raises:
         DataError: a prompt is too long, with file and line.
     """
-    from posttrain.stages.data.load import load_prompts
-
     chat: ChatFormat | None = None
     for writing in _writings(loaded, node):
         room = writing.limit - writing.max_tokens
@@ -61,10 +59,8 @@ def check_prompt_lengths(loaded: LoadedRecipe, node: Node, seen: set[str]) -> No
             if source.source in loaded.recipe.stages or f"{source!r} {room}" in seen:
                 continue
             seen.add(f"{source!r} {room}")
-            if isinstance(node.spec, Curate):
-                source = source.model_copy(update={"n": min(source.n or TRIED, TRIED)})
-            (prompts,) = load_prompts([source], recipe_dir=loaded.recipe_dir, inputs={}, seed=0)
-            long = [(number, prompt) for number, prompt in enumerate(prompts, 1) if _bytes(prompt) > room]
+            numbered = enumerate(read.of(source, node.spec), 1)
+            long = [(number, prompt) for number, prompt in numbered if _bytes(prompt) > room]
             try:
                 chat = chat or (StageReading(loaded=loaded, node=node, inputs={}).chat() if long else None)
             except InputError:

@@ -9,10 +9,9 @@ from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import Curate, Evaluate, Grpo, PromptSource, RewardUse, Sample
 from posttrain.errors import DataError, RecipeError
 from posttrain.pipelines.dag import Node
+from posttrain.pipelines.prompts import Prompts
 from posttrain.types import Prompt
 
-TRIED = 20_000
-"""Rows of a source that `curate` may have millions of; all are checked as rows."""
 _SHOWN = 8
 """Values of a column that an error names."""
 
@@ -22,8 +21,8 @@ Judged = tuple[Sequence[PromptSource], Sequence[RewardUse]]
 class RewardTrials:
     """Of one command: what several stages have in common is tried once."""
 
-    def __init__(self, loaded: LoadedRecipe) -> None:
-        self._loaded = loaded
+    def __init__(self, loaded: LoadedRecipe, prompts: Prompts) -> None:
+        self._loaded, self._read = loaded, prompts
         self._tried: set[str] = set()
 
     def check(self, node: Node) -> list[str]:
@@ -46,12 +45,9 @@ class RewardTrials:
     def _prompts(self, source: PromptSource, uses: Sequence[RewardUse], spec: object) -> list[Prompt]:
         from posttrain.rewards.base import check_columns
         from posttrain.rewards.gold import check_functions, check_gold
-        from posttrain.stages.data.load import load_prompts
         from posttrain.stages.data.query_rules import answered
 
-        if isinstance(spec, Curate):
-            source = source.model_copy(update={"n": min(source.n or TRIED, TRIED)})
-        (prompts,) = load_prompts([source], recipe_dir=self._loaded.recipe_dir, inputs={}, seed=0)
+        prompts = self._read.of(source, spec)
         if isinstance(spec, Curate):  # rows without an answer are dropped there, with the reason
             prompts = answered(prompts, spec, self._loaded.recipe_dir)
         pair = f"{source!r} {uses!r}"  # the same suites come after many stages

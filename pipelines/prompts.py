@@ -1,0 +1,36 @@
+"""A recipe's prompts as a command's checks read them: a source that several look at is read once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from posttrain.configs.load import LoadedRecipe
+from posttrain.configs.schema import Curate, PromptSource
+from posttrain.types import Prompt
+
+TRIED = 20_000
+"""Rows of a source that `curate` may have millions of; all are checked as rows."""
+_KEPT = 200_000
+"""Rows at a time, or one source: a stage's sources are looked at one after the other, more than once."""
+
+
+class Prompts:
+    """Of sources that aren't stages."""
+
+    def __init__(self, loaded: LoadedRecipe) -> None:
+        self._loaded = loaded
+        self._kept: OrderedDict[str, list[Prompt]] = OrderedDict()
+
+    def of(self, source: PromptSource, spec: object) -> list[Prompt]:
+        """The prompts of a source of a stage with `spec`. Raises DataError as `load_prompts`."""
+        from posttrain.stages.data.load import load_prompts
+
+        if isinstance(spec, Curate):
+            source = source.model_copy(update={"n": min(source.n or TRIED, TRIED)})
+        name = repr(source)
+        if name not in self._kept:
+            (self._kept[name],) = load_prompts([source], recipe_dir=self._loaded.recipe_dir, inputs={}, seed=0)
+        self._kept.move_to_end(name)
+        while len(self._kept) > 1 and sum(map(len, self._kept.values())) > _KEPT:
+            self._kept.popitem(last=False)
+        return self._kept[name]
