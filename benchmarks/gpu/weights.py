@@ -4,7 +4,7 @@ Colocated (`--gpus 0.5`, CUDA IPC) or apart (`--gpus 1` on two GPUs, NCCL). The 
 training step waits for it: pause, buckets, vLLM's loaders, and, in rows marked so, the sums on both sides. Of a
 transfer without sums: how long vLLM took to pause, the buckets to go (by IPC, of it, to be read), vLLM to resume.
 What the learner's memory is after the first updates and after the last ones is said too, in tensors and as PyTorch
-keeps it: only the first may keep some.
+keeps it: beyond what one transfer takes, only the first may keep some.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def run(options: argparse.Namespace) -> None:
                 pool.update_weights(2 * number + check)
                 times[check] += [time.monotonic() - began] if number >= 0 else []
                 if way in ("ipc", "nccl") and number >= 0 and not check:
-                    parts.append(ray.get(learner.actors[0].__ray_call__.remote(lambda rank: rank.sender.seconds)))
+                    asked = learner.actors[0].__ray_call__.remote(lambda rank: rank.sender.seconds)
+                    parts.append(ray.get(asked, timeout=60))
             held.append(learner.memory())
         pool.free()
     copied = plain_copy(size, options.gpus)
