@@ -34,11 +34,10 @@ from posttrain.stages.learner.losses import (
 )
 from posttrain.stages.learner.memory import measure
 from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model, merged_names, teacher_name
-from posttrain.stages.learner.optimizer import start_engine
+from posttrain.stages.learner.optimizer import DTYPES, start_engine
 from posttrain.stages.learner.policy import Policy
 from posttrain.stages.learner.surrogates import Sequences
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MEET_TIMEOUT = 300.0
 """Seconds that a rank waits for the others to start."""
 COLLECTIVE_TIMEOUT = 1200.0
