@@ -119,6 +119,11 @@ class Cluster(Strict):
         """GPUs that actors of several groups may share: as many as the largest group with parts of GPUs has actors."""
         return max((group.workers for group in self._with_parts()), default=0)
 
+    @property
+    def shared_part(self) -> float:
+        """What actors of all groups with parts of GPUs take of one."""
+        return sum(group.gpus for group in self._with_parts())
+
     def _with_parts(self) -> list[LearnerCluster | RolloutCluster | TeacherCluster]:
         groups = (self.learner, self.rollout, self.teacher)
         return [group for group in groups if group.workers and 0 < group.gpus < 1]
@@ -126,7 +131,7 @@ class Cluster(Strict):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         parts = [group.gpus for group in self._with_parts()]
-        if self.sharing_gpus > 1 and sum(parts) > 1:
+        if self.sharing_gpus > 1 and self.shared_part > 1:
             raise ValueError(
                 f"actors that stand on one GPU take {' + '.join(f'{p:g}' for p in parts)} of it, more than there is: "
                 "lower `gpus` of learner, rollout or teacher to 1 together, or give each whole GPUs"

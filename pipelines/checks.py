@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from posttrain.configs.data_stages import NO_MODEL
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.machine import LearnerCluster, RolloutCluster, TeacherCluster, gpus_of
 from posttrain.configs.schema import (
@@ -14,6 +15,7 @@ from posttrain.configs.schema import (
     Curate,
     Distill,
     Evaluate,
+    Grpo,
     JudgeModel,
     ModelSource,
     PromptSource,
@@ -248,11 +250,23 @@ def _groups(cluster: Cluster, specs: Sequence[Stage]) -> dict[str, LearnerCluste
     found: dict[str, LearnerCluster | RolloutCluster | TeacherCluster] = {}
     if any(isinstance(spec, TrainingStage) for spec in specs):
         found["learner"] = cluster.learner
-    if not all(isinstance(spec, Sft) for spec in specs):
+    if any(map(_writes, specs)):
         found["rollout"] = cluster.rollout
-    if any(isinstance(spec, Distill) for spec in specs):
+    if any(isinstance(spec, Distill) and spec.stored is None for spec in specs):
         found["teacher"] = cluster.teacher
     return found
+
+
+def _writes(spec: Stage) -> bool:
+    """Whether a stage has a model of the run write something."""
+    match spec:
+        case Curate():
+            return spec.model is not None or spec.without_thinking is not None
+        case Sample():
+            return spec.model is not None and spec.model.source not in NO_MODEL
+        case Distill():
+            return spec.stored is None
+    return isinstance(spec, Grpo | Evaluate)
 
 
 def check_sandbox(loaded: LoadedRecipe, plan: Plan) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -101,7 +101,12 @@ def _writings(loaded: LoadedRecipe, node: Node) -> Iterator[Writing]:
 
 
 def _context(loaded: LoadedRecipe, model: ModelSource) -> int | None:
-    own = config_of(loaded, model).get("max_position_embeddings")
-    rollout = loaded.recipe.cluster.rollout
-    limits = [limit for limit in (own, rollout.max_context) if isinstance(limit, int)]
-    return min(limits, default=None)
+    """Tokens of prompt and completion; None where it isn't known: vLLM may stretch a context that can be."""
+    rollout, config = loaded.recipe.cluster.rollout, config_of(loaded, model)
+    if rollout.max_context is not None:
+        return rollout.max_context
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rollout.engine == "vllm" and isinstance(scaling, Mapping) and scaling.get("rope_type", "default") != "default":
+        return None
+    own = config.get("max_position_embeddings")
+    return own if isinstance(own, int) else None

@@ -1,21 +1,29 @@
-"""Rewards are tried before a run starts: on its rows' columns, on known answers, and on one answer of no worth."""
+"""Rewards are tried before a run starts: on its rows' columns, on known answers, and on answers of no worth."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import Curate, Evaluate, Grpo, PromptSource, RewardUse, Sample
 from posttrain.errors import DataError, RecipeError
 from posttrain.pipelines.dag import Node
-from posttrain.pipelines.prompts import Prompts
+from posttrain.pipelines.prompts import TRIED, Prompts
 from posttrain.types import Prompt
 
 _SHOWN = 8
-"""Values of a column that an error names."""
+"""Values of a column that are told."""
 
-Judged = tuple[Sequence[PromptSource], Sequence[RewardUse]]
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Prompts whose answers rewards judge, `group` of a prompt in one call."""
+
+    sources: Sequence[PromptSource]
+    uses: Sequence[RewardUse]
+    group: int
 
 
 class RewardTrials:
@@ -35,65 +43,102 @@ class RewardTrials:
             RecipeError: no reward applies to any row, or a reward can't be loaded.
         """
         notes: list[str] = []
-        for sources, uses in judged(node):
-            known = [source for source in sources if source.source not in self._loaded.recipe.stages]
-            prompts = [self._prompts(source, uses, node.spec) for source in known]
-            if len(known) == len(sources):
-                notes += self._idle(node, uses, [prompt for own in prompts for prompt in own])
+        for one in judged(node):
+            conditions = _Conditions(one.uses)
+            for source in one.sources:
+                if source.source in self._loaded.recipe.stages:
+                    conditions.unknown = True
+                    continue
+                pair = f"{source!r} {one.uses!r}"  # the same suites come after many stages
+                if pair in self._tried and not conditions.open:
+                    continue
+                prompts = self._read.of(source, node.spec)
+                if pair not in self._tried:
+                    self._try(source, one, prompts, node.spec)
+                    self._tried.add(pair)
+                # An environment adds columns when an episode is over; of a crawl not all rows were looked at.
+                conditions.unknown |= source.environment is not None
+                conditions.unknown |= isinstance(node.spec, Curate) and len(prompts) >= TRIED
+                conditions.see(prompts)
+            found = conditions.idle()
+            if found and len(found) == len(one.uses):
+                what = f"{node.name}: no reward applies to any row; {found[0]}"
+                raise RecipeError(what, where=self._loaded.where(node.at), fix="mend `when`, or the rows' columns")
+            notes += found
         return notes
 
-    def _prompts(self, source: PromptSource, uses: Sequence[RewardUse], spec: object) -> list[Prompt]:
+    def _try(self, source: PromptSource, one: Judged, prompts: list[Prompt], spec: object) -> None:
         from posttrain.rewards.base import check_columns
         from posttrain.rewards.gold import check_functions, check_gold
         from posttrain.stages.data.query_rules import answered
 
-        prompts = self._read.of(source, spec)
         if isinstance(spec, Curate):  # rows without an answer are dropped there, with the reason
             prompts = answered(prompts, spec, self._loaded.recipe_dir)
-        pair = f"{source!r} {uses!r}"  # the same suites come after many stages
-        if pair in self._tried:
-            return prompts
-        self._tried.add(pair)
         try:
-            check_columns(uses, prompts, self._loaded.recipe_dir)
-            check_gold(uses, prompts, self._loaded.recipe_dir)
-            check_functions(uses, prompts, self._loaded.recipe_dir)
+            check_columns(one.uses, prompts, self._loaded.recipe_dir)
+            check_gold(one.uses, prompts, self._loaded.recipe_dir)
+            if source.environment is None:
+                check_functions(one.uses, prompts, self._loaded.recipe_dir, one.group)
         except DataError as error:
             raise DataError(error.what, where=f"{source.source}: {error.where}", fix=error.fix) from None
-        return prompts
 
-    def _idle(self, node: Node, uses: Sequence[RewardUse], prompts: Sequence[Prompt]) -> list[str]:
+
+class _Conditions:
+    """Which rewards' `when` some row meets."""
+
+    def __init__(self, uses: Sequence[RewardUse]) -> None:
+        self.open = [use for use in uses if use.when]
+        """Those that no row met so far."""
+        self.unknown = False
+        """Not all rows, or not all of their columns, can be known."""
+        self._rows = 0
+        self._values: dict[str, dict[str, None]] = {name: {} for use in self.open for name in use.when}
+
+    def see(self, prompts: Sequence[Prompt]) -> None:
         from posttrain.rewards.base import applies, row_columns
 
-        rows = [row_columns(prompt) for prompt in prompts]
-        idle = [use for use in uses if use.when and rows and not any(applies(use, row) for row in rows)]
-        notes = [f"reward {use.use!r}: `when` fits none of {len(rows)} rows: {_values(use.when, rows)}" for use in idle]
-        if idle and len(idle) == len(uses):
-            what = f"{node.name}: no reward applies to any row; {notes[0]}"
-            raise RecipeError(what, where=self._loaded.where(node.at), fix="mend `when`, or the rows' columns")
-        return notes
+        self._rows += len(prompts)
+        for prompt in prompts if self.open and not self.unknown else ():
+            columns = row_columns(prompt)
+            self.open = [use for use in self.open if not applies(use, columns)]
+            if not self.open:
+                return
+            for name, values in self._values.items():
+                if len(values) <= _SHOWN and columns.get(name) not in (None, ""):
+                    values[str(columns[name])] = None
 
+    def idle(self) -> list[str]:
+        """What to say of each reward that no row comes to."""
+        if self.unknown or not self._rows:
+            return []
+        return [
+            f"reward {use.use!r}: `when` fits none of {self._rows} rows: {self._told(use.when)}" for use in self.open
+        ]
 
-def _values(when: Any, rows: Sequence[dict[str, Any]]) -> str:
-    found = []
-    for name in when:
-        values = list(dict.fromkeys(str(row[name]) for row in rows if row.get(name) not in (None, "")))
-        more = ", ..." if len(values) > _SHOWN else ""
-        found.append(f"`{name}` is {', '.join(values[:_SHOWN])}{more}" if values else f"no row has a column `{name}`")
-    return "; ".join(found)
+    def _told(self, when: Mapping[str, Any]) -> str:
+        found = []
+        for name in when:
+            values = list(self._values[name])
+            more = ", ..." if len(values) > _SHOWN else ""
+            some = f"`{name}` is {', '.join(values[:_SHOWN])}{more}"
+            found.append(some if values else f"no row has a column `{name}`")
+        return "; ".join(found)
 
 
 def judged(node: Node) -> Iterator[Judged]:
     """Sources of prompts with the rewards that will judge the answers."""
     spec = node.spec
     if isinstance(spec, Evaluate):
-        yield from ((suite.prompts, suite.rewards) for suite in spec.suites if suite.measure != "mode_following")
+        for suite in spec.suites:
+            if suite.measure != "mode_following":
+                yield Judged(sources=suite.prompts, uses=suite.rewards, group=suite.k)
         return
     if isinstance(spec, Grpo) and spec.watch is not None:
-        yield spec.watch.prompts, spec.watch.rewards or spec.rewards
+        yield Judged(sources=spec.watch.prompts, uses=spec.watch.rewards or spec.rewards, group=1)
     if isinstance(spec, Curate) and spec.model is None and spec.without_thinking is None:
         return  # nobody answers
     if not isinstance(spec, Sample) or any(use.use == "correct" for use in spec.filters):  # else scores decide nothing
         uses = getattr(spec, "rewards", ())
         if uses:
-            yield getattr(spec, "prompts", ()), uses
+            group = int(getattr(spec, "group_size", getattr(spec, "n", 1)))
+            yield Judged(sources=getattr(spec, "prompts", ()), uses=uses, group=group)

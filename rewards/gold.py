@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,13 @@ from posttrain.types import Completion, Prompt, Score
 ROWS = 8
 """How many rows of a source are tried: enough for a column that is mapped wrongly."""
 
-PLAIN = "<think>\nIt can't be told.\n</think>\n\nI don't know."
-"""An answer that a model might give to any prompt."""
+PLAIN = (
+    "<think>\nIt can't be told.\n</think>\n\nI don't know.",
+    "<think>\nPerhaps 42.\n</think>\n\nThe answer is \\boxed{42}.",
+    "42",
+    "I was asked something, and",
+)
+"""Answers that a model might give to any prompt."""
 _OURS = frozenset({"worker.py", "loader.py"})
 """Files that a traceback of every function passes through."""
 _ENOUGH = 1e-6
@@ -83,8 +88,10 @@ def check_gold(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe_dir:
     return tried
 
 
-def check_functions(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe_dir: Path) -> None:
-    """Call every function of the recipe's that has no gold, on two rows that it applies to: it must give numbers.
+def check_functions(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe_dir: Path, group: int) -> None:
+    """Call every function of the recipe's that has no gold as a run does: with `group` answers to one prompt.
+
+    It must give numbers (or None). Of an answer nothing is known but its text: what tokens there were is made up.
 
     Raises:
         DataError: it doesn't; with what it raised, and where.
@@ -94,21 +101,21 @@ def check_functions(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe
         if split_path(use.use) is None:
             continue
         fitting = ((n, prompt) for n, prompt in enumerate(prompts, 1) if applies(use, row_columns(prompt)))
-        tried = list(islice(fitting, 2))
-        items = [(prompt, _completion(prompt, PLAIN)) for _, prompt in tried]
-        if not items or any(_gold(use, row_columns(prompt)) for prompt, _ in items):
+        number, prompt = next(fitting, (0, None))
+        if prompt is None or _gold(use, row_columns(prompt)):
             continue
+        answers = [replace(_completion(prompt, PLAIN[i % len(PLAIN)]), index=i) for i in range(group)]
         try:
-            scores = _scores(use, items, recipe_dir)
+            scores = _scores(use, [(prompt, answer) for answer in answers], recipe_dir)
         except RewardError as error:
             raise RecipeError(error.what, where=error.where, fix=error.fix) from None
-        for (number, prompt), score in zip(tried, scores, strict=True):
+        for score in scores:
             if score.status == "infra_error":
                 raise DataError(
                     f"reward {use.use!r} gives no number for an answer: {_cause(score.detail)}",
                     where=f"row {number} ({prompt.id})",
                     fix="mend it: every completion comes to it, right or wrong. `posttrain rewards score` tries it",
-                )  # fmt: skip
+                )
 
 
 def _scores(use: RewardUse, items: Sequence[tuple[Prompt, Completion]], recipe_dir: Path) -> list[Score]:

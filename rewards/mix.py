@@ -31,7 +31,9 @@ _GOLD = 200
 MIN_ROWS = 20
 """An error rate over fewer rows says nothing..."""
 ALL_FAILED = 4
-"""... unless all failed: no accident takes this many."""
+"""... unless all failed, of this many prompts: a group fails as one where its prompt's row is bad..."""
+MANY = 100
+"""... or where there aren't so many prompts."""
 _WINDOW = 500
 
 __all__ = ["Scorer", "check_columns"]
@@ -42,7 +44,8 @@ class Scorer:
 
     `judge` runs the code of code rewards; the caller owns it. `models` holds the language models and classifiers that
     rewards ask; it is closed with the scorer. Processes start with the first call and end with `close`. Above
-    `max_error_rate`, over at least 20 rows or 4 that all failed, `score` raises RewardError with the first traceback.
+    `max_error_rate`, over at least 20 rows, or where all of 4 prompts failed, `score` raises RewardError with the first
+    traceback.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class Scorer:
         self._judge, self._models = judge, models
         self._lock = threading.Lock()
         self._failed: deque[bool] = deque(maxlen=_WINDOW)
+        self._failing: set[str] = set()
+        """The first prompts; all failing as long as all completions are."""
         self._first_error = ""
 
     def score(self, items: Sequence[tuple[Prompt, Completion]], *, step: int = 0) -> list[Score]:
@@ -83,7 +88,7 @@ class Scorer:
         scores = [replace(self._compose(v, row), logged=row.logged) for v, row in zip(parts, rows, strict=True)]
         for i in failed:
             scores[i] = Score(value=None, status="infra_error", detail=rows[i].completion.failure)
-        self._watch(scores)
+        self._watch([row.prompt.id for row in rows], scores)
         return scores
 
     def metrics(self) -> dict[str, float]:
@@ -140,17 +145,20 @@ class Scorer:
                 return f"{self._names[number]}: the gold answer {str(gold)[:_GOLD]!r} can't be parsed"
         return "no reward applies"
 
-    def _watch(self, scores: Sequence[Score]) -> None:
+    def _watch(self, prompts: Sequence[str], scores: Sequence[Score]) -> None:
         with self._lock:
-            for score in scores:
+            for prompt, score in zip(prompts, scores, strict=True):
                 if score.status == "not_applicable":
                     continue
                 failed = score.status == "infra_error"
                 self._failed.append(failed)
+                if len(self._failing) < ALL_FAILED:
+                    self._failing.add(prompt)
                 if failed and not self._first_error:
                     self._first_error = score.detail
             rate = sum(self._failed) / max(1, len(self._failed))
-            enough = len(self._failed) >= (MIN_ROWS if rate < 1 else ALL_FAILED)
+            rows = len(self._failed)
+            enough = rows >= MIN_ROWS if rate < 1 else len(self._failing) >= ALL_FAILED or rows >= MANY
             if enough and rate > self._max_error_rate:
                 raise RewardError(
                     f"{rate:.0%} of the last {len(self._failed)} completions couldn't be scored; the first failure:\n"

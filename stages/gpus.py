@@ -25,17 +25,24 @@ class Gpus:
 
     def __init__(self, cluster: Cluster) -> None:
         self._count = cluster.sharing_gpus
+        self._spare = 1.0 - cluster.shared_part
         self._own = not cluster.address
         self._group: PlacementGroup | None = None
 
-    def options(self, workers: int, gpus: float) -> list[dict[str, Any]]:
+    def options(self, workers: int, gpus: float, *, held: bool = False) -> list[dict[str, Any]]:
         """For `actor.options`, one of each of `workers` actors with `gpus` GPUs.
+
+        What is `held` beside the cluster's groups, a judge or a reward model, shares their GPUs if it fits on them.
 
         Raises:
             RunError: Ray doesn't have as many.
         """
         self._check(workers * gpus)
-        if not 0 < gpus < 1 or self._count < 2:
+        shares = 0 < gpus < 1 and self._count > 1
+        if held and shares:
+            shares = workers <= self._count and gpus <= self._spare
+            self._spare -= gpus if shares else 0
+        if not shares:
             return [{"num_gpus": gpus}] * workers
         group = self._shared()
         places = [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i) for i in range(workers)]

@@ -20,13 +20,16 @@ LONGEST_TEXT = 4 << 20
 
 def with_messages(row: Row) -> Row:
     """A row in the form that TRL and verl give theirs, as ours: a `prompt` of messages is `messages`, a `response` of
-    one assistant turn its text.
+    one assistant turn its text, or the last of them where it says more than text (its reasoning, tool calls).
     """
     if isinstance(row.get("prompt"), list) and row["prompt"] and row.get("messages") is None:
         row = {name: value for name, value in row.items() if name != "prompt"} | {"messages": row["prompt"]}
     match row.get("response"):
-        case [{"role": "assistant", "content": str(text)}]:
-            row = {**row, "response": text}
+        case [{"role": "assistant", **more} as turn]:
+            if set(more) == {"content"} and isinstance(more["content"], str):
+                return {**row, "response": more["content"]}
+            asked = row.get("messages") or [{"role": "user", "content": row.get("prompt")}]
+            row = {name: value for name, value in row.items() if name != "response"} | {"messages": [*asked, turn]}
     return row
 
 

@@ -118,7 +118,7 @@ class ModelActors:
         """Idle actors of a kind, or new ones."""
         if self._idle[kind]:
             return self._idle[kind].pop()
-        self._all.append(kind(self._cluster, self._gpus()))  # type: ignore[call-arg]
+        self._all.append(kind(self._cluster, self._gpus(), held=True))  # type: ignore[call-arg]
         return self._all[-1]
 
     def give_back(self, pool: Any) -> None:

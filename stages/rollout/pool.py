@@ -133,14 +133,14 @@ class RolloutWorker:
 class RolloutPool:
     """A fixed set of workers. Which worker gets which prompt is a function of the list alone."""
 
-    def __init__(self, cluster: Cluster, gpus: Gpus) -> None:
+    def __init__(self, cluster: Cluster, gpus: Gpus, *, held: bool = False) -> None:
         settings = cluster.rollout
         threads = settings.threads or max(1, (os.cpu_count() or 1) // (1 if settings.gpus else settings.workers))
         self.settings = settings
         actor = ray.remote(RolloutWorker)
         self.actors = [
             actor.options(num_cpus=0, max_concurrency=CALLS, **place).remote(settings, threads)
-            for place in gpus.options(settings.workers, settings.gpus)
+            for place in gpus.options(settings.workers, settings.gpus, held=held)
         ]
         self._pushed: list[Any] = []
         self._path: WeightPath | None = None

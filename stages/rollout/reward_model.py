@@ -118,13 +118,13 @@ def _batches(order: Sequence[int], rows: Sequence[Sequence[int]], most: int) -> 
 class RewardModelPool:
     """As many actors as there are rollout workers; each scores its share."""
 
-    def __init__(self, cluster: Cluster, gpus: Gpus) -> None:
+    def __init__(self, cluster: Cluster, gpus: Gpus, *, held: bool = True) -> None:
         settings = cluster.rollout
         threads = settings.threads or max(1, (os.cpu_count() or 1) // (1 if settings.gpus else settings.workers))
         actor = ray.remote(RewardModelWorker)
         self.actors = [
             actor.options(num_cpus=0, **place).remote(settings, threads)
-            for place in gpus.options(settings.workers, settings.gpus)
+            for place in gpus.options(settings.workers, settings.gpus, held=held)
         ]
 
     def load(self, spec: ModelSpec) -> None:

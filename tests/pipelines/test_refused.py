@@ -14,7 +14,7 @@ from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError, PosttrainError
 from posttrain.pipelines.checks import check_machine
 from posttrain.pipelines.plan import make_plan
-from posttrain.stages.data.load import check_source, load_prompts
+from posttrain.stages.data.load import check_source, load_prompts, load_rows
 
 RECIPE = """name: r
 base: builtin:tiny
@@ -79,6 +79,8 @@ def test_gpus_and_cores_are_counted_before_the_first_stage(recipe: Path, monkeyp
     assert "workers without a GPU" in refused(recipe, "cluster.learner.workers=100000").what
     for override in ("cluster.learner={workers: 2, gpus: 1}", "cluster.teacher={workers: 9, gpus: 1}"):
         check(recipe, override)  # no stage asks a teacher
+    recipe.write_text("name: r\nstages: {q: {kind: curate, prompts: {from: builtin:arithmetic, n: 2}}}\n")
+    check(recipe, "cluster.rollout.gpus=4")  # nobody answers
 
 
 def rows(folder: Path, *found: object) -> PromptSource:
@@ -101,6 +103,16 @@ def test_trls_completions_are_responses_once_mapped(tmp_path: Path) -> None:
         check_source(source, tmp_path, kind="sft")
     assert "columns: {response: completion}" in str(error.value.fix)
     mapped = source.model_copy(update={"columns": {"response": "completion"}})
+    assert check_source(mapped, tmp_path, kind="sft").rows == 1
+
+
+def test_a_completion_that_says_more_than_text_keeps_it(tmp_path: Path) -> None:
+    turn = {"role": "assistant", "content": "2", "reasoning_content": "One and one."}
+    source = rows(tmp_path, {"prompt": "1+1?", "completion": [turn]})
+    mapped = source.model_copy(update={"columns": {"response": "completion"}})
+    ((row,),) = (load_rows(mapped, recipe_dir=tmp_path, inputs={}, seed=0),)
+    assert row["messages"] == [{"role": "user", "content": "1+1?"}, turn]
+    assert "response" not in row
     assert check_source(mapped, tmp_path, kind="sft").rows == 1
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from posttrain.configs.load import load_recipe
 from posttrain.errors import DataError, RecipeError
+from posttrain.pipelines import prompts, trials
 from posttrain.pipelines.checks import check_data
 from posttrain.pipelines.plan import make_plan
 from posttrain.stages.learner.trainer import why_nothing
@@ -60,6 +61,54 @@ def test_where_no_reward_applies_to_any_row_nothing_starts(tmp_path: Path) -> No
     ) as error:
         check(tmp_path, "[{use: format, when: {task: maths}}, {use: math, when: {task: x}}]")
     assert "r.yaml:5" in str(error.value.where)
+
+
+def test_columns_that_an_episode_will_add_are_not_known_yet(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text(
+        "def frugal(completions, left=None, **columns):\n    return [float(n) for n in left]\n"
+    )
+    asked = "{from: rows.jsonl, environment: calculator}"
+    check(tmp_path, "[{use: math, when: {won: true}}, {use: 'f.py:frugal', when: {won: true}}]", prompts=asked)
+    check(tmp_path, "[math, 'f.py:frugal']", prompts=asked)
+
+
+def test_rows_that_curate_did_not_look_at_may_meet_a_condition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "TRIED", 4)
+    monkeypatch.setattr(trials, "TRIED", 4)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "name: r\nbase: builtin:tiny\nstages:\n"
+        "  q: {kind: curate, model: base, prompts: rows.jsonl, rules: [], rewards: [{use: math, when: {task: code}}]}\n"
+    )
+    for tasks in (["sums"] * 3, ["sums"] * 5):  # of three rows all are known
+        rows = [{"prompt": f"{i}+1?", "answer": str(i + 1), "task": task} for i, task in enumerate(tasks)]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        loaded = load_recipe(recipe)
+        if len(tasks) == 3:
+            with pytest.raises(RecipeError, match="no reward applies to any row"):
+                check_data(loaded, make_plan(loaded, tmp_path / "run"))
+        else:
+            check_data(loaded, make_plan(loaded, tmp_path / "run"))
+
+
+def test_a_context_that_vllm_stretches_is_not_known(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    config = {"model_type": "qwen3", "max_position_embeddings": 40960, "rope_scaling": yarn}
+    (model / "config.json").write_text(json.dumps(config))
+    recipe = tmp_path / "r.yaml"
+    vllm = "learner: {gpus: 0.5}, rollout: {gpus: 0.5, engine: vllm"
+    for cluster, refused in (("", True), (f"{vllm}}}", False), (f"{vllm}, max_context: 65536}}", True)):
+        recipe.write_text(
+            f"name: r\nbase: model\ncluster: {{{cluster}}}\nstages:\n"
+            "  a: {kind: sample, model: base, prompts: builtin:arithmetic, sampling: {max_tokens: 65536}}\n"
+        )
+        if refused:
+            with pytest.raises(RecipeError, match="leave no room for a prompt"):
+                make_plan(load_recipe(recipe), tmp_path / "run")
+        else:
+            make_plan(load_recipe(recipe), tmp_path / "run")
 
 
 def test_rows_that_a_stage_will_make_are_not_known_yet(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from posttrain.rewards.cli import parse_judge, score_lines
 from posttrain.rewards.contract import RowError
 from posttrain.rewards.endpoint import Endpoint, EndpointHost, Rate
 from posttrain.rewards.gold import check_judge
-from posttrain.rewards.mix import ALL_FAILED, Scorer
+from posttrain.rewards.mix import Scorer
 
 Server = Callable[..., Any]
 
@@ -259,10 +260,12 @@ def test_a_judge_that_can_not_keep_to_the_form_stops_the_run_and_scores_nobody_0
     chat_server: Server, item: Callable[..., Any], tmp_path: Path
 ) -> None:
     with Scorer([use(chat_server(lambda body: "Very good!"))], recipe_dir=tmp_path, models=EndpointHost()) as scorer:
-        scores = scorer.score([item(f"answer {i}") for i in range(ALL_FAILED - 1)])
+        scores = scorer.score([item(f"answer {i}") for i in range(10)])  # to one prompt
         assert {(s.value, s.status) for s in scores} == {(None, "infra_error")}
+        items = [item(f"other {i}") for i in range(10)]
+        apart = [(replace(prompt, id=str(i)), answer) for i, (prompt, answer) in enumerate(items)]
         with pytest.raises(RewardError, match="the judge's last line is 'Very good!', not 'GRADE"):
-            scorer.score([item(f"other {i}") for i in range(10)])
+            scorer.score(apart)
 
 
 @pytest.mark.parametrize("name", ["judge_reference", "judge_rubric"])

@@ -111,8 +111,9 @@ def test_too_many_failures_stop_the_run(item: Make, rewards_file: Path) -> None:
 def test_few_rows_do_not_stop_the_run_unless_all_fail(item: Make, rewards_file: Path) -> None:
     results = score([use("mine.py:trap")], [item("x"), *[item("raise")] * 6], rewards_file)
     assert [r.status for r in results] == ["ok", *["infra_error"] * 6]
+    items = [(replace(prompt, id=str(n)), answer) for n, (prompt, answer) in enumerate([item("raise")] * 6)]
     with pytest.raises(RewardError, match="100% of the last 6"):
-        score([use("mine.py:trap")], [item("raise")] * 6, rewards_file)
+        score([use("mine.py:trap")], items, rewards_file)
 
 
 def test_a_file_that_does_not_load_stops_at_once(item: Make, tmp_path: Path) -> None:

@@ -25,6 +25,10 @@ def nothing(prompts, completions, **columns):
 def tokens(prompts, completions, completion_ids, **columns):
     return [1 / len(ids) for ids in completion_ids]
 
+def group(prompts, completions, **columns):
+    assert len(completions) == 4 and all(prompt == prompts[0] for prompt in prompts)
+    return [float(len(c[-1]["content"])) for c in completions]
+
 def strict(prompts, completions, **columns):
     return [float(c[-1]["content"].split("answer:")[1]) for c in completions]
 
@@ -56,15 +60,15 @@ def use(name: str) -> RewardUse:
     return RewardUse.model_validate({"use": f"r.py:{name}"})
 
 
-@pytest.mark.parametrize("name", ["plain", "judged", "nothing", "tokens"])
+@pytest.mark.parametrize("name", ["plain", "judged", "nothing", "tokens", "group"])
 def test_a_function_that_gives_a_number_or_none_for_any_answer_may_start(folder: Path, name: str) -> None:
-    check_functions([use(name)], PROMPTS, folder)
+    check_functions([use(name)], PROMPTS, folder, 4)
 
 
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("strict", r"IndexError: list index out of range \(r\.py:15\)"),
+        ("strict", r"IndexError: list index out of range \(r\.py:19\)"),
         ("one", r"a list with one number a completion, this is 1\.0"),
         ("nan", "no finite number"),
         ("Scale", "TypeError"),
@@ -74,27 +78,28 @@ def test_one_that_fails_on_an_answer_of_no_worth_is_refused_with_the_row_and_its
     folder: Path, name: str, why: str
 ) -> None:
     with pytest.raises(DataError, match=why) as error:
-        check_functions([use(name)], PROMPTS, folder)
+        check_functions([use(name)], PROMPTS, folder, 4)
     assert error.value.where == "row 1 (r.jsonl:1)"
 
 
 def test_what_can_not_be_called_is_refused(folder: Path) -> None:
     with pytest.raises(RecipeError, match=r"r\.py:number"):
-        check_functions([use("number")], PROMPTS, folder)
+        check_functions([use("number")], PROMPTS, folder, 4)
 
 
 def test_a_function_is_tried_on_rows_that_it_applies_to(folder: Path) -> None:
     elsewhere = use("strict").model_copy(update={"when": {"task": "other"}})
-    check_functions([elsewhere], PROMPTS, folder)
+    check_functions([elsewhere], PROMPTS, folder, 4)
 
 
-@pytest.mark.parametrize("rows", [ALL_FAILED - 1, ALL_FAILED])
-def test_few_rows_that_all_fail_stop_a_run_as_many_of_which_some_do(folder: Path, rows: int) -> None:
-    items = [(prompt, _completion(prompt, PLAIN)) for prompt in PROMPTS[:rows]]
+@pytest.mark.parametrize("prompts", [ALL_FAILED - 1, ALL_FAILED])
+def test_few_prompts_that_all_fail_stop_a_run(folder: Path, prompts: int) -> None:
+    """A prompt's completions fail together where its row is bad: they count as one."""
+    items = [(prompt, _completion(prompt, PLAIN[0])) for prompt in PROMPTS[:prompts] for _ in range(4)]
     with Scorer([use("strict")], recipe_dir=folder) as scorer:
-        if rows < ALL_FAILED:
+        if prompts < ALL_FAILED:
             assert all(score.status == "infra_error" for score in scorer.score(items))
         else:
-            with pytest.raises(RewardError, match="100% of the last 4 completions") as error:
+            with pytest.raises(RewardError, match="100% of the last 16 completions") as error:
                 scorer.score(items)
             assert "list index out of range" in str(error.value)

@@ -27,12 +27,13 @@ class Standing:
         self.actors: list[Any] = []
         self._remote = ray.remote(type("Actor", (), {"gpus": lambda _: ray.get_gpu_ids()}))
 
-    def start(self, group: Any) -> list[list[int]]:
+    def start(self, group: Any, *, held: bool = False) -> list[list[int]]:
         """The GPUs of each actor of a group."""
         import ray
 
         own = [
-            self._remote.options(num_cpus=0, **place).remote() for place in self.gpus.options(group.workers, group.gpus)
+            self._remote.options(num_cpus=0, **place).remote()
+            for place in self.gpus.options(group.workers, group.gpus, held=held)
         ]
         self.actors += own
         return ray.get([actor.gpus.remote() for actor in own], timeout=60)
@@ -64,6 +65,14 @@ def test_each_rank_shares_a_gpu_of_its_own_with_a_worker(standing: Any) -> None:
     ranks, workers = run.start(run.cluster.learner), run.start(run.cluster.rollout)
     assert ranks == workers
     assert sorted(ranks) == [[0], [1]]
+
+
+def test_a_judge_shares_those_gpus_where_it_fits(standing: Any) -> None:
+    third = {"workers": 2, "gpus": 0.3}
+    run = standing(learner=third, rollout=third)
+    ranks, _ = run.start(run.cluster.learner), run.start(run.cluster.rollout)
+    assert run.start(run.cluster.rollout, held=True) == ranks
+    assert all("scheduling_strategy" not in place for place in run.gpus.options(2, 0.3, held=True))  # a fourth doesn't
 
 
 def test_what_is_shared_is_given_back(standing: Any) -> None:
