@@ -7,7 +7,9 @@ variable-length kernel runs on the packed row itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from inspect import signature
 from typing import Any
 
@@ -16,15 +18,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 from posttrain.stages.data.pack import PackedBatch
 from posttrain.stages.learner.families import check_scores
 
 NAME = "posttrain_packed"
-_GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
-"""PyTorch 2.13 wants to be told of grouped heads, 2.11 takes them and has no word for it."""
 PART = 16
 """About how many documents a padded batch has: less padding in more, smaller calls."""
 
@@ -105,10 +104,9 @@ def packed_attention(
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
         if layout.rows is not None:
             q, k, v = q[layout.rows], k[layout.rows], v[layout.rows]
-        out = varlen_attn(
+        out = _varlen()(
             q.contiguous(), k.contiguous(), v.contiguous(), layout.boundaries, layout.boundaries,
             layout.longest, layout.longest, scale=scaling, window_size=(-1 if window is None else window - 1, 0),
-            **_GROUPED,
         )  # fmt: skip
         assert isinstance(out, Tensor)  # a tuple only if asked for the log-sum-exp
         return (out if layout.rows is None else out[layout.first]).unsqueeze(0), None
@@ -125,6 +123,18 @@ def packed_attention(
         )
         flat.append(out.transpose(1, 2).reshape(-1, heads, dim))
     return torch.cat(flat)[layout.where].unsqueeze(0), None
+
+
+@cache
+def _varlen() -> Callable[..., Any]:
+    """PyTorch's kernel, imported where it is used: with it comes the compiler, two seconds of a CPU learner's start.
+
+    PyTorch 2.13 wants to be told of grouped heads, 2.11 takes them and has no word for it.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    grouped = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
+    return partial(varlen_attn, **grouped)
 
 
 def _near(longest: int, window: int, device: torch.device) -> Tensor:
