@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -97,11 +98,30 @@ class SandboxCluster(Strict):
     )
 
 
-def gpus_of(groups: Sequence[LearnerCluster | RolloutCluster | TeacherCluster]) -> int:
-    """Whole GPUs that these actors take together: what has a part of one shares it with others."""
-    parts = [group for group in groups if group.workers and 0 < group.gpus < 1]
-    count = max((group.workers for group in parts), default=0)
-    shared = count if count > 1 else math.ceil(sum(group.gpus for group in parts))
+Actors = LearnerCluster | RolloutCluster | TeacherCluster
+"""A group that may stand on GPUs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """The groups whose actors take a part of a GPU each: actor i of each stands on GPU i."""
+
+    parts: tuple[float, ...]
+    """Of a GPU, a group."""
+    gpus: int
+    """As many as the largest group has actors."""
+
+    @classmethod
+    def of(cls, groups: Sequence[Actors]) -> Sharing:
+        """What these groups share."""
+        some = [group for group in groups if group.workers and 0 < group.gpus < 1]
+        return cls(parts=tuple(g.gpus for g in some), gpus=max((g.workers for g in some), default=0))
+
+
+def gpus_of(groups: Sequence[Actors]) -> int:
+    """Whole GPUs that these actors take together."""
+    sharing = Sharing.of(groups)
+    shared = sharing.gpus if sharing.gpus > 1 else math.ceil(sum(sharing.parts))  # one of each: where Ray finds room
     return shared + sum(group.workers * int(group.gpus) for group in groups if group.gpus >= 1)
 
 
@@ -115,23 +135,14 @@ class Cluster(Strict):
     teacher: TeacherCluster = TeacherCluster()
 
     @property
-    def sharing_gpus(self) -> int:
-        """GPUs that actors of several groups may share: as many as the largest group with parts of GPUs has actors."""
-        return max((group.workers for group in self._with_parts()), default=0)
-
-    @property
-    def shared_part(self) -> float:
-        """What actors of all groups with parts of GPUs take of one."""
-        return sum(group.gpus for group in self._with_parts())
-
-    def _with_parts(self) -> list[LearnerCluster | RolloutCluster | TeacherCluster]:
-        groups = (self.learner, self.rollout, self.teacher)
-        return [group for group in groups if group.workers and 0 < group.gpus < 1]
+    def sharing(self) -> Sharing:
+        """What learner, rollout and teachers share of GPUs."""
+        return Sharing.of((self.learner, self.rollout, self.teacher))
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        parts = [group.gpus for group in self._with_parts()]
-        if self.sharing_gpus > 1 and self.shared_part > 1:
+        parts, gpus = self.sharing.parts, self.sharing.gpus
+        if gpus > 1 and sum(parts) > 1:
             raise ValueError(
                 f"actors that stand on one GPU take {' + '.join(f'{p:g}' for p in parts)} of it, more than there is: "
                 "lower `gpus` of learner, rollout or teacher to 1 together, or give each whole GPUs"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posttrain.configs.data_stages import NO_MODEL
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.machine import LearnerCluster, RolloutCluster, TeacherCluster, gpus_of
+from posttrain.configs.machine import Actors, gpus_of
 from posttrain.configs.schema import (
     Cluster,
     Curate,
@@ -26,7 +26,7 @@ from posttrain.configs.schema import (
 )
 from posttrain.configs.training import TrainingStage
 from posttrain.errors import DataError, InputError, RecipeError, RewardError
-from posttrain.pipelines.contexts import check_prompt_lengths
+from posttrain.pipelines.contexts import PromptLengths
 from posttrain.pipelines.dag import Node, reward_uses, sources
 from posttrain.pipelines.keys import model_folder
 from posttrain.pipelines.ledger import read_json
@@ -177,10 +177,15 @@ def check_filters(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
                 raise RecipeError(error.what, where=where, fix=error.fix) from None
 
 
-def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
-    """Read every source of the stages that need work: rows, the columns that their rewards read, and gold answers.
+class DataRead(NamedTuple):
+    """What `check_data` found: an entry a source, with its stage; and what is odd and no error."""
 
-    Returns an entry for each source, with its stage, and for each `note` about a stage.
+    sources: list[dict[str, Any]]
+    notes: list[str]
+
+
+def check_data(loaded: LoadedRecipe, plan: Plan) -> DataRead:
+    """Read every source of the stages that need work: rows, the columns that their rewards read, and gold answers.
 
     Raises:
         DataError: a row is malformed, lacks a column, or its gold doesn't satisfy a reward; with file and line.
@@ -188,9 +193,9 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
     from posttrain.stages.data.load import check_source
 
     check_rooms(loaded, plan)
-    found: list[dict[str, Any]] = []
-    prompts, measured = Prompts(loaded), set[str]()
-    trials = RewardTrials(loaded, prompts)
+    found, notes = list[dict[str, Any]](), list[str]()
+    prompts = Prompts(loaded)
+    lengths, trials = PromptLengths(loaded, prompts), RewardTrials(loaded, prompts)
     for stage in plan.pending:
         spec = stage.node.spec
         for _, source in sources(spec):
@@ -205,14 +210,14 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> list[dict[str, Any]]:
             found.append({**read, "skipped": report.skipped} if report.skipped else read)
         long = check_lengths(loaded, stage.node)
         for entry in found:
-            if entry["stage"] == stage.name and long.get(entry.get("from", "")):
+            if entry["stage"] == stage.name and long.get(entry["from"]):
                 entry["too_long"] = long[entry["from"]]
         for source in _dialogues(spec):
             if source.source not in loaded.recipe.stages:
                 _check_dialogues(loaded, source)
-        check_prompt_lengths(loaded, stage.node, prompts, measured)
-        found += [{"stage": stage.name, "note": f"{stage.name}: {note}"} for note in trials.check(stage.node)]
-    return found
+        lengths.check(stage.node)
+        notes += [f"{stage.name}: {note}" for note in trials.check(stage.node)]
+    return DataRead(found, notes)
 
 
 def check_machine(loaded: LoadedRecipe, plan: Plan) -> None:
@@ -245,9 +250,9 @@ def check_machine(loaded: LoadedRecipe, plan: Plan) -> None:
             )  # fmt: skip
 
 
-def _groups(cluster: Cluster, specs: Sequence[Stage]) -> dict[str, LearnerCluster | RolloutCluster | TeacherCluster]:
+def _groups(cluster: Cluster, specs: Sequence[Stage]) -> dict[str, Actors]:
     """The actors that stages ask for, by their name in `cluster`."""
-    found: dict[str, LearnerCluster | RolloutCluster | TeacherCluster] = {}
+    found: dict[str, Actors] = {}
     if any(isinstance(spec, TrainingStage) for spec in specs):
         found["learner"] = cluster.learner
     if any(map(_writes, specs)):

@@ -79,7 +79,7 @@ def plan(
 ) -> None:
     """Show what `run` would do, and why. Starts nothing."""
     from posttrain.configs.load import load_recipe
-    from posttrain.pipelines.checks import check_data
+    from posttrain.pipelines.checks import DataRead, check_data
     from posttrain.pipelines.plan import make_plan
     from posttrain.pipelines.show import print_plan
 
@@ -88,9 +88,10 @@ def plan(
         made = make_plan(loaded, _run_dir(loaded, run_dir), until=until, force=tuple(force or ()))
         data = check_data(loaded, made) if check else None
     if as_json:
-        _print_json(loaded.mask_data(made.to_json() | ({} if data is None else {"data": data})))
+        read = {} if data is None else {"data": data.sources, "notes": data.notes}
+        _print_json(loaded.mask_data(made.to_json() | read))
     else:
-        print_plan(made, loaded.mask_data(data), make_console())
+        print_plan(made, data and DataRead(*map(loaded.mask_data, data)), make_console())
 
 
 @app.command()

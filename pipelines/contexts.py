@@ -15,7 +15,6 @@ from posttrain.pipelines.prompts import Prompts
 from posttrain.pipelines.reading import StageReading
 
 if TYPE_CHECKING:
-    from posttrain.stages.data.chat import ChatFormat
     from posttrain.types import Prompt
 
 _FRAME = 64
@@ -43,37 +42,46 @@ def check_max_tokens(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
                 )  # fmt: skip
 
 
-def check_prompt_lengths(loaded: LoadedRecipe, node: Node, read: Prompts, seen: set[str]) -> None:
-    """Refuse prompts that leave no room for their completions; those of other stages aren't there to be read yet.
+class PromptLengths:
+    """Of one command: what several stages ask of a source is looked at once."""
 
-    A text has no more tokens than bytes, so that most rows are short without asking a tokenizer. Where it can't be
-    loaded yet, nothing is said. `seen` holds what was looked at for an earlier node.
+    def __init__(self, loaded: LoadedRecipe, prompts: Prompts) -> None:
+        self._loaded, self._read = loaded, prompts
+        self._seen: set[str] = set()
 
-    Raises:
-        DataError: a prompt is too long, with file and line.
-    """
-    chat: ChatFormat | None = None
-    for writing in _writings(loaded, node):
-        room = writing.limit - writing.max_tokens
-        for source in writing.sources:
-            if source.source in loaded.recipe.stages or f"{source!r} {room}" in seen:
-                continue
-            seen.add(f"{source!r} {room}")
-            numbered = enumerate(read.of(source, node.spec), 1)
-            long = [(number, prompt) for number, prompt in numbered if _bytes(prompt) > room]
-            try:
-                chat = chat or (StageReading(loaded=loaded, node=node, inputs={}).chat() if long else None)
-            except InputError:
-                return
-            for number, prompt in long:
-                assert chat is not None
-                if (tokens := len(chat.prompt_ids(prompt))) > room:
-                    raise DataError(
-                        f"{node.name}: a prompt of {tokens} tokens and a completion of {writing.max_tokens} don't fit "
-                        f"a context of {writing.limit}",
-                        where=f"{source.source}: row {number} ({prompt.id})",
-                        fix="leave the row out, shorten it, or lower sampling.max_tokens",
-                    )  # fmt: skip
+    def check(self, node: Node) -> None:
+        """Refuse prompts that leave no room for their completions; those of other stages aren't there to be read yet.
+
+        A text has no more tokens than bytes, so that most rows are short without asking a tokenizer. Where it can't be
+        loaded yet, nothing is said.
+
+        Raises:
+            DataError: a prompt is too long, with its row.
+        """
+        for writing in _writings(self._loaded, node):
+            room = writing.limit - writing.max_tokens
+            for source in writing.sources:
+                asked = f"{source!r} {room}"
+                if source.source in self._loaded.recipe.stages or asked in self._seen:
+                    continue
+                self._seen.add(asked)
+                numbered = enumerate(self._read.of(source, node.spec), 1)
+                if long := [(number, prompt) for number, prompt in numbered if _bytes(prompt) > room]:
+                    self._measure(node, writing, source, long)
+
+    def _measure(self, node: Node, writing: Writing, source: PromptSource, long: Sequence[tuple[int, Prompt]]) -> None:
+        try:
+            chat = StageReading(loaded=self._loaded, node=node, inputs={}).chat()
+        except InputError:
+            return
+        for number, prompt in long:
+            if (tokens := len(chat.prompt_ids(prompt))) > writing.limit - writing.max_tokens:
+                raise DataError(
+                    f"{node.name}: a prompt of {tokens} tokens and a completion of {writing.max_tokens} don't fit "
+                    f"a context of {writing.limit}",
+                    where=f"{source.source}: row {number} ({prompt.id})",
+                    fix="leave the row out, shorten it, or lower sampling.max_tokens",
+                )
 
 
 def _bytes(prompt: Prompt) -> int:

@@ -129,6 +129,7 @@ def sources(spec: Stage) -> Iterator[tuple[Path_, ModelSource | PromptSource]]:
 
 
 def reward_uses(spec: Stage) -> Iterator[tuple[Path_, RewardUse]]:
+    """Every reward of a stage, those of its suites too, with its path inside the stage."""
     for index, use in enumerate(getattr(spec, "rewards", ())):
         yield ("rewards", index), use
     for index, suite in enumerate(getattr(spec, "suites", ())):

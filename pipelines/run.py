@@ -31,7 +31,7 @@ from posttrain.pipelines.plan import Plan, StagePlan, checkpoints, make_plan
 from posttrain.pipelines.refresh import Refresher
 from posttrain.pipelines.report import write_report
 from posttrain.pipelines.results import OVERLAP, evaluation_rows, read_results
-from posttrain.pipelines.show import notes_of, print_results
+from posttrain.pipelines.show import print_results
 from posttrain.pipelines.stop import StopRequest
 from posttrain.pipelines.terminal import print_line
 from posttrain.stages import run_stage
@@ -58,7 +58,7 @@ def run_recipe(
         plan = make_plan(loaded, run_dir, until=until, force=force)
         check_loggers(loaded.recipe.logging.to)
         check_machine(loaded, plan)
-        notes = notes_of(loaded.mask_data(check_data(loaded, plan)))
+        notes = check_data(loaded, plan).notes
         check_sandbox(loaded, plan)
         check_judges(loaded, plan)
     ledger = Ledger(run_dir)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from posttrain.pipelines.checks import DataRead
 from posttrain.pipelines.estimate import Estimate
 from posttrain.pipelines.live import count_of, duration, main_metrics
 from posttrain.pipelines.matrix import columns, goes_without_saying
@@ -19,7 +19,7 @@ from posttrain.pipelines.terminal import print_line
 _WIDE = 140
 
 
-def print_plan(plan: Plan, data: Sequence[Mapping[str, Any]] | None, console: Console) -> None:
+def print_plan(plan: Plan, data: DataRead | None, console: Console) -> None:
     """Print each stage with what will be done and why, the data that was read, and the warnings."""
     header: tuple[str, ...] = ("stage", "kind", "action", "why", "needs", "devices", "estimate")
     rows: list[tuple[str, ...]] = [
@@ -37,20 +37,13 @@ def print_plan(plan: Plan, data: Sequence[Mapping[str, Any]] | None, console: Co
     if console.is_terminal and console.width < _WIDE:  # devices are the cluster's, which the reader wrote
         header, rows = (*header[:5], header[6]), [(*row[:5], row[6]) for row in rows]
     _print_rows(console, header, rows)
-    for note in notes_of(data or ()):
-        print_line(console, f"note: {note}")
-    for source in (entry for entry in data or () if "note" not in entry):
+    for source in data.sources if data else ():
         names, asked = ", ".join(source["columns"]), source.get("asked")
         read = f"{source['rows']} rows" + (f", not the {asked} that `n` asks for" if asked else "")
         print_line(console, f"data: {source['stage']} reads {source['from']}: {read} ({names})")
-    for warning in plan.warnings:
+    for warning in (*plan.warnings, *(data.notes if data else ())):
         print_line(console, f"note: {warning}")
     print_line(console, f"{len(plan.pending)} of {len(plan.due)} stages need work in {plan.run_dir}")
-
-
-def notes_of(data: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What `check_data` found odd."""
-    return [entry["note"] for entry in data if "note" in entry]
 
 
 def print_status(results: RunResults, console: Console) -> None:

@@ -24,8 +24,8 @@ class Gpus:
     """The GPUs of a run's groups of actors. One for all of them."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._count = cluster.sharing_gpus
-        self._spare = 1.0 - cluster.shared_part
+        self._count = cluster.sharing.gpus
+        self._spare = 1.0 - sum(cluster.sharing.parts)
         self._own = not cluster.address
         self._group: PlacementGroup | None = None
 

@@ -8,6 +8,9 @@ import ray
 
 from posttrain.errors import PosttrainError, RunError
 
+LOAD_TIMEOUT = 1800.0
+"""Seconds for a model of any size: each of a learner's ranks reads 131 GB of a 32B model in float32, at worst over a
+network that all share; vLLM compiles when it is started first on a machine."""
 MORE_ROOM = (
     "lower micro_tokens, or say cluster.learner: {gradient_checkpointing: true}, or zero: 3 over more ranks; where an "
     "engine shares the GPU, lower cluster.rollout.memory or say sleep: true. The same command goes on from the last "

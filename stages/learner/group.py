@@ -22,12 +22,10 @@ from posttrain.stages.learner.memory import MEMORY, most
 from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.schedule import learning_rate
 from posttrain.stages.learner.teachers import TeacherPool
-from posttrain.stages.ray_calls import answers
+from posttrain.stages.ray_calls import LOAD_TIMEOUT, answers
 from posttrain.types import Sample
 
 START_TIMEOUT = 300.0
-LOAD_TIMEOUT = 1800.0
-"""Every rank reads the whole checkpoint: 131 GB of a 32B model in float32, at worst over a network that all share."""
 CALL_TIMEOUT = 3600.0
 
 

@@ -16,10 +16,7 @@ from posttrain.configs.schema import Cluster, TeacherCluster
 from posttrain.stages.data.pack import PackedBatch
 from posttrain.stages.gpus import Gpus
 from posttrain.stages.learner.modelfiles import ModelSpec, teacher_name
-from posttrain.stages.ray_calls import answers
-
-LOAD_TIMEOUT = 1800.0
-"""As the learner's ranks have it."""
+from posttrain.stages.ray_calls import LOAD_TIMEOUT, answers
 
 
 class TeacherWorker:

@@ -12,7 +12,7 @@ from posttrain.configs.schema import Cluster, RolloutCluster
 from posttrain.errors import RunError
 from posttrain.stages.gpus import Gpus
 from posttrain.stages.learner.modelfiles import ModelSpec, load_model
-from posttrain.stages.ray_calls import answers
+from posttrain.stages.ray_calls import LOAD_TIMEOUT, answers
 from posttrain.stages.rollout.weights import WeightPath, path_between
 from posttrain.types import Group, Prompt, SamplingParams
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from posttrain.stages.learner.group import Learner
 
 START_TIMEOUT = 300.0
-LOAD_TIMEOUT = 1800.0
-"""Of a checkpoint of any size; vLLM compiles when it is started first on a machine."""
 SYNC_TIMEOUT = 3600.0
 """For all weights: the sides' own waits, for a bucket each, say more and come first."""
 GROUP_TIMEOUT = 1800.0

@@ -118,7 +118,7 @@ def _batches(order: Sequence[int], rows: Sequence[Sequence[int]], most: int) -> 
 class RewardModelPool:
     """As many actors as there are rollout workers; each scores its share."""
 
-    def __init__(self, cluster: Cluster, gpus: Gpus, *, held: bool = True) -> None:
+    def __init__(self, cluster: Cluster, gpus: Gpus, *, held: bool) -> None:
         settings = cluster.rollout
         threads = settings.threads or max(1, (os.cpu_count() or 1) // (1 if settings.gpus else settings.workers))
         actor = ray.remote(RewardModelWorker)

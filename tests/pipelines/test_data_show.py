@@ -163,7 +163,7 @@ def checked(recipe: Path, **change: str) -> list[dict[str, Any]]:
         text = text.replace(old, new)
     recipe.write_text(text)
     loaded = load_recipe(str(recipe), ())
-    return check_data(loaded, make_plan(loaded, recipe.parent / "run"))
+    return check_data(loaded, make_plan(loaded, recipe.parent / "run")).sources
 
 
 def long_row(recipe: Path, line: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from posttrain.configs.load import load_recipe
 from posttrain.errors import DataError, RecipeError
 from posttrain.pipelines import prompts, trials
-from posttrain.pipelines.checks import check_data
+from posttrain.pipelines.checks import DataRead, check_data
 from posttrain.pipelines.plan import make_plan
 from posttrain.stages.learner.trainer import why_nothing
 from posttrain.stages.rollout.collect import ScoredGroup, score_metrics
@@ -30,7 +29,7 @@ def group(count: int) -> Group:
     return Group(prompt=prompt, completions=(answer,) * count)
 
 
-def check(folder: Path, rewards: str, prompts: str = "rows.jsonl") -> list[dict[str, Any]]:
+def check(folder: Path, rewards: str, prompts: str = "rows.jsonl") -> DataRead:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (folder / "r.yaml").write_text(
         "name: r\nbase: builtin:tiny\nstages:\n"
@@ -43,7 +42,7 @@ def check(folder: Path, rewards: str, prompts: str = "rows.jsonl") -> list[dict[
 
 @pytest.mark.parametrize("when", ["{task: sums}", "{task: [logic, maths]}"])
 def test_a_condition_that_some_row_meets_is_fine(tmp_path: Path, when: str) -> None:
-    assert not any("note" in entry for entry in check(tmp_path, f"[math, {{use: format, when: {when}}}]"))
+    assert check(tmp_path, f"[math, {{use: format, when: {when}}}]").notes == []
 
 
 @pytest.mark.parametrize(
@@ -51,7 +50,7 @@ def test_a_condition_that_some_row_meets_is_fine(tmp_path: Path, when: str) -> N
     [("{task: maths}", "`task` is sums, logic"), ("{subject: sums}", "no row has a column `subject`")],
 )
 def test_one_that_none_meets_is_told_with_what_the_rows_say(tmp_path: Path, when: str, told: str) -> None:
-    notes = [entry["note"] for entry in check(tmp_path, f"[math, {{use: format, when: {when}}}]") if "note" in entry]
+    notes = check(tmp_path, f"[math, {{use: format, when: {when}}}]").notes
     assert notes == [f"rl: reward 'format': `when` fits none of 4 rows: {told}"]
 
 

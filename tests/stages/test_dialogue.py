@@ -151,7 +151,7 @@ def test_modes_that_disagree_with_the_flags_are_refused_before_anything_starts(
     loaded = load_recipe(str(tmp_path / "r.yaml"), ())
     plan = make_plan(loaded, tmp_path / "run")
     if message is None:
-        assert check_data(loaded, plan)
+        assert check_data(loaded, plan).sources
         return
     with pytest.raises(DataError, match=message):
         check_data(loaded, plan)
