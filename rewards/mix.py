@@ -66,8 +66,8 @@ class Scorer:
         self._judge, self._models = judge, models
         self._lock = threading.Lock()
         self._failed: deque[bool] = deque(maxlen=_WINDOW)
-        self._failing: set[str] = set()
-        """The first prompts; all failing as long as all completions are."""
+        self._prompts: set[str] = set()
+        """The first that were scored, as many as ALL_FAILED."""
         self._first_error = ""
 
     def score(self, items: Sequence[tuple[Prompt, Completion]], *, step: int = 0) -> list[Score]:
@@ -152,13 +152,13 @@ class Scorer:
                     continue
                 failed = score.status == "infra_error"
                 self._failed.append(failed)
-                if len(self._failing) < ALL_FAILED:
-                    self._failing.add(prompt)
+                if len(self._prompts) < ALL_FAILED:
+                    self._prompts.add(prompt)
                 if failed and not self._first_error:
                     self._first_error = score.detail
             rate = sum(self._failed) / max(1, len(self._failed))
             rows = len(self._failed)
-            enough = rows >= MIN_ROWS if rate < 1 else len(self._failing) >= ALL_FAILED or rows >= MANY
+            enough = rows >= MIN_ROWS if rate < 1 else len(self._prompts) >= ALL_FAILED or rows >= MANY
             if enough and rate > self._max_error_rate:
                 raise RewardError(
                     f"{rate:.0%} of the last {len(self._failed)} completions couldn't be scored; the first failure:\n"
