@@ -14,7 +14,7 @@ from posttrain.configs.strict import Strict, differing
 
 class LearnerCluster(Strict):
     workers: int = Field(1, ge=1, description="DeepSpeed ranks")
-    zero: Literal[0, 1, 2, 3] = 2
+    zero: Literal[0, 1, 2, 3] = Field(2, description="ZeRO's stage; in bfloat16 0 and 1 are taken for 2")
     gpus: float = Field(0, ge=0, description="GPUs a rank")
     threads: int | None = Field(None, ge=1, description="CPU threads a rank; all cores shared evenly if not given")
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -28,18 +28,20 @@ class LearnerCluster(Strict):
 
     @property
     def stage(self) -> int:
-        """ZeRO's stage as DeepSpeed is told. In bfloat16 one rank takes the first for none.
+        """ZeRO's stage as DeepSpeed is told: in bfloat16 the second at least.
 
-        There is nothing to shard then, and its float32 weights lie in one piece. DeepSpeed's own way without ZeRO goes
-        through them one by one, and waits for the GPU at each (19 kernels a weight and step besides Adam's, now 3).
+        Without ZeRO, DeepSpeed can add micro-batches up in bfloat16 alone, where a sum of equal gradients stands still
+        from the 257th on, and goes through the weights one by one, waiting for the GPU at each. Its first stage uses
+        another optimizer for float32 sums, which keeps them whole on every rank and doesn't undo a bad step. With the
+        second, weights and sums in float32 lie in one piece each.
         """
-        return 1 if self.zero == 0 and self.workers == 1 and self.dtype == "bfloat16" else self.zero
+        return self.zero if self.dtype == "float32" else max(self.zero, 2)
 
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
         if self.kernels in ("liger", "compile") and not self.gpus:
             raise ValueError(f"kernels: {self.kernels} is for a GPU: say gpus, or leave kernels out")
-        if self.offload_optimizer and not self.zero:
+        if self.offload_optimizer and not self.stage:
             raise ValueError("offload_optimizer needs ZeRO: say zero: 1, 2 or 3")
         return self
 

@@ -84,14 +84,17 @@ def _tokens(spec: Any) -> int | None:
 
 def _bytes_a_rank(parameters: int, learner: LearnerCluster) -> float:
     """Each part split over the ranks from its ZeRO level on. DeepSpeed keeps float32 weights of its own beside bfloat16
-    ones, and from ZeRO-1 on beside float32 ones too.
+    ones, and from ZeRO-1 on beside float32 ones too; bfloat16 gradients it adds up in float32, below ZeRO-3 beside
+    those of the pass.
     """
-    split = [parameters / learner.workers if learner.zero >= level else parameters for level in (3, 2, 1)]
+    stage = learner.stage
+    split = [parameters / learner.workers if stage >= level else parameters for level in (3, 2, 1)]
     weights, gradients, states = split
     width = 2 if learner.dtype == "bfloat16" else 4
-    master = 4 if learner.zero or width == 2 else 0
+    master = 4 if stage or width == 2 else 0
     kept = 0 if learner.offload_optimizer else (8 + master) * states
-    return width * (weights + gradients) + kept + (width * _ZERO3_BUFFER if learner.zero == 3 else 0)
+    summed = 6 if width == 2 and stage < 3 else 4
+    return width * weights + summed * gradients + kept + (width * _ZERO3_BUFFER if stage == 3 else 0)
 
 
 def _parameters(loaded: LoadedRecipe, model: ModelSource) -> int | None:

@@ -73,6 +73,7 @@ def _config(optimizer: Optimizer, settings: LearnerCluster, zero: int) -> dict[s
         config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": settings.gpus > 0}
     if settings.dtype == "bfloat16":
         config["bf16"] = {"enabled": True, "check_grad_overflow": True}
+        config["data_types"] = {"grad_accum_dtype": "fp32"}  # of micro-batches; ranks reduce them in bfloat16
     return config
 
 

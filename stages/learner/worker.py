@@ -96,7 +96,7 @@ class LearnerWorker:
     ) -> dict[str, float]:
         """Load the model; with `optimizer` ready to train, without only to score. `zero` overrules the settings'."""
         self.free()
-        self.zero = self.settings.stage if zero is None else zero
+        self.zero = (self.settings if zero is None else self.settings.model_copy(update={"zero": zero})).stage
         dtype = DTYPES[self.settings.dtype]
         model = load_model(spec, dtype, NAME, seed)  # DeepSpeed makes float32 master weights of these
         if self.cuda:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,16 @@ def test_how_a_step_is_cut_changes_its_gradient_by_rounding_alone(loaded: Any, r
     cut = loaded.step(batches(samples, 64), CrossEntropy(), LR)
     assert cut["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-2)
     assert cut["loss"] == pytest.approx(whole["loss"], rel=1e-2)
+
+
+def test_many_passes_add_up(loaded: Any, random_model: Path) -> None:
+    """In bfloat16 a sum stands still from the 257th equal gradient on."""
+    (batch,) = batches(make_samples(), 4096)
+    whole = loaded.step([batch], CrossEntropy(), LR)
+    loaded.load(ModelSpec(path=str(random_model)), ADAM, 0)
+    part = replace(batch, weights=batch.weights / 400)
+    cut = loaded.step([part] * 400, CrossEntropy(), LR)
+    assert cut["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-2)
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf")])

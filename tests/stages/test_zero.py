@@ -172,6 +172,18 @@ def test_what_is_not_finite_on_one_rank_moves_no_weight_on_any(
     assert all(np.array_equal(got[name], value) for name, value in expected.items())
 
 
+@pytest.mark.parametrize("zero", [0, 3])
+@pytest.mark.parametrize("dtype", ["bfloat16"], indirect=True)
+def test_many_passes_add_up(learners: dict[int, Any], random_model: Path, zero: int, dtype: str) -> None:
+    """In bfloat16 a sum stands still from the 257th equal gradient on."""
+    sample, norms = make_samples((40,))[0], list[float]()
+    for count in (1, 400):  # on each of two ranks
+        learners[2].load(ModelSpec(path=str(random_model)), OPTIMIZER, total_steps=1, zero=zero)
+        found = learners[2].step([sample] * 2 * count, CrossEntropy(), step=0, micro_tokens=40)
+        norms.append(found["grad_norm"])
+    assert norms[1] == pytest.approx(norms[0], rel=1e-2)
+
+
 @pytest.mark.parametrize("zero", [2, 3])
 def test_a_refreshed_reference_is_the_policy_and_survives_a_checkpoint(
     learners: dict[int, Any], random_model: Path, tmp_path: Path, zero: int
