@@ -19,7 +19,8 @@ from posttrain.errors import RecipeError
 Path_ = tuple[str | int, ...]
 
 ELSEWHERE = {
-    "learning_rate": "lr", "epochs": "steps", "num_epochs": "steps", "num_train_epochs": "steps", "max_steps": "steps",
+    "learning_rate": "lr", "max_steps": "steps",
+    "epochs": "steps", "num_epochs": "epochs", "num_train_epochs": "epochs", "total_epochs": "epochs",
     "batch_size": "prompts_per_step", "train_batch_size": "batch_size", "per_device_train_batch_size": "batch_size",
     "num_generations": "group_size", "beta": "kl", "temp": "temperature", "max_new_tokens": "max_tokens",
     "max_completion_length": "max_tokens", "max_response_length": "max_tokens", "max_seq_length": "max_length",
@@ -109,7 +110,8 @@ def meant(word: str, valid: Iterable[str], parent: Path_, data: Any) -> str:
     valid = list(valid)
     if get_close_matches(word, valid, n=1, cutoff=0.8):
         return closest(word, valid)
-    for name in (word, ELSEWHERE.get(word, "")):
+    ours = ELSEWHERE.get(word, "")
+    for name in (word, ours, ELSEWHERE.get(ours, "")):
         if name in valid:
             return f"did you mean `{name}`?"
         below = (key for key in valid if name in shape.keys(shape.type_at((*parent, key), data), None))

@@ -5,7 +5,7 @@ Choices that the Qwen3 report doesn't disclose (learning rates, batch sizes, cli
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -56,6 +56,9 @@ class Sft(TrainingStage):
 
     kind: Literal["sft"]
     data: tuple[DataSource, ...]
+    epochs: float | None = Field(
+        None, gt=0, description="instead of `steps`: as many as it takes for so many times the rows of all sources"
+    )
     batch_size: int = Field(32, ge=1, description="sequences a step, over all ranks")
     max_length: int = Field(
         1024, ge=8, description="tokens; longer conversations are malformed rows (`on_bad_row`), plain documents cut"
@@ -67,6 +70,12 @@ class Sft(TrainingStage):
         "is in use; or all in one sample, think blocks kept",
     )
     text: bool = Field(False, description="plain documents (column `text`), loss on every token: pre-training")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and "steps" in differing(self):
+            raise ValueError("say either epochs or steps")
+        return self
 
 
 class TeacherChoice(ModelSource):

@@ -67,7 +67,7 @@ def estimate(loaded: LoadedRecipe, node: Node) -> Estimate:
 def _tokens(spec: Any) -> int | None:
     match spec:
         case Sft():
-            return spec.steps * spec.batch_size * spec.max_length
+            return None if spec.epochs else spec.steps * spec.batch_size * spec.max_length
         case Grpo() | Distill():
             return spec.steps * spec.prompts_per_step * spec.group_size * spec.sampling.max_tokens
         case Evaluate():

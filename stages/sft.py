@@ -5,6 +5,7 @@ What fusion makes of a row stands in `data/fusion.py`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from itertools import count
@@ -33,8 +34,10 @@ def run(context: StageContext) -> StageResult:
     sources = build_sources(context, session.chat, spec)
     schedule = BatchSchedule(sources, [d.weight for d in spec.data], size=spec.batch_size, seed=context.seed)
     rows = sum(map(len, sources))
+    if spec.epochs is not None:
+        session.settle(max(1, math.ceil(spec.epochs * rows / spec.batch_size)))
     tokens = sum(s.tokens for source in sources for s in source)
-    context.say(f"{context.name}: {rows} rows, {tokens} tokens, {spec.steps} steps of {spec.batch_size}")
+    context.say(f"{context.name}: {rows} rows, {tokens} tokens, {session.total} steps of {spec.batch_size}")
     for step in session.steps():
         started = time.monotonic()
         metrics = session.learner.step(schedule.batch(step), CrossEntropy(), step=step, micro_tokens=spec.micro_tokens)

@@ -5,7 +5,8 @@ Both start from the same random model, which never ends a turn: every completion
 from the text's hash, so advantages aren't zero and nobody waits for them. TRL's `per_device_train_batch_size` is the
 best of those tried; posttrain's `micro_tokens` is the recipe's. Steps are told apart by the time between two lines of
 metrics.jsonl, so posttrain makes one more. The first of each side (compilation, graphs) doesn't count; a side whose
-time is up counts with the steps that it made. Starting takes two to four minutes of `--limit`, half of them vLLM's with CUDA graphs.
+time is up counts with the steps that it made. Starting takes two to four minutes of `--limit`, half of them vLLM's with
+CUDA graphs.
 
 Whether the command works shows without a GPU: `--cpu --shape tiny --prompts 4 --group 2 --max-tokens 16 --trl-batches
 0`.

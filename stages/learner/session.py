@@ -38,6 +38,8 @@ class TrainingSession:
     chat: ChatFormat
     path: str
     source: ModelSource
+    total: int
+    """Steps of the whole stage."""
     first: int = 0
     totals: dict[str, float] = field(default_factory=dict)
     checkpoint: Path | None = None
@@ -67,7 +69,7 @@ class TrainingSession:
             ModelSpec.of(path, source, spec.lora), spec.optimizer, total_steps=optimizer_steps, seed=context.seed
         )
         chat = open_chat(path, source.revision)
-        session = cls(context=context, learner=learner, chat=chat, path=path, source=source)
+        session = cls(context=context, learner=learner, chat=chat, path=path, source=source, total=spec.steps)
         checkpoint = last_checkpoint(context.dir)
         if checkpoint is not None:
             learner.restore(checkpoint)
@@ -99,11 +101,14 @@ class TrainingSession:
         if self.checkpoint is not None and (self.checkpoint / name).exists():
             read(self.checkpoint / name)
 
+    def settle(self, total: int) -> None:
+        """Take so many steps, one of the optimizer each, in place of the recipe's: some are known with the rows."""
+        self.total = self.learner.total_steps = total
+
     def steps(self) -> Iterator[int]:
         """The steps still to do."""
-        total = self.context.spec.steps
-        self.context.progress.start(total, self.first)
-        yield from range(self.first, total)
+        self.context.progress.start(self.total, self.first)
+        yield from range(self.first, self.total)
 
     def end_step(self, step: int, metrics: Mapping[str, float], note: str = "") -> None:
         """Log the step; save if it's time; stop if told to.
@@ -122,12 +127,12 @@ class TrainingSession:
         context.metrics.write(step + 1, metrics)
         self._count_skipped(step, metrics)
         context.progress.advance(1, note)
-        stop = context.stop_requested() and step + 1 < spec.steps
-        last = step + 1 == spec.steps  # kept too, where there are checkpoints: more steps may be asked for later
+        stop = context.stop_requested() and step + 1 < self.total
+        last = step + 1 == self.total  # kept too, where there are checkpoints: more steps may be asked for later
         if stop or (spec.checkpoint_every and (last or (step + 1) % spec.checkpoint_every == 0)):
             self._save(step + 1)
         if stop:
-            raise Stopped(f"{context.name}: saved at step {step + 1} of {spec.steps}", fix="run the same command again")
+            raise Stopped(f"{context.name}: saved at step {step + 1} of {self.total}", fix="run the same command again")
 
     def _count_skipped(self, step: int, metrics: Mapping[str, float]) -> None:
         if metrics.get("empty_step"):

@@ -69,7 +69,7 @@ def test_short_forms_are_written_out(write) -> None:  # type: ignore[no-untyped-
         # What stands one level down, and what other trainers say.
         ("data: queries", "data: queries\n    lr: 1", "stages.cold.lr: unknown key; did you mean `optimizer.lr`?"),
         ("data: queries", "data: queries\n    learning_rate: 1", "did you mean `optimizer.lr`?"),
-        ("data: queries", "data: queries\n    num_train_epochs: 1", "did you mean `steps`?"),
+        ("data: queries", "data: queries\n    num_train_epochs: 1", "did you mean `epochs`?"),
         ("kind: grpo", "kind: grpo\n    batch_size: 1", "did you mean `prompts_per_step`?"),
         ("kind: grpo", "kind: grpo\n    max_completion_length: 1", "did you mean `sampling.max_tokens`?"),
     ],
