@@ -17,6 +17,7 @@ from posttrain.errors import DataError, RewardError
 from posttrain.rewards.base import fits, row_columns
 from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.chat import check_handover
+from posttrain.stages.data.lengths import Fit
 from posttrain.stages.data.load import derive_seed, load_all
 from posttrain.stages.data.models import model_path
 from posttrain.stages.data.schedule import BatchSchedule
@@ -74,7 +75,7 @@ def off_policy(context: StageContext, spec: Distill, source: PromptSource) -> St
 
 def on_policy(context: StageContext, spec: Distill) -> StageResult:
     """The student answers, the teachers say what they would have said."""
-    sources = load_all(context, spec.prompts)
+    sources = load_all(context, spec.prompts, fit=Fit.of(context, spec.model, spec.sampling.max_tokens))
     which = choose_teachers(spec, [p for source in sources for p in source])
     supply = PromptSupply(sources, [s.weight for s in spec.prompts], seed=context.seed)
     session = TrainingSession.start(context, spec.steps, answers=True)

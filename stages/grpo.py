@@ -16,6 +16,7 @@ import numpy as np
 
 from posttrain.configs.schema import Grpo
 from posttrain.stages.context import StageContext, StageResult
+from posttrain.stages.data.lengths import Fit
 from posttrain.stages.data.load import derive_seed, load_all
 from posttrain.stages.data.store import write_rows
 from posttrain.stages.data.supply import PromptSupply
@@ -41,7 +42,7 @@ from posttrain.types import Prompt
 def run(context: StageContext) -> StageResult:
     """Train the stage's model on its prompts and rewards."""
     spec: Grpo = context.spec
-    sources = load_all(context, spec.prompts)
+    sources = load_all(context, spec.prompts, fit=Fit.of(context, spec.model, spec.sampling.max_tokens))
     supply = PromptSupply(sources, [s.weight for s in spec.prompts], seed=context.seed, difficulty=spec.difficulty)
     session = TrainingSession.start(context, spec.steps * spec.minibatches, answers=True)
     with context.workers.scorer(spec.rewards) as scorer:

@@ -25,6 +25,7 @@ from posttrain.stages.data.content import content
 from posttrain.stages.data.filters import Filter, bound
 from posttrain.stages.data.funnel import Funnel, dropped_row, write_dropped
 from posttrain.stages.data.held_out import HeldOut
+from posttrain.stages.data.lengths import Fit
 from posttrain.stages.data.load import derive_seed, load_all, load_rows, to_prompt
 from posttrain.stages.data.review import decided, review_row, write_review
 from posttrain.stages.data.saved import Parts
@@ -187,7 +188,9 @@ def _writer(spec: Sample) -> str | None:
 
 def _prompts(context: StageContext, spec: Sample) -> Iterator[Prompt]:
     """The prompts, each with the place that it comes from in the column `origin`, unless an earlier stage said so."""
-    for source, prompts in zip(spec.prompts, load_all(context, spec.prompts, spec.mode), strict=True):
+    written = spec.model is not None and _writer(spec) is None
+    fit = Fit.of(context, spec.model, spec.sampling.max_tokens) if written and spec.model is not None else None
+    for source, prompts in zip(spec.prompts, load_all(context, spec.prompts, spec.mode, fit), strict=True):
         for prompt in prompts:
             columns = {"origin": f"{source.source}#{prompt.id}", **prompt.columns}
             yield Prompt(**{**vars(prompt), "columns": columns})

@@ -20,7 +20,7 @@ from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.chat import ChatFormat
 from posttrain.stages.data.files import BadRows
 from posttrain.stages.data.fusion import Earlier, Example, dialogue, example, targets
-from posttrain.stages.data.load import Row, check_row, derive_seed, read
+from posttrain.stages.data.load import Row, check_row, derive_seed, patient, read
 from posttrain.stages.data.schedule import BatchSchedule
 from posttrain.stages.learner.losses import CrossEntropy
 from posttrain.stages.learner.session import TrainingSession
@@ -82,7 +82,7 @@ def conversations(context: Reading, spec: Sft) -> list[tuple[BadRows, list[Pair]
     Raises:
         DataError: as `build_sources`, lengths aside.
     """
-    bad = [BadRows(_patient(context, source)) for source in spec.data]
+    bad = [BadRows(patient(context, source)) for source in spec.data]
     tables = [_examples(context, counted) for counted in bad]
     earlier = Earlier(tables, [source.weight for source in spec.data])
     rng = np.random.default_rng(derive_seed(context.seed, context.name, "dialogues"))
@@ -120,13 +120,6 @@ def too_long(tokens: int, spec: Sft, where: str) -> DataError:
     return DataError(
         f"{tokens} tokens, more than max_length={spec.max_length}", where=where, fix="raise max_length, or cut the row"
     )
-
-
-def _patient(context: Reading, source: DataSource) -> DataSource:
-    """Rows that another stage made nobody can mend: they may be skipped unless the recipe says otherwise."""
-    if source.source not in context.inputs or "on_bad_row" in source.model_fields_set:
-        return source
-    return source.model_copy(update={"on_bad_row": "skip"})
 
 
 def render(chat: ChatFormat, spec: Sft, row: Example, joined: Example) -> tuple[list[Sample], int]:

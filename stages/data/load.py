@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
@@ -21,7 +21,11 @@ from posttrain.stages.data.store import FILE, iter_rows
 from posttrain.stages.data.worked import worked_solution
 from posttrain.types import Mode, Prompt
 
+if TYPE_CHECKING:
+    from posttrain.stages.data.lengths import Fit
+
 Row = dict[str, Any]
+S = TypeVar("S", bound=PromptSource)
 GENERATORS = {
     **builtin.GENERATORS,
     **dialogues.GENERATORS,
@@ -322,13 +326,43 @@ def check_row(row: Row, source: PromptSource, where: str, *, kind: str, text: bo
         row_mode(row, where)
 
 
-def load_all(context: Any, sources: Sequence[PromptSource], mode: str | None = None) -> list[list[Prompt]]:
-    """`load_prompts` for a stage, which says what was skipped."""
-    bad = [BadRows(source) for source in sources]
+def load_all(
+    context: Any, sources: Sequence[PromptSource], mode: str | None = None, fit: Fit | None = None
+) -> list[list[Prompt]]:
+    """`load_prompts` for a stage, which says what was skipped; with `fit` the prompts that the model has room for.
+
+    Raises:
+        DataError: as `load_prompts`; a prompt is too long, or all of a source are.
+    """
+    bad = [BadRows(patient(context, source)) for source in sources]
     prompts = load_prompts(
-        sources, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, mode=mode, bad=bad
-    )
+        [counted.source for counted in bad], recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed,
+        mode=mode, bad=bad,
+    )  # fmt: skip
+    if fit is not None:
+        prompts = [_fitting(found, counted, fit) for found, counted in zip(prompts, bad, strict=True)]
     for counted in bad:
         if counted.skipped:
             context.say(f"{context.name}: {counted}")
     return prompts
+
+
+def _fitting(prompts: Sequence[Prompt], bad: BadRows, fit: Fit) -> list[Prompt]:
+    found = []
+    for number, prompt in enumerate(prompts, 1):
+        if error := fit.lacks(prompt, f"{bad.source.source}: row {number} ({prompt.id})"):
+            bad.rows -= 1
+            bad.met(error)
+        else:
+            found.append(prompt)
+    bad.settle()
+    if prompts and not found:
+        raise DataError("no prompt is short enough", where=bad.source.source, fix="lower sampling.max_tokens")
+    return found
+
+
+def patient(context: Any, source: S) -> S:
+    """Rows that another stage made nobody can mend: they may be skipped unless the recipe says otherwise."""
+    if source.source not in context.inputs or "on_bad_row" in source.model_fields_set:
+        return source
+    return source.model_copy(update={"on_bad_row": "skip"})

@@ -16,6 +16,7 @@ import numpy as np
 from posttrain.configs.schema import Curate, ModelSource, Sampling
 from posttrain.stages.context import StageContext
 from posttrain.stages.data.domains import domain_of
+from posttrain.stages.data.lengths import Fit
 from posttrain.stages.data.load import derive_seed
 from posttrain.stages.data.query_judge import JUDGED, judged_domains, judged_verifiable
 from posttrain.stages.data.saved import Parts
@@ -28,6 +29,7 @@ BATCH = 256
 
 EASY = "answered correctly without thinking"
 TOO_HARD, TOO_EASY, NO_VERDICT = "too hard", "too easy", "no verdict"
+TOO_LONG = "too long for the model that answers"
 
 Placed = tuple[int, Prompt]
 Values = list[Any]
@@ -56,7 +58,8 @@ def measure(context: StageContext, spec: Curate, prompts: Callable[[], Iterator[
     if spec.without_thinking is not None:
         _without_thinking(context, spec, left, found)
     if spec.model is not None:
-        for place, rate in pass_rates(context, spec, left()):
+        fitting = _fitting(context, spec.model, spec.sampling, left(), found)
+        for place, rate in pass_rates(context, spec, fitting):
             if rate is None:
                 found.reasons[place] = NO_VERDICT
                 continue
@@ -99,11 +102,24 @@ def _without_thinking(
     assert asked is not None
     model = asked.model or spec.model
     assert model is not None
+    fitting = _fitting(context, model, asked.sampling, left(), found)
     for place, rate in _rates(
-        context, spec, model, left(), "without thinking", n=asked.n, sampling=asked.sampling, mode=asked.mode
+        context, spec, model, fitting, "without thinking", n=asked.n, sampling=asked.sampling, mode=asked.mode
     ):
         if rate is not None and rate >= asked.at_least:
             found.reasons[place] = f"{EASY}: {rate:.0%} of {asked.n}"
+
+
+def _fitting(
+    context: StageContext, model: ModelSource, sampling: Sampling, prompts: Iterable[Placed], found: Measured
+) -> Iterator[Placed]:
+    """The prompts that leave an answer room in the model's context; of the others it says so."""
+    fit = Fit.of(context, model, sampling.max_tokens)
+    for place, prompt in prompts:
+        if fit is not None and fit.lacks(prompt, ""):
+            found.reasons[place] = TOO_LONG
+        else:
+            yield place, prompt
 
 
 def _rates(

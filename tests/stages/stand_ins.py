@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from posttrain.configs.schema import Cluster, ModelSource
 from posttrain.errors import Stopped
 from posttrain.rewards.mix import Scorer
 from posttrain.stages.data.shard_pool import Here
@@ -17,7 +18,8 @@ class Context:
 
     def __init__(self, folder: Path, name: str, spec: Any, seed: int, stop_after: int | None = None) -> None:
         self.name, self.spec, self.seed, self.recipe_dir, self.dir = name, spec, seed, folder, folder / name
-        self.artifact_dir, self.inputs, self.said, self.base = folder / "out", dict[str, Path](), list[str](), None
+        self.artifact_dir, self.inputs, self.said = folder / "out", dict[str, Path](), list[str]()
+        self.base, self.cluster = ModelSource.model_validate({"from": "builtin:tiny"}), Cluster()
         self.workers, self.progress, self.checks, self.stop_after = self, self, 0, stop_after
 
     def scorer(self, uses: Any) -> Scorer:

@@ -95,6 +95,13 @@ def test_every_drop_has_a_reason_and_the_funnel_adds_up(tmp_path: Path, monkeypa
     assert {row["id"]: row["pass_rate"] for row in result.rows} == {"q0": 0.5, "q3": 0.25}
 
 
+def test_what_leaves_an_answer_no_room_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_rates(monkeypatch, {})
+    rows = six({"id": "long", "prompt": "How much is " + "1+" * 1500 + "1?", "answer": "2"})
+    result = curated(tmp_path, rows, model="base", sampling={"max_tokens": 1500})
+    assert result.reasons == {"long": "too long for the model that answers"}
+
+
 def test_what_an_excluded_source_used_is_known_by_content_and_by_where_it_came_from(tmp_path: Path) -> None:
     write(
         tmp_path / "cold.jsonl", [{"prompt": "Reworded: what is two?", "origin": "rows.jsonl#q2"}, {"prompt": " 4? "}]

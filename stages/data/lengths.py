@@ -1,0 +1,84 @@
+"""Prompts that leave their completions no room in a model's context, known before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from posttrain.configs.schema import ModelSource, RolloutCluster
+from posttrain.errors import DataError
+
+if TYPE_CHECKING:
+    from posttrain.stages.context import StageContext
+    from posttrain.stages.data.chat import ChatFormat
+    from posttrain.types import Prompt
+
+_FRAME = 64
+"""More tokens than a template puts around a turn."""
+
+
+def context_tokens(config: Mapping[str, Any], rollout: RolloutCluster) -> int | None:
+    """Tokens of prompt and completion that a model of this config is given for.
+
+    None where it isn't known: vLLM may stretch a context that can be.
+    """
+    if rollout.max_context is not None:
+        return rollout.max_context
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rollout.engine == "vllm" and isinstance(scaling, Mapping) and scaling.get("rope_type", "default") != "default":
+        return None
+    own = config.get("max_position_embeddings")
+    return own if isinstance(own, int) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """Completions of up to `max_tokens` in a context of `limit` tokens."""
+
+    max_tokens: int
+    limit: int
+
+    def may_lack(self, prompt: Prompt) -> bool:
+        """Whether to ask a tokenizer: a text has no more tokens than bytes, and most prompts are short."""
+        said = [str(message.get("content") or "") for message in prompt.messages]
+        said += [repr(tool) for tool in prompt.columns.get("tools") or ()]
+        size = sum(len(text.encode("utf-8", "replace")) + _FRAME for text in said)
+        return size > self.limit - self.max_tokens
+
+    def lacks(self, prompt: Prompt, chat: ChatFormat, where: str) -> DataError | None:
+        """What is wrong with a prompt that is too long."""
+        if not self.may_lack(prompt) or (tokens := len(chat.prompt_ids(prompt))) <= self.limit - self.max_tokens:
+            return None
+        return DataError(
+            f"a prompt of {tokens} tokens and a completion of {self.max_tokens} don't fit a context of {self.limit}",
+            where=where,
+            fix="leave the row out, shorten it, or lower sampling.max_tokens",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A model that will answer, as far as lengths go."""
+
+    room: Room
+    chat: ChatFormat
+
+    @classmethod
+    def of(cls, context: StageContext, model: ModelSource, max_tokens: int) -> Self | None:
+        """Of a stage's model; None where its context isn't known."""
+        from transformers import AutoConfig
+
+        from posttrain.stages.data.chat import open_chat
+        from posttrain.stages.data.models import model_path
+
+        path, source = model_path(context, model)
+        config = AutoConfig.from_pretrained(path, revision=source.revision).get_text_config().to_dict()
+        limit = context_tokens({**config, **(source.scratch or {})}, context.cluster.rollout)
+        if limit is None:
+            return None
+        return cls(room=Room(max_tokens=max_tokens, limit=limit), chat=open_chat(path, source.revision))
+
+    def lacks(self, prompt: Prompt, where: str) -> DataError | None:
+        """What is wrong with a prompt that is too long."""
+        return self.room.lacks(prompt, self.chat, where)

@@ -1,0 +1,85 @@
+"""Prompts that leave no room for their completion: refused, skipped or dropped before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.configs.schema import Grpo, RolloutCluster
+from posttrain.errors import DataError
+from posttrain.stages.data.lengths import Fit, Room, context_tokens
+from posttrain.stages.data.load import load_all
+from posttrain.stages.data.store import write_rows
+from posttrain.types import Prompt
+
+from .stand_ins import Context, write
+
+SHORT, LONG = {"prompt": "1+1?", "answer": "2"}, {"prompt": "1+1? " * 600, "answer": "2"}
+MAX_TOKENS = 1000
+"""Of the tiny model's 2,048."""
+
+
+def fitting(
+    folder: Path, rows: list[dict[str, Any]], stage: bool = False, **source: Any
+) -> tuple[list[Prompt], Context]:
+    """The prompts of a file, or of a stage's artifact, as a stage that answers loads them."""
+    spec = Grpo.model_validate(
+        {"kind": "grpo", "model": "base", "prompts": {"from": "rows.jsonl", **source}, "rewards": "math"}
+    )
+    context = Context(folder, "rl", spec, seed=0)
+    write(folder / "rows.jsonl", rows)
+    if stage:
+        (folder / "made").mkdir()
+        write_rows(folder / "made", rows)
+        context.inputs["rows.jsonl"] = folder / "made"
+    (prompts,) = load_all(context, spec.prompts, fit=Fit.of(context, spec.model, MAX_TOKENS))  # type: ignore[arg-type]
+    return prompts, context
+
+
+def test_a_long_prompt_is_refused_with_its_row(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"row 2 .*: a prompt of \d+ tokens and a completion of 1000 don't fit a"
+    ) as told:
+        fitting(tmp_path, [SHORT, LONG])
+    assert "on_bad_row: skip" in told.value.fix
+
+
+def test_or_skipped_and_counted(tmp_path: Path) -> None:
+    prompts, context = fitting(tmp_path, [SHORT, LONG, SHORT], on_bad_row="skip", max_bad_share=0.4)
+    assert [p.messages[-1]["content"] for p in prompts] == ["1+1?", "1+1?"]
+    assert any("skipped 1 malformed or too long rows" in line and "row 2" in line for line in context.said)
+
+
+def test_more_than_the_cap_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"2 of 3 rows are malformed or too long, more than max_bad_share=0.5"):
+        fitting(tmp_path, [SHORT, LONG, LONG], on_bad_row="skip", max_bad_share=0.5)
+
+
+def test_a_source_of_long_prompts_alone_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no prompt is short enough"):
+        fitting(tmp_path, [LONG], on_bad_row="skip", max_bad_share=1)
+
+
+def test_another_stages_are_skipped_since_nobody_can_mend_them(tmp_path: Path) -> None:
+    prompts, _ = fitting(tmp_path, [SHORT] * 199 + [LONG], stage=True)
+    assert len(prompts) == 199
+
+
+@pytest.mark.parametrize("prompt", ["x", "naïve", "数学" * 40, "a b c " * 30])
+def test_bytes_never_call_a_prompt_short_that_is_long(prompt: str, tokenizer: Any) -> None:
+    from posttrain.stages.data.chat import ChatFormat
+
+    asked = Prompt(id="p", messages=({"role": "user", "content": prompt},))
+    tokens = len(ChatFormat(tokenizer).prompt_ids(asked))
+    assert Room(max_tokens=0, limit=tokens - 1).may_lack(asked)
+    assert Room(max_tokens=0, limit=tokens - 1).lacks(asked, ChatFormat(tokenizer), "here") is not None
+    assert Room(max_tokens=0, limit=tokens).lacks(asked, ChatFormat(tokenizer), "here") is None
+
+
+def test_a_worker_may_be_given_less_than_the_model_has() -> None:
+    config = {"max_position_embeddings": 40960}
+    assert context_tokens(config, RolloutCluster()) == 40960
+    assert context_tokens(config, RolloutCluster(engine="vllm", gpus=1, max_context=8192)) == 8192
+    assert context_tokens({}, RolloutCluster()) is None
