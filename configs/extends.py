@@ -89,6 +89,9 @@ class _Merge:
             else:
                 data[key] = value
                 self._move(at)
+                if (other := shape.displaced(at, value)) in data and other not in own:
+                    del data[other]
+                    self._move((*path, other))
 
     def _move(self, path: Path_, *, below: bool = True) -> None:
         """From now on `path` (and what is below it) stands where the child says it."""

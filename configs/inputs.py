@@ -52,7 +52,9 @@ class PromptSource(Strict):
     weight: float = Field(1.0, gt=0, description="share of the batch relative to the other sources")
     environment: EnvironmentUse | None = Field(None, description="what answers tool calls: a name, or a mapping")
     revision: str | None = None
-    on_bad_row: Literal["refuse", "skip"] = Field("refuse", description="a malformed or too long row: an error, or left out")
+    on_bad_row: Literal["refuse", "skip"] = Field(
+        "refuse", description="a malformed or too long row: an error, or left out"
+    )
     max_bad_share: float = Field(0.01, ge=0, le=1, description="with skip: more malformed rows than this are an error")
 
     @field_validator("environment", mode="before")

@@ -189,4 +189,6 @@ def _override(raw: dict[str, Any], text: str) -> Path_:
     node[path[-1]] = shape.expand(
         parse_document(value, f"override {text}").data if value else "", shape.type_at(path, raw)
     )
+    if isinstance(node, dict):
+        node.pop(shape.displaced(path, node[path[-1]]), None)
     return path

@@ -44,6 +44,20 @@ SHORT_FORMS: dict[type[BaseModel], str] = {
 """Nodes that may be one string, and the key which that string fills: `model: base` is `{from: base}`."""
 
 
+INSTEAD = {"steps": "epochs", "epochs": "steps"}
+"""Keys of a stage that exclude each other: one that a child or an override says takes the other's place."""
+
+
+def displaced(path: tuple[str | int, ...], value: Any) -> str:
+    """The key beside the last one of `path` that makes room for `value`, or none.
+
+    >>> displaced(("stages", "cold", "epochs"), 2)
+    'steps'
+    """
+    stage = len(path) == 3 and path[0] == "stages" and value is not None
+    return INSTEAD.get(str(path[-1]), "") if stage else ""
+
+
 def options(annotation: Any, value: Any = None) -> list[Any]:
     """The types that `annotation` allows, without None; a stage's type is decided by `kind` in `value`.
 

@@ -5,9 +5,10 @@ Choices that the Qwen3 report doesn't disclose (learning rates, batch sizes, cli
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from posttrain.configs.inputs import DataSource, Model, ModelSource, PromptSource, Sampling, as_mapping
 from posttrain.configs.stage import StageBase
@@ -57,8 +58,9 @@ class Sft(TrainingStage):
     kind: Literal["sft"]
     data: tuple[DataSource, ...]
     epochs: float | None = Field(
-        None, gt=0, description="instead of `steps`: as many as it takes for so many times the rows of all sources"
-    )
+        None, gt=0, allow_inf_nan=False,
+        description="instead of `steps`: as many as it takes for so many times the rows of all sources",
+    )  # fmt: skip
     batch_size: int = Field(32, ge=1, description="sequences a step, over all ranks")
     max_length: int = Field(
         1024, ge=8, description="tokens; longer conversations are malformed rows (`on_bad_row`), plain documents cut"
@@ -71,11 +73,18 @@ class Sft(TrainingStage):
     )
     text: bool = Field(False, description="plain documents (column `text`), loss on every token: pre-training")
 
-    @model_validator(mode="after")
-    def _one_length(self) -> Self:
-        if self.epochs is not None and "steps" in differing(self):
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("epochs") is not None and data.get("steps") is not None:
             raise ValueError("say either epochs or steps")
-        return self
+        return data
+
+    @model_serializer(mode="wrap")
+    def _as_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        del found["steps" if self.epochs is not None else "epochs"]
+        return found
 
 
 class TeacherChoice(ModelSource):

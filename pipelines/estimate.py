@@ -85,7 +85,7 @@ def _tokens(spec: Any) -> int | None:
 def _bytes_a_rank(parameters: int, learner: LearnerCluster) -> float:
     """Each part split over the ranks from its ZeRO level on. DeepSpeed keeps float32 weights of its own beside bfloat16
     ones, and from ZeRO-1 on beside float32 ones too; bfloat16 gradients it adds up in float32, below ZeRO-3 beside
-    those of the pass.
+    those of the pass. With the optimizer ZeRO-3 offloads these sums too.
     """
     stage = learner.stage
     split = [parameters / learner.workers if stage >= level else parameters for level in (3, 2, 1)]
@@ -94,6 +94,8 @@ def _bytes_a_rank(parameters: int, learner: LearnerCluster) -> float:
     master = 4 if stage or width == 2 else 0
     kept = 0 if learner.offload_optimizer else (8 + master) * states
     summed = 6 if width == 2 and stage < 3 else 4
+    if stage == 3 and learner.offload_optimizer:
+        summed = 0
     return width * weights + summed * gradients + kept + (width * _ZERO3_BUFFER if stage == 3 else 0)
 
 

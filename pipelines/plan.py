@@ -157,7 +157,8 @@ def _decide(ledger: Ledger, loaded: LoadedRecipe, node: Node, key: StageKey) -> 
     state, why = ledger.state(node.name)
     if recorded.get("key") != key.key:
         if _only_more_steps(recorded, key, loaded, node) and checkpoints(ledger.dir(node.name)):
-            return "continue", f"steps raised from {recorded['spec']['steps']}"
+            name = length_of(recorded["spec"])
+            return "continue", f"{name} raised from {recorded['spec'][name]:g}"
         return "run", f"changed: {_difference(recorded, key)}"
     if state == "done":
         damage = ledger.damage(node.name)
@@ -172,10 +173,12 @@ def _decide(ledger: Ledger, loaded: LoadedRecipe, node: Node, key: StageKey) -> 
         ("zero", recorded.get("zero", learner.stage), learner.stage),
     ):
         if was != now:
+            again = field_ == "workers" or learner.model_copy(update={"zero": was}).stage == was
+            fix = f"set cluster.learner.{field_}={was}, or start it anew" if again else "start it anew"
             raise InputError(
-                f"`{node.name}` stopped with cluster.learner.{field_}={was}; it can't resume with {now}",
+                f"`{node.name}` stopped with {field_} {was} of the learner; it can't resume with {now}",
                 where=str(ledger.dir(node.name)),
-                fix=f"set cluster.learner.{field_}={was}, or start it anew with --force {node.name}",
+                fix=f"{fix} with --force {node.name}",
             )
     return "resume", f"{why}; last checkpoint {found[-1].name}"
 
@@ -186,17 +189,23 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def _only_more_steps(recorded: Mapping[str, Any], key: StageKey, loaded: LoadedRecipe, node: Node) -> bool:
-    """Steps were raised, nothing else changed, and the schedule doesn't depend on their number."""
+    """Steps, or epochs, were raised, nothing else changed, and the schedule doesn't depend on their number."""
     optimizer, spec = getattr(node.spec, "optimizer", None), recorded.get("spec", {})
-    if optimizer is None or optimizer.schedule != "constant" or "steps" not in spec:
+    name = length_of(spec)
+    if optimizer is None or optimizer.schedule != "constant" or name not in key.payload["spec"]:
         return False
-    theirs = {**recorded, "spec": {**spec, "steps": None}}
-    ours = {**key.payload, "spec": {**key.payload["spec"], "steps": None}}
-    same = all(theirs.get(name) == ours[name] for name in ours)
-    steps = spec["steps"]
+    theirs = {**recorded, "spec": {**spec, name: None}}
+    ours = {**key.payload, "spec": {**key.payload["spec"], name: None}}
+    same = all(theirs.get(part) == ours[part] for part in ours)
+    was, now = spec.get(name), key.payload["spec"][name]
     learner = loaded.recipe.cluster.learner
     same_shards = (recorded.get("ranks"), recorded.get("zero")) == (learner.workers, learner.stage)
-    return same and same_shards and isinstance(steps, int) and steps < node.spec.steps  # type: ignore[union-attr]
+    return same and same_shards and isinstance(was, int | float) and was < now
+
+
+def length_of(spec: Mapping[str, Any]) -> str:
+    """The field of a recorded training stage that says how long it is."""
+    return "epochs" if "epochs" in spec else "steps"
 
 
 def _difference(recorded: Mapping[str, Any], key: StageKey) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from fractions import Fraction
 from itertools import count
 from pathlib import Path
 from typing import Protocol
@@ -35,7 +36,7 @@ def run(context: StageContext) -> StageResult:
     schedule = BatchSchedule(sources, [d.weight for d in spec.data], size=spec.batch_size, seed=context.seed)
     rows = sum(map(len, sources))
     if spec.epochs is not None:
-        session.settle(max(1, math.ceil(spec.epochs * rows / spec.batch_size)))
+        session.settle(steps_of(spec.epochs, rows, spec.batch_size))
     tokens = sum(s.tokens for source in sources for s in source)
     context.say(f"{context.name}: {rows} rows, {tokens} tokens, {session.total} steps of {spec.batch_size}")
     for step in session.steps():
@@ -43,7 +44,16 @@ def run(context: StageContext) -> StageResult:
         metrics = session.learner.step(schedule.batch(step), CrossEntropy(), step=step, micro_tokens=spec.micro_tokens)
         metrics["seconds_train"] = time.monotonic() - started
         session.end_step(step, metrics, f"loss {metrics['loss']:.3f}")
-    return session.finish("loss", rows=float(rows))
+    return session.finish("loss", rows=float(rows), steps=float(session.total))
+
+
+def steps_of(epochs: float, rows: int, batch_size: int) -> int:
+    """The steps that take so many rows `epochs` times, the last one perhaps more.
+
+    >>> steps_of(1.1, 100, 10)
+    11
+    """
+    return math.ceil(Fraction(str(epochs)) * rows / batch_size)
 
 
 Pair = tuple[Example, Example]

@@ -27,7 +27,7 @@ def start_engine(policy: torch.nn.Module, optimizer: Optimizer, settings: Learne
     if zero == 3 and settings.workers > 1:
         _cut_up(policy, config, DTYPES[settings.dtype])
     engine, *_ = deepspeed.initialize(model=policy, optimizer=adam, model_parameters=trainable, config=config)
-    if zero in (1, 2) and settings.dtype == "bfloat16" and not settings.offload_optimizer:
+    if zero == 2 and settings.dtype == "bfloat16" and not settings.offload_optimizer:
         _trust_the_norm(engine.optimizer)
     return engine
 
@@ -45,6 +45,13 @@ def _cut_up(policy: torch.nn.Module, config: dict[str, Any], dtype: torch.dtype)
     device = deepspeed.get_accelerator().current_device_name()
     for buffer in policy.buffers():  # these are whole on each rank
         buffer.data = buffer.data.to(device)
+
+
+def forget(sharded: Any) -> None:
+    """Have sums of gradients that were not finite gone, where DeepSpeed 0.19 keeps them: offloaded, in ZeRO-2."""
+    if getattr(sharded, "cpu_offload", False):
+        for group in getattr(sharded, "averaged_gradients", {}):
+            sharded.averaged_gradients[group] = None
 
 
 def _trust_the_norm(sharded: Any) -> None:

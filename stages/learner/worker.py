@@ -34,7 +34,7 @@ from posttrain.stages.learner.losses import (
 )
 from posttrain.stages.learner.memory import measure
 from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model, merged_names, teacher_name
-from posttrain.stages.learner.optimizer import DTYPES, start_engine
+from posttrain.stages.learner.optimizer import DTYPES, forget, start_engine
 from posttrain.stages.learner.policy import Policy
 from posttrain.stages.learner.surrogates import Sequences
 
@@ -179,6 +179,8 @@ class LearnerWorker:
             # With ZeRO, DeepSpeed itself drops, on all ranks, a step whose gradient norm isn't finite.
             self.engine.step()
             norm = float(self.engine.get_global_grad_norm()) if norm is None else norm
+            if not np.isfinite(norm):
+                forget(self.engine.optimizer)
         else:
             self.engine.zero_grad()
         self.frozen.rest()

@@ -89,6 +89,7 @@ def test_ranks_split_each_part_from_its_level_on() -> None:
     assert [gib(zero) for zero in (0, 1, 2)] == [2 + 1.5 + 3.0] * 3
     assert gib(3) == pytest.approx(0.5 + 1.0 + 3.0 + 1.0)
     assert gib(2, offload_optimizer=True) == 2 + 1.5
+    assert gib(3, offload_optimizer=True) == 0.5 + 1.0
 
 
 if __name__ == "__main__":

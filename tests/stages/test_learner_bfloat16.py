@@ -23,9 +23,10 @@ LR = 1e-3
 ADAM = Optimizer(lr=LR, clip_norm=0.5, weight_decay=0.0)
 
 
-@pytest.fixture(scope="module")
-def worker(learner_worker: Any) -> Any:
-    learner_worker.settings = LearnerCluster(zero=0, dtype="bfloat16")  # 1 and 2 are the same
+@pytest.fixture(scope="module", params=[False, True], ids=["", "offloaded"])
+def worker(request: pytest.FixtureRequest, learner_worker: Any) -> Any:
+    """In ZeRO-2, for which 0 and 1 are taken."""
+    learner_worker.settings = LearnerCluster(zero=0, dtype="bfloat16", offload_optimizer=request.param)
     return learner_worker
 
 
@@ -123,11 +124,14 @@ def test_a_restored_engine_goes_on_bit_for_bit(loaded: Any, tmp_path: Path) -> N
     assert all(torch.equal(p, expected[name]) for name, p in weights(loaded).items())
 
 
-def test_a_step_waits_for_the_device_no_oftener_for_more_weights(worker: Any, random_model: Path) -> None:
+def test_a_step_waits_for_the_device_no_oftener_for_more_weights(
+    learner_worker: Any, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever reads a value of the GPU has emptied its queue, and launches run late from there on.
 
     Nor does it look through the gradients one by one (amax) for what isn't finite.
     """
+    monkeypatch.setattr(learner_worker, "settings", LearnerCluster(zero=0, dtype="bfloat16"))
 
     class Reads(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -138,10 +142,10 @@ def test_a_step_waits_for_the_device_no_oftener_for_more_weights(worker: Any, ra
     for layers in (1, 4):
         shape = {"hidden_size": 32, "num_hidden_layers": layers, "intermediate_size": 32, "num_attention_heads": 2,
                  "num_key_value_heads": 1, "head_dim": 16}  # fmt: skip
-        worker.load(ModelSpec(path=str(random_model), scratch=shape), ADAM, 0)
+        learner_worker.load(ModelSpec(path=str(random_model), scratch=shape), ADAM, 0)
         packed, seen = batches(make_samples(), 4096), Counter[str]()
-        worker.step(packed, CrossEntropy(), LR)
+        learner_worker.step(packed, CrossEntropy(), LR)
         with Reads():
-            worker.step(packed, CrossEntropy(), LR)
+            learner_worker.step(packed, CrossEntropy(), LR)
         found.append([sum(n for name, n in seen.items() if what in name) for what in ("_local_scalar_dense", "amax")])
     assert found[0] == found[1]
