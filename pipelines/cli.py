@@ -9,7 +9,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -192,6 +192,10 @@ def distill(
     off_policy_steps: Annotated[int, typer.Option(min=1, help="Steps on the teacher's responses.")] = 200,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 512,
     verify: Annotated[bool, typer.Option(help="Learn only from responses with the right `answer`.")] = False,
+    mode: Annotated[
+        Literal["mixed", "default", "think", "no_think", "closed"],
+        typer.Option(help="How queries are asked; mixed: with no flag, /think or /no_think. default: as they are."),
+    ] = "mixed",
     out: Annotated[Path | None, typer.Option(help="An empty folder for a copy of the student.")] = None,
     run_dir: RunDir = None,
 ) -> None:
@@ -210,6 +214,7 @@ def distill(
         off_policy_steps=off_policy_steps,
         max_tokens=max_tokens,
         verify=verify,
+        mode=mode,
     )
     folder = _run_dir(loaded, run_dir)
     code = run_recipe(loaded, folder, console=make_console())

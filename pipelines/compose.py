@@ -11,13 +11,22 @@ STUDENT = "on_policy"
 
 
 def distillation(
-    teacher: str, student: str, prompts: str, *, steps: int, off_policy_steps: int, max_tokens: int, verify: bool
+    teacher: str,
+    student: str,
+    prompts: str,
+    *,
+    steps: int,
+    off_policy_steps: int,
+    max_tokens: int,
+    verify: bool,
+    mode: str = "mixed",
 ) -> LoadedRecipe:
-    """Both phases: the student learns the teacher's responses in both modes, then its distribution on its own.
+    """Both phases: the student learns the teacher's responses, then its distribution on its own, each in `mode`.
 
     With `verify`, only responses that the math reward calls right are learned from. Raises RecipeError.
     """
-    source = {"from": absolute(prompts), "mode": "mixed"}
+    source = {"from": absolute(prompts), "mode": mode}
+    flags = {"flag": "mixed"} if mode in ("mixed", "think", "no_think") else {}
     sampling = {"max_tokens": max_tokens}
     stages = {
         "teacher_responses": {
@@ -32,7 +41,7 @@ def distillation(
         "off_policy": {
             "kind": "sft",
             "model": absolute(student),
-            "data": {"from": "teacher_responses", "flag": "mixed"},
+            "data": {"from": "teacher_responses", **flags},
             "steps": off_policy_steps,
             "max_length": max_tokens * 4,
         },

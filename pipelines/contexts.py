@@ -1,4 +1,4 @@
-"""Whether prompts and completions fit the context of the models that will write them, before anything is written."""
+"""Whether models can answer the prompts that they will be asked, before anything is written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from posttrain.configs.data_stages import NO_MODEL
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import Curate, Distill, Evaluate, Grpo, ModelSource, PromptSource, Sample
 from posttrain.errors import DataError, InputError, RecipeError
@@ -13,9 +14,10 @@ from posttrain.pipelines.dag import Node
 from posttrain.pipelines.estimate import config_of
 from posttrain.pipelines.prompts import Prompts
 from posttrain.pipelines.reading import StageReading
-from posttrain.stages.data.lengths import Room, context_tokens
+from posttrain.stages.data.lengths import Room, answered, context_tokens
 
 if TYPE_CHECKING:
+    from posttrain.stages.data.chat import ChatFormat
     from posttrain.types import Prompt
 
 
@@ -24,7 +26,8 @@ class Writing:
     """Completions for the prompts of some sources."""
 
     sources: Sequence[PromptSource]
-    room: Room
+    room: Room | None
+    """None where the model's context isn't known."""
 
 
 def check_max_tokens(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
@@ -32,7 +35,7 @@ def check_max_tokens(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
     for node in nodes:
         for writing in _writings(loaded, node):
             room = writing.room
-            if room.max_tokens >= room.limit:
+            if room is not None and room.max_tokens >= room.limit:
                 raise RecipeError(
                     f"{node.name}: completions of max_tokens {room.max_tokens} leave no room for a prompt in a "
                     f"context of {room.limit} tokens",
@@ -48,40 +51,46 @@ class PromptLengths:
         self._seen: set[str] = set()
 
     def check(self, node: Node) -> None:
-        """Refuse prompts that leave no room for their completions, or more than the source may skip; those of other
-        stages aren't there to be read yet. Where the tokenizer can't be loaded yet, nothing is said.
+        """Refuse prompts that leave no room for their completions or are answered already, or more than the source may
+        skip; those of other stages aren't there to be read yet. Where the tokenizer can't be loaded yet, nothing is
+        said of lengths.
 
         Raises:
-            DataError: a prompt is too long, with its row; or too many are.
+            DataError: a prompt can't be answered, with its row; or too many can't.
         """
         if isinstance(node.spec, Curate):
             return  # it drops them, and says so
         for writing in _writings(self._loaded, node):
             for source in writing.sources:
-                asked = f"{source!r} {writing.room.limit - writing.room.max_tokens} {isinstance(node.spec, Evaluate)}"
+                asked = f"{source!r} {writing.room} {isinstance(node.spec, Evaluate)}"
                 if source.source in self._loaded.recipe.stages or asked in self._seen:
                     continue
                 self._seen.add(asked)
-                prompts = self._read.of(source, node.spec)
-                if any(map(writing.room.may_lack, prompts)):
-                    self._measure(node, writing.room, source, prompts)
+                self._look(node, writing.room, source, self._read.of(source, node.spec))
 
-    def _measure(self, node: Node, room: Room, source: PromptSource, prompts: Sequence[Prompt]) -> None:
+    def _look(self, node: Node, room: Room | None, source: PromptSource, prompts: Sequence[Prompt]) -> None:
         from posttrain.stages.data.files import BadRows
 
-        try:
-            chat = StageReading(loaded=self._loaded, node=node, inputs={}).chat()
-        except InputError:
-            return
+        chat = self._chat(node) if room is not None and any(map(room.may_lack, prompts)) else None
         bad = BadRows(source, rows=len(prompts))
         for number, prompt in enumerate(prompts, 1):
-            if error := room.lacks(prompt, chat, f"{source.source}: row {number} ({prompt.id})"):
+            where = f"{source.source}: row {number} ({prompt.id})"
+            error = answered(prompt, where)
+            if error is None and room is not None and chat is not None:
+                error = room.lacks(prompt, chat, where)
+            if error:
                 told = DataError(f"{node.name}: {error.what}", where=error.where, fix=error.fix)
                 if isinstance(node.spec, Evaluate):  # it asks all or none
                     raise told
                 bad.rows -= 1
                 bad.met(told)
         bad.settle()
+
+    def _chat(self, node: Node) -> ChatFormat | None:
+        try:
+            return StageReading(loaded=self._loaded, node=node, inputs={}).chat()
+        except InputError:
+            return None
 
 
 def _writings(loaded: LoadedRecipe, node: Node) -> Iterator[Writing]:
@@ -97,6 +106,7 @@ def _writings(loaded: LoadedRecipe, node: Node) -> Iterator[Writing]:
     elif isinstance(spec, Grpo | Sample | Curate) or (isinstance(spec, Distill) and spec.stored is None):
         found = [(spec.model, spec.prompts, spec.sampling.max_tokens)]
     for model, sources, most in found:
-        limit = None if model is None else context_tokens(config_of(loaded, model), loaded.recipe.cluster.rollout)
-        if limit is not None and most is not None:
-            yield Writing(sources=sources, room=Room(max_tokens=most, limit=limit))
+        if model is None or model.source in NO_MODEL or most is None:
+            continue
+        limit = context_tokens(config_of(loaded, model), loaded.recipe.cluster.rollout)
+        yield Writing(sources=sources, room=None if limit is None else Room(max_tokens=most, limit=limit))

@@ -21,6 +21,8 @@ from posttrain.pipelines.ledger import Ledger, read_json
 from posttrain.pipelines.thresholds import Check, check_cells, parse_check
 
 Action = Literal["reuse", "resume", "continue", "run"]
+_SHORT = 40
+"""Characters of a value that is shown; hashes are longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,13 +218,26 @@ def _difference(recorded: Mapping[str, Any], key: StageKey) -> str:
         if theirs == ours:
             continue
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-            names = dict.fromkeys((*ours, *theirs))
-            changed += [
-                f"{part}.{name}" if part != "spec" else name for name in names if ours.get(name) != theirs.get(name)
-            ]
+            changed += _differences(theirs, ours, "" if part == "spec" else f"{part}.")
         else:
             changed.append(part)
     return ", ".join(changed) or "an input"
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], before: str) -> list[str]:
+    """Names of what differs, below `before`; with both values where they are numbers or words."""
+    found = []
+    for name in dict.fromkeys((*ours, *theirs)):
+        was, now = theirs.get(name), ours.get(name)
+        if was == now:
+            continue
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            found += _differences(was, now, f"{before}{name}.")
+        elif all(isinstance(value, int | float | str) and len(str(value)) <= _SHORT for value in (was, now)):
+            found.append(f"{before}{name} {was} -> {now}")
+        else:
+            found.append(f"{before}{name}")
+    return found
 
 
 def _checks(loaded: LoadedRecipe, dag: Mapping[str, Node]) -> tuple[Check, ...]:

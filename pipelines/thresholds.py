@@ -122,7 +122,8 @@ def check_cells(check: Check, suites: Mapping[str, Mapping[str, Iterable[str]]])
     """Refuse a check on what is never evaluated; `suites` is {stage: {suite: modes}}. Raises RecipeError."""
     for stage, suite, mode, metric in check.cells:
         if stage not in suites:
-            raise _refusal(check.text, f"stage {stage!r} isn't evaluated; {closest(stage, suites)}")
+            near = closest(stage, suites) if suites else "add it to evaluate.after"
+            raise _refusal(check.text, f"stage {stage!r} isn't evaluated; {near}")
         if suite not in suites[stage]:
             raise _refusal(check.text, f"{stage} has no suite {suite!r}; {closest(suite, suites[stage])}")
         modes = list(suites[stage][suite])

@@ -155,7 +155,7 @@ class Scorer:
                 if len(self._prompts) < ALL_FAILED:
                     self._prompts.add(prompt)
                 if failed and not self._first_error:
-                    self._first_error = score.detail
+                    self._first_error = f"prompt {prompt}: {score.detail}"
             rate = sum(self._failed) / max(1, len(self._failed))
             rows = len(self._failed)
             enough = rows >= MIN_ROWS if rate < 1 else len(self._prompts) >= ALL_FAILED or rows >= MANY

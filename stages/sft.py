@@ -37,6 +37,8 @@ def run(context: StageContext) -> StageResult:
     rows = sum(map(len, sources))
     if spec.epochs is not None:
         session.settle(steps_of(spec.epochs, rows, spec.batch_size))
+    if spec.batch_size > rows:
+        context.say(f"{context.name}: warning: each step takes some rows more than once: they are fewer than batch_size")
     tokens = sum(s.tokens for source in sources for s in source)
     context.say(f"{context.name}: {rows} rows, {tokens} tokens, {session.total} steps of {spec.batch_size}")
     for step in session.steps():

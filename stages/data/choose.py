@@ -11,6 +11,7 @@ from posttrain.types import Completion, Prompt, Score
 
 Pick = Literal["shortest", "first", "best"]
 SAME, OVER = "said before by another candidate", "not among the kept of its query"
+EMPTY = "an empty response"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +31,15 @@ def choose(
     pick: Pick = "shortest",
 ) -> Choice:
     """The `take` candidates that pass every filter: the shortest, the first sampled, or the best scored (of equals the
-    shortest). The same text counts once.
+    shortest). The same text counts once, and none isn't kept: nothing is learnt from it.
     """
     passed: list[tuple[Completion, Score]] = []
     dropped: dict[int, str] = {}
     for completion, score in candidates:
         reason = "not answered: " + completion.failure if completion.failure else None
         reason = reason or next((r for f in filters if (r := f(prompt, completion, score))), None)
+        if reason is None and not completion.last_turn.strip():
+            reason = EMPTY
         if reason is None and completion.text in [c.text for c, _ in passed]:
             reason = SAME
         if reason is not None:

@@ -1,4 +1,4 @@
-"""Prompts that leave their completions no room in a model's context, known before anything is written."""
+"""Prompts that a model can't answer, known before anything is written: too long for its context, answered already."""
 
 from __future__ import annotations
 
@@ -57,16 +57,27 @@ class Room:
         )
 
 
+def answered(prompt: Prompt, where: str) -> DataError | None:
+    """What is wrong with a prompt that ends with an assistant's turn, as a row of training data does."""
+    if prompt.messages[-1]["role"] != "assistant":
+        return None
+    return DataError(
+        "the prompt ends with an assistant's turn: it is answered already", where=where,
+        fix="leave that turn out of the prompt; rewards read columns beside it",
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A model that will answer, as far as lengths go."""
+    """A model that will answer, and what it can't."""
 
-    room: Room
+    room: Room | None
+    """None where the model's context isn't known."""
     chat: ChatFormat
 
     @classmethod
-    def of(cls, context: StageContext, model: ModelSource, max_tokens: int) -> Self | None:
-        """Of a stage's model; None where its context isn't known."""
+    def of(cls, context: StageContext, model: ModelSource, max_tokens: int) -> Self:
+        """Of a stage's model."""
         from transformers import AutoConfig
 
         from posttrain.stages.data.chat import open_chat
@@ -75,10 +86,11 @@ class Fit:
         path, source = model_path(context, model)
         config = AutoConfig.from_pretrained(path, revision=source.revision).get_text_config().to_dict()
         limit = context_tokens({**config, **(source.scratch or {})}, context.cluster.rollout)
-        if limit is None:
-            return None
-        return cls(room=Room(max_tokens=max_tokens, limit=limit), chat=open_chat(path, source.revision))
+        room = None if limit is None else Room(max_tokens=max_tokens, limit=limit)
+        return cls(room=room, chat=open_chat(path, source.revision))
 
-    def lacks(self, prompt: Prompt, where: str) -> DataError | None:
-        """What is wrong with a prompt that is too long."""
-        return self.room.lacks(prompt, self.chat, where)
+    def wrong(self, prompt: Prompt, where: str) -> DataError | None:
+        """Why the model can't answer a prompt."""
+        if error := answered(prompt, where):
+            return error
+        return None if self.room is None else self.room.lacks(prompt, self.chat, where)

@@ -329,10 +329,10 @@ def check_row(row: Row, source: PromptSource, where: str, *, kind: str, text: bo
 def load_all(
     context: Any, sources: Sequence[PromptSource], mode: str | None = None, fit: Fit | None = None
 ) -> list[list[Prompt]]:
-    """`load_prompts` for a stage, which says what was skipped; with `fit` the prompts that the model has room for.
+    """`load_prompts` for a stage, which says what was skipped; with `fit` the prompts that the model can answer.
 
     Raises:
-        DataError: as `load_prompts`; a prompt is too long, or all of a source are.
+        DataError: as `load_prompts`; a prompt is too long or answered already, or all of a source are.
     """
     bad = [BadRows(patient(context, source)) for source in sources]
     prompts = load_prompts(
@@ -350,14 +350,14 @@ def load_all(
 def _fitting(prompts: Sequence[Prompt], bad: BadRows, fit: Fit) -> list[Prompt]:
     found = []
     for number, prompt in enumerate(prompts, 1):
-        if error := fit.lacks(prompt, f"{bad.source.source}: row {number} ({prompt.id})"):
+        if error := fit.wrong(prompt, f"{bad.source.source}: row {number} ({prompt.id})"):
             bad.rows -= 1
             bad.met(error)
         else:
             found.append(prompt)
     bad.settle()
     if prompts and not found:
-        raise DataError("no prompt is short enough", where=bad.source.source, fix="lower sampling.max_tokens")
+        raise DataError(f"no prompt is left to answer; the first: {bad.errors[0].what}", where=bad.source.source)
     return found
 
 

@@ -34,7 +34,9 @@ class SuiteOverlap:
     """Some of the questions found, for a person to look at."""
 
     def __str__(self) -> str:
-        data = f"{self.in_data} in the run's data ({self.rows} rows compared)"
+        data = (
+            f"{self.in_data} in the run's data ({self.rows} rows compared)" if self.rows else "no data to compare with"
+        )
         if self.in_corpus is not None:
             data += f", {self.in_corpus} in the base's corpus ({self.documents} documents)"
         return f"{self.suite}: {self.questions} questions, {data}"

@@ -14,16 +14,24 @@ Row = dict[str, Any]
 
 MODES = (*get_args(Mode), "mixed")
 ROLES = ("system", "user", "assistant", "tool")
+SPEAKERS = {"human": "user", "gpt": "assistant", "observation": "tool"}
+"""ShareGPT's names; others are ours."""
+TURN = {"role", "content", "from", "value"}
+QUERIES = ("question", "query", "problem", "instruction", "input", "text")
+"""Columns of other data sets in which queries stand."""
 LONGEST_TEXT = 4 << 20
 """Characters of all turns together: see `files.LONGEST_LINE`."""
 
 
 def with_messages(row: Row) -> Row:
     """A row in the form that TRL and verl give theirs, as ours: a `prompt` of messages is `messages`, a `response` of
-    one assistant turn its text, or the last of them where it says more than text (its reasoning, tool calls).
+    one assistant turn its text, or the last of them where it says more than text (its reasoning, tool calls). Turns in
+    ShareGPT's form (`from`, `value`) have roles and contents.
     """
     if isinstance(row.get("prompt"), list) and row["prompt"] and row.get("messages") is None:
         row = {name: value for name, value in row.items() if name != "prompt"} | {"messages": row["prompt"]}
+    if isinstance(row.get("messages"), list) and any(isinstance(m, dict) and "from" in m for m in row["messages"]):
+        row = {**row, "messages": [_turn(message) for message in row["messages"]]}
     match row.get("response"):
         case [{"role": "assistant", **more} as turn]:
             if set(more) == {"content"} and isinstance(more["content"], str):
@@ -31,6 +39,13 @@ def with_messages(row: Row) -> Row:
             asked = row.get("messages") or [{"role": "user", "content": row.get("prompt")}]
             row = {name: value for name, value in row.items() if name != "response"} | {"messages": [*asked, turn]}
     return row
+
+
+def _turn(message: Any) -> Any:
+    if not isinstance(message, dict) or set(message) & {"role", "content"} or not {"from", "value"} <= set(message):
+        return message
+    left = {name: value for name, value in message.items() if name not in ("from", "value")}
+    return {"role": SPEAKERS.get(str(message["from"]), message["from"]), "content": message["value"], **left}
 
 
 def row_messages(row: Row, where: str) -> list[dict[str, Any]]:
@@ -51,7 +66,7 @@ def row_messages(row: Row, where: str) -> list[dict[str, Any]]:
             raise DataError(f"`prompt` {what}", where=where, fix="write it, or leave the row out")
         raise DataError(
             f"a row has neither `messages` nor `prompt`; its columns are {sorted(map(str, row))}", where=where,
-            fix="map them: columns: {prompt: question}",
+            fix=f"map them: columns: {_mapping(row)}",
         )  # fmt: skip
     if not isinstance(messages, list) or not messages:
         raise DataError("`messages` must be a non-empty list", where=where)
@@ -63,6 +78,14 @@ def row_messages(row: Row, where: str) -> list[dict[str, Any]]:
     if not any((m.get("content") or "").strip() for m in asked):
         raise DataError("an empty prompt: no turn but the assistant's says anything", where=where)
     return messages
+
+
+def _mapping(row: Row) -> str:
+    """What to write for the column that holds the query, as far as its values show."""
+    talks = [n for n, v in row.items() if isinstance(v, list) and v and isinstance(v[0], dict) and set(v[0]) & TURN]
+    if talks:
+        return f"{{messages: {talks[0]}}}"
+    return f"{{prompt: {next((name for name in QUERIES if name in row), 'COLUMN')}}}"
 
 
 def _check_message(message: Any, where: str) -> None:
@@ -108,6 +131,8 @@ def check_response(row: Row, messages: Sequence[Mapping[str, Any]], where: str) 
     elif messages[-1]["role"] != "assistant":
         fix = "map it: columns: {response: completion}" if "completion" in row else ""
         raise DataError("a training row needs a `response` or a last assistant turn", where=where, fix=fix)
+    elif not (messages[-1].get("content") or "").strip() and not messages[-1].get("tool_calls"):
+        raise DataError("the last turn is empty: nothing is learnt from it", where=where, fix="leave the row out")
 
 
 def check_document(row: Row, where: str) -> None:

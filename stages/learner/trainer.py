@@ -33,7 +33,7 @@ class PolicyTrainer:
         self._context, self._session = context, session
         self._spec: Grpo = context.spec
         self._band = None if self._spec.entropy is None else EntropyBand(control=self._spec.entropy)
-        self._alarmed = False
+        self._alarmed = self._flat = False
         if self._band is not None:
             session.keep("entropy", self._band.state, self._band.restore)
         self._load_frozen()
@@ -48,6 +48,7 @@ class PolicyTrainer:
             why = why_nothing(scored, cut=spec.mask_truncated)
             self._context.say(f"{self._context.name}: step {step + 1} has nothing to train on: {why}")
             return replace(found, metrics=metrics | {"loss": 0.0, "empty_step": 1.0})
+        self._say_if_flat(scored, samples, step)
         if spec.covariance is not None:
             samples, held = hold_back(samples, spec.covariance, seed)
             metrics["held_back_tokens"] = float(held)
@@ -132,6 +133,18 @@ class PolicyTrainer:
             ),
             drop_stale=spec.importance.drop_stale, temperature=spec.sampling.temperature,
         )  # fmt: skip
+
+    def _say_if_flat(self, scored: Sequence[ScoredGroup], samples: Sequence[Sample], step: int) -> None:
+        """Say that rewards teach nothing, once, and again only after they had."""
+        flat = not any(sample.advantage for sample in samples)
+        if flat and not self._flat:
+            answers = [completion for g in scored for completion in g.group.completions]
+            cut = sum(completion.finish_reason == "length" for completion in answers)
+            self._context.say(
+                f"{self._context.name}: warning: step {step + 1} learns nothing from rewards: all of a group's answers "
+                f"have the same; {cut} of {len(answers)} were cut at max_tokens {self._spec.sampling.max_tokens}"
+            )
+        self._flat = flat
 
     def _sound_alarm(self, metrics: dict[str, float], step: int) -> None:
         """Say once that engine and learner drifted apart, and again only after they had come together."""

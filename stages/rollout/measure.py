@@ -16,7 +16,7 @@ import numpy as np
 from posttrain.configs.schema import Curate, ModelSource, Sampling
 from posttrain.stages.context import StageContext
 from posttrain.stages.data.domains import domain_of
-from posttrain.stages.data.lengths import Fit
+from posttrain.stages.data.lengths import Fit, answered
 from posttrain.stages.data.load import derive_seed
 from posttrain.stages.data.query_judge import JUDGED, judged_domains, judged_verifiable
 from posttrain.stages.data.saved import Parts
@@ -29,7 +29,7 @@ BATCH = 256
 
 EASY = "answered correctly without thinking"
 TOO_HARD, TOO_EASY, NO_VERDICT = "too hard", "too easy", "no verdict"
-TOO_LONG = "too long for the model that answers"
+TOO_LONG, ANSWERED = "too long for the model that answers", "ends with an answer"
 
 Placed = tuple[int, Prompt]
 Values = list[Any]
@@ -113,11 +113,11 @@ def _without_thinking(
 def _fitting(
     context: StageContext, model: ModelSource, sampling: Sampling, prompts: Iterable[Placed], found: Measured
 ) -> Iterator[Placed]:
-    """The prompts that leave an answer room in the model's context; of the others it says so."""
+    """The prompts that the model can answer; of the others it says why not."""
     fit = Fit.of(context, model, sampling.max_tokens)
     for place, prompt in prompts:
-        if fit is not None and fit.lacks(prompt, ""):
-            found.reasons[place] = TOO_LONG
+        if fit.wrong(prompt, ""):
+            found.reasons[place] = ANSWERED if answered(prompt, "") else TOO_LONG
         else:
             yield place, prompt
 

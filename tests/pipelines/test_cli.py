@@ -63,7 +63,7 @@ def test_plan_says_what_and_why_as_json(runner: Any, posttrain: Any) -> None:
     plan = json.loads(done.stdout)
     actions = {stage["name"]: (stage["action"], stage["why"]) for stage in plan["stages"]}
     assert actions["cold"] == ("reuse", "done")
-    assert actions["rl"] == ("run", "changed: group_size")
+    assert actions["rl"] == ("run", "changed: group_size 8 -> 4")
     assert actions["fusion"] == ("run", "never run")
     assert plan["data"] == [
         {"stage": "eval-fusion", "from": "builtin:arithmetic", "rows": 1000,

@@ -1,4 +1,4 @@
-"""A file with a prompt that leaves its completion no room: what checks and stages make of it."""
+"""A file with a prompt that no model can answer, too long or answered: what checks and stages make of it."""
 
 from __future__ import annotations
 
@@ -42,6 +42,18 @@ def test_a_few_may_be_skipped_before_the_run_as_in_it(run: Callable[[Path], tupl
 def test_more_than_a_source_may_skip_are_told_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 of 2 rows are malformed or too long.*rl: a prompt of \d+ tokens"):
         check(recipe(tmp_path, RL.format(SKIPPING.replace("0.5", "0.4"), SHORT)))
+
+
+@pytest.mark.parametrize("kind", ["grpo", "sample", "distill"])
+def test_training_data_are_no_prompts(tmp_path: Path, kind: str) -> None:
+    path = recipe(tmp_path, f"  x: {{kind: {kind}, model: base, prompts: rows.jsonl, OF, {SHORT}}}\n")
+    own = {"grpo": "rewards: math", "sample": "n: 1", "distill": "teacher: base"}[kind]
+    path.write_text(path.read_text().replace("OF", own))
+    done = {"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}], "answer": "2"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(done) + "\n")
+    with pytest.raises(DataError, match=r"x: the prompt ends with an assistant's turn.*") as told:
+        check(path)
+    assert str(told.value.where).startswith("rows.jsonl: row 1")
 
 
 def test_an_evaluation_asks_all_or_none(tmp_path: Path) -> None:

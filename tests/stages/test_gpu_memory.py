@@ -61,7 +61,7 @@ def test_a_stage_has_its_steps_highest_peak() -> None:
         spec=SimpleNamespace(steps=9, checkpoint_every=0, max_skipped=3), progress=SimpleNamespace(advance=print),
         metrics=SimpleNamespace(write=print), stop_requested=lambda: False,
     )  # fmt: skip
-    session = TrainingSession(context=context, learner=None, chat=None, path="", source=None)  # type: ignore[arg-type]
+    session = TrainingSession(context=context, learner=None, chat=None, path="", source=None, total=100)  # type: ignore[arg-type]
     for number, peak in enumerate((2.0, 7.0, 3.0)):
         session.end_step(number, {"tokens": 5.0, "gpu_peak_gib": peak})
     session.end_step(3, {"tokens": 5.0})

@@ -265,7 +265,7 @@ def test_a_kl_in_the_reward_is_summed_over_the_completion() -> None:
 
 def session(tmp_path: Path, said: list[str], **fields: Any) -> TrainingSession:
     context = SimpleNamespace(name="rl", spec=spec(**fields), dir=tmp_path, say=said.append)
-    return TrainingSession(context=context, learner=None, chat=None, path="", source=None)  # type: ignore[arg-type]
+    return TrainingSession(context=context, learner=None, chat=None, path="", source=None, total=100)  # type: ignore[arg-type]
 
 
 def test_steps_without_effect_end_the_run_only_in_a_row(tmp_path: Path) -> None:
@@ -278,6 +278,19 @@ def test_steps_without_effect_end_the_run_only_in_a_row(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"3 steps in a row") as caught:
         running._count_skipped(6, {"skipped_step": 1.0})
     assert "step-000040" in str(caught.value)
+
+
+def test_a_stretch_of_steps_that_teach_nothing_is_told_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    trainer = PolicyTrainer.__new__(PolicyTrainer)
+    trainer._context = SimpleNamespace(name="rl", say=said.append)  # type: ignore[assignment]
+    trainer._spec, trainer._flat = spec(), False
+    ids, mask = np.arange(4), np.ones(4, np.float32)
+    for step, advantage in enumerate([0.0, 0.0, 0.7, 0.0]):
+        samples = [Sample(ids=ids, loss_mask=mask, advantage=a) for a in (0.0, advantage)]
+        trainer._say_if_flat([group([1.0, 1.0], finish="length")], samples, step)
+    assert [line.split(":")[2].split()[1] for line in said] == ["1", "4"]
+    assert "2 of 2 were cut at max_tokens 64" in said[0]
 
 
 def test_the_mismatch_alarm_speaks_once_a_time(tmp_path: Path) -> None:

@@ -58,8 +58,15 @@ def test_more_than_the_cap_are_an_error(tmp_path: Path) -> None:
 
 
 def test_a_source_of_long_prompts_alone_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no prompt is short enough"):
+    with pytest.raises(DataError, match="no prompt is left to answer; the first: a prompt of"):
         fitting(tmp_path, [LONG], on_bad_row="skip", max_bad_share=1)
+
+
+def test_a_row_of_training_data_is_no_prompt(tmp_path: Path) -> None:
+    done = {"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]}
+    with pytest.raises(DataError, match=r"row 2 .*: the prompt ends with an assistant's turn"):
+        fitting(tmp_path, [SHORT, done])
+    assert len(fitting(tmp_path, [SHORT, done], on_bad_row="skip", max_bad_share=0.5)[0]) == 1
 
 
 def test_another_stages_are_skipped_since_nobody_can_mend_them(tmp_path: Path) -> None:
