@@ -52,6 +52,15 @@ class TrainingStage(StageBase):
     )
 
 
+class Validation(Strict):
+    """Rows whose loss is taken while a stage trains, and which it learns nothing from."""
+
+    data: tuple[DataSource, ...] = Field(min_length=1)
+    every: int = Field(10, ge=1, description="steps; and behind the last one")
+
+    _sources = field_validator("data", mode="before")(StageBase._sources.__func__)  # type: ignore[attr-defined]
+
+
 class Sft(TrainingStage):
     """Supervised fine-tuning on a weighted mixture: cold start, fusion, off-policy distillation."""
 
@@ -73,6 +82,8 @@ class Sft(TrainingStage):
     )
     text: bool = Field(False, description="plain documents (column `text`), loss on every token: pre-training")
 
+    validation: Validation | None = Field(None, description="held-out rows; their loss is `validation_loss`")
+
     @model_validator(mode="before")
     @classmethod
     def _one_length(cls, data: Any) -> Any:
@@ -84,6 +95,8 @@ class Sft(TrainingStage):
     def _as_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = handler(self)
         del found["steps" if self.epochs is not None else "epochs"]
+        if self.validation is None:
+            del found["validation"]
         return found
 
 

@@ -24,6 +24,7 @@ from posttrain.configs.schema import (
     PromptSource,
     Recipe,
     RewardUse,
+    Sft,
     Stage,
 )
 from posttrain.errors import InputError, RecipeError
@@ -121,6 +122,9 @@ def sources(spec: Stage) -> Iterator[tuple[Path_, ModelSource | PromptSource]]:
     if (watch := getattr(spec, "watch", None)) is not None:
         for index, source in enumerate(watch.prompts):
             yield ("watch", "prompts", index), source
+    if isinstance(spec, Sft) and spec.validation is not None:
+        for index, source in enumerate(spec.validation.data):
+            yield ("validation", "data", index), source
     for at, use in reward_uses(spec):
         if use.judge is not None and use.judge.source is not None:
             yield (*at, "judge"), judge_source(use.judge)

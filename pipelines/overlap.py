@@ -99,7 +99,7 @@ class _Reader:
                 continue
             for (field, *_), source in sources(stage.node.spec):
                 if (
-                    field not in ("exclude", "held_out", "watch")
+                    field not in ("exclude", "held_out", "watch", "validation")
                     and isinstance(source, PromptSource)
                     and not self._is_stage(source)
                 ):

@@ -99,7 +99,7 @@ def check_lengths(loaded: LoadedRecipe, node: Node) -> dict[str, int]:
     reading = StageReading(loaded=loaded, node=node, inputs={})
     found: dict[str, int] = {}
     chat: ChatFormat | None = None
-    for source in spec.data:
+    for source in (*spec.data, *(spec.validation.data if spec.validation else ())):
         if source.source in stages:
             continue
         long = _long(reading, source, spec.max_length)

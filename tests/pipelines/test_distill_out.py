@@ -12,6 +12,7 @@ from posttrain.errors import InputError
 from posttrain.folders import copy_whole
 from posttrain.pipelines import run
 from posttrain.pipelines.cli import app
+from posttrain.pipelines.compose import distillation
 
 ASKED = ["distill", "--teacher", "builtin:tiny", "--student", "builtin:tiny-mini", "--prompts", "builtin:arithmetic"]
 
@@ -44,6 +45,19 @@ def test_a_run_that_did_not_end_well_leaves_no_student(
     result, out = call(tmp_path, code, monkeypatch)
     assert result.exit_code == code
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "flagged"), [("mixed", "mixed"), ("think", "mixed"), ("default", None), ("closed", None)]
+)
+def test_a_teacher_without_flags_is_asked_without_and_so_is_the_student(mode: str, flagged: str | None) -> None:
+    made = distillation(
+        "builtin:tiny", "builtin:tiny-mini", "builtin:arithmetic", steps=1, off_policy_steps=1, max_tokens=4,
+        verify=False, mode=mode,
+    ).recipe.stages  # fmt: skip
+    asked = [made[name].prompts[0].mode for name in ("teacher_responses", "on_policy")]  # type: ignore[union-attr]
+    assert asked == [mode, mode]
+    assert made["off_policy"].data[0].flag == flagged  # type: ignore[union-attr]
 
 
 def test_a_folder_with_something_in_it_is_refused_before_anything_runs(

@@ -57,6 +57,14 @@ def test_the_wanted_ones_of_those_that_pass_are_kept(pick: str, kept: list[str])
     assert len(choice.kept) + len(choice.dropped) == 5
 
 
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_empty_response_is_none_whatever_the_filters_say(text: str) -> None:
+    candidates = [(completion(text), Score(value=1.0)), (completion("2", 1), Score(value=0.0))]
+    choice = choose(Prompt(id="p", messages=()), candidates, [], take=2)
+    assert [c.text for c in choice.kept] == ["2"]
+    assert choice.dropped == {0: "an empty response"}
+
+
 def test_a_candidate_that_was_never_answered_is_no_wrong_answer() -> None:
     lost = replace(completion("", 0), failure="status 500")
     choice = choose(ASKED, [(lost, Score(value=None, status="infra_error"))], [], take=1)
