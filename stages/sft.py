@@ -47,6 +47,7 @@ def run(context: StageContext) -> StageResult:
         started = time.monotonic()
         metrics = session.learner.step(schedule.batch(step), CrossEntropy(), step=step, micro_tokens=spec.micro_tokens)
         metrics["seconds_train"] = time.monotonic() - started
+        metrics["epoch"] = (step + 1) * spec.batch_size / rows
         note = f"loss {metrics['loss']:.3f}"
         if spec.validation and ((step + 1) % spec.validation.every == 0 or step + 1 == session.total):
             metrics["validation_loss"] = loss_of(held_out, session.learner, spec.micro_tokens)
