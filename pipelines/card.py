@@ -48,7 +48,7 @@ def model_card(loaded: LoadedRecipe, stage: StagePlan, result: StageResult) -> s
         "parent": ancestors[-2],
         "lineage": " > ".join(ancestors),
         **({"epochs": f"{epochs:g}"} if (epochs := getattr(spec, "epochs", None)) else {}),
-        "steps": f"{result.metrics.get('steps', spec.steps):g}",
+        "steps": int(result.metrics.get("steps", spec.steps)),
         "seed": recipe.seed if spec.seed is None else spec.seed,
         "optimizer": f"AdamW, learning rate {optimizer.lr:g}, {optimizer.schedule}, warm-up {optimizer.warmup} steps",
         "weights": "LoRA, merged" if spec.lora else "full",

@@ -72,7 +72,7 @@ class PromptLengths:
         from posttrain.stages.data.files import BadRows
 
         chat = self._chat(node) if room is not None and any(map(room.may_lack, prompts)) else None
-        bad = BadRows(source, rows=len(prompts))
+        bad = BadRows(source, rows=len(prompts), skipped=self._read.skipped(source, node.spec))
         for number, prompt in enumerate(prompts, 1):
             where = f"{source.source}: row {number} ({prompt.id})"
             error = answered(prompt, where)
@@ -105,8 +105,11 @@ def _writings(loaded: LoadedRecipe, node: Node) -> Iterator[Writing]:
         ]
     elif isinstance(spec, Grpo | Sample | Curate) or (isinstance(spec, Distill) and spec.stored is None):
         found = [(spec.model, spec.prompts, spec.sampling.max_tokens)]
+    if isinstance(spec, Grpo) and spec.watch is not None:
+        found.append((spec.model, spec.watch.prompts, spec.sampling.max_tokens))
     for model, sources, most in found:
-        if model is None or model.source in NO_MODEL or most is None:
+        if model is not None and model.source in NO_MODEL:
             continue
-        limit = context_tokens(config_of(loaded, model), loaded.recipe.cluster.rollout)
-        yield Writing(sources=sources, room=None if limit is None else Room(max_tokens=most, limit=limit))
+        limit = context_tokens(config_of(loaded, model), loaded.recipe.cluster.rollout) if model and most else None
+        room = None if limit is None or most is None else Room(max_tokens=most, limit=limit)
+        yield Writing(sources=sources, room=room)

@@ -21,8 +21,6 @@ from posttrain.pipelines.ledger import Ledger, read_json
 from posttrain.pipelines.thresholds import Check, check_cells, parse_check
 
 Action = Literal["reuse", "resume", "continue", "run"]
-_SHORT = 40
-"""Characters of a value that is shown; hashes are longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +197,7 @@ def _only_more_steps(recorded: Mapping[str, Any], key: StageKey, loaded: LoadedR
     theirs = {**recorded, "spec": {**spec, name: None}}
     ours = {**key.payload, "spec": {**key.payload["spec"], name: None}}
     same = all(theirs.get(part) == ours[part] for part in ours)
-    was, now = spec.get(name), key.payload["spec"][name]
+    was, now = spec.get(name), getattr(node.spec, name)  # the payload's may be a reference to the environment
     learner = loaded.recipe.cluster.learner
     same_shards = (recorded.get("ranks"), recorded.get("zero")) == (learner.workers, learner.stage)
     return same and same_shards and isinstance(was, int | float) and was < now
@@ -225,15 +223,15 @@ def _difference(recorded: Mapping[str, Any], key: StageKey) -> str:
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], before: str) -> list[str]:
-    """Names of what differs, below `before`; with both values where they are numbers or words."""
+    """Names of what differs, below `before`; with both values where they are numbers. Words may be secrets."""
     found = []
     for name in dict.fromkeys((*ours, *theirs)):
         was, now = theirs.get(name), ours.get(name)
-        if was == now:
+        if was == now and (name in ours) == (name in theirs):
             continue
         if isinstance(was, Mapping) and isinstance(now, Mapping):
             found += _differences(was, now, f"{before}{name}.")
-        elif all(isinstance(value, int | float | str) and len(str(value)) <= _SHORT for value in (was, now)):
+        elif isinstance(was, int | float) and isinstance(now, int | float):
             found.append(f"{before}{name} {was} -> {now}")
         else:
             found.append(f"{before}{name}")

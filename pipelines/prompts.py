@@ -20,17 +20,31 @@ class Prompts:
     def __init__(self, loaded: LoadedRecipe) -> None:
         self._loaded = loaded
         self._kept: OrderedDict[str, list[Prompt]] = OrderedDict()
+        self._bad: dict[str, int] = {}
 
     def of(self, source: PromptSource, spec: object) -> list[Prompt]:
         """The prompts of a source of a stage with `spec`. Raises DataError as `load_prompts`."""
+        from posttrain.stages.data.files import BadRows
         from posttrain.stages.data.load import load_prompts
 
-        if isinstance(spec, Curate):
-            source = source.model_copy(update={"n": min(source.n or TRIED, TRIED)})
+        source = _tried(source, spec)
         name = repr(source)
         if name not in self._kept:
-            (self._kept[name],) = load_prompts([source], recipe_dir=self._loaded.recipe_dir, inputs={}, seed=0)
+            bad = BadRows(source)
+            folder = self._loaded.recipe_dir
+            (self._kept[name],) = load_prompts([source], recipe_dir=folder, inputs={}, seed=0, bad=[bad])
+            self._bad[name] = bad.skipped
         self._kept.move_to_end(name)
         while len(self._kept) > 1 and sum(map(len, self._kept.values())) > _KEPT:
             self._kept.popitem(last=False)
         return self._kept[name]
+
+    def skipped(self, source: PromptSource, spec: object) -> int:
+        """How many malformed rows were left out of what `of` gave."""
+        return self._bad.get(repr(_tried(source, spec)), 0)
+
+
+def _tried(source: PromptSource, spec: object) -> PromptSource:
+    if not isinstance(spec, Curate):
+        return source
+    return source.model_copy(update={"n": min(source.n or TRIED, TRIED)})

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -17,14 +16,10 @@ from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import DataSource, ModelSource, Sft
 from posttrain.errors import InputError
 from posttrain.pipelines.dag import Node
+from posttrain.stages.data.lengths import most_tokens
 
 if TYPE_CHECKING:
     from posttrain.stages.data.chat import ChatFormat
-
-_FRAME = 64
-"""More tokens than the template puts around a turn."""
-_TOOLS = 1024
-"""More than it says of tools as such."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +114,7 @@ def _long(reading: StageReading, source: DataSource, most: int) -> bool:
 
 def _bytes(row: Mapping[str, Any]) -> int:
     turns = row.get("messages") or [{"content": row.get("prompt")}]
-    said = json.dumps([turns, row.get("response"), row.get("tools")], ensure_ascii=False, default=str)
-    return len(said.encode("utf-8", "replace")) + _FRAME * (len(turns) + 2) + (_TOOLS if row.get("tools") else 0)
+    return most_tokens([*turns, {"content": row.get("response")}], row.get("tools"))
 
 
 def _rows(reading: StageReading, source: DataSource) -> Iterator[tuple[dict[str, Any], str]]:

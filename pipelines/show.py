@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -122,7 +123,7 @@ def _print_rows(console: Console, header: Sequence[str], rows: Sequence[Sequence
     if console.is_terminal:
         table = Table(*header)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         console.print(table)
         return
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]

@@ -13,6 +13,7 @@ import numpy as np
 
 from posttrain.configs.schema import Evaluate, Suite
 from posttrain.stages.context import StageContext, StageResult
+from posttrain.stages.data.lengths import Fit
 from posttrain.stages.data.load import derive_seed, load_prompts
 from posttrain.stages.data.store import write_rows
 from posttrain.stages.dialogue import follow, follow_rows
@@ -61,7 +62,14 @@ def _prompts(context: StageContext, suite: Suite) -> list[Prompt]:
     sources = load_prompts(
         suite.prompts, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=derive_seed("suite", suite.name)
     )
-    return [p for source in sources for p in source]
+    prompts = [p for source in sources for p in source]
+    made = any(source.source in context.inputs for source in suite.prompts)  # others were checked before the run
+    if made and suite.measure != "mode_following":  # a dialogue's turns share a room
+        fit = Fit.of(context, context.spec.model, suite.sampling.max_tokens)
+        for prompt in prompts:
+            if error := fit.wrong(prompt, f"suite {suite.name}: {prompt.id}"):
+                raise error
+    return prompts
 
 
 def with_mode(prompts: Sequence[Prompt], mode: Mode) -> list[Prompt]:

@@ -188,8 +188,9 @@ def _writer(spec: Sample) -> str | None:
 
 def _prompts(context: StageContext, spec: Sample) -> Iterator[Prompt]:
     """The prompts, each with the place that it comes from in the column `origin`, unless an earlier stage said so."""
-    written = spec.model is not None and _writer(spec) is None
-    fit = Fit.of(context, spec.model, spec.sampling.max_tokens) if written and spec.model is not None else None
+    fit = None if _writer(spec) else Fit()  # of a model at an endpoint no more is known
+    if fit and spec.model is not None:
+        fit = Fit.of(context, spec.model, spec.sampling.max_tokens)
     for source, prompts in zip(spec.prompts, load_all(context, spec.prompts, spec.mode, fit), strict=True):
         for prompt in prompts:
             columns = {"origin": f"{source.source}#{prompt.id}", **prompt.columns}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from posttrain.configs.schema import ModelSource, RolloutCluster
-from posttrain.errors import DataError
+from posttrain.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from posttrain.stages.context import StageContext
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 
 _FRAME = 64
 """More tokens than a template puts around a turn."""
+_TOOLS = 1024
+"""More than it says of tools as such."""
+
+
+def most_tokens(turns: Sequence[Mapping[str, Any]], tools: Any) -> int:
+    """At least as many as a conversation has: a text has no more tokens than bytes."""
+    said = json.dumps([turns, tools], ensure_ascii=False, default=str)
+    return len(said.encode("utf-8", "replace")) + _FRAME * (len(turns) + 1) + (_TOOLS if tools else 0)
 
 
 def context_tokens(config: Mapping[str, Any], rollout: RolloutCluster) -> int | None:
@@ -40,11 +49,8 @@ class Room:
     limit: int
 
     def may_lack(self, prompt: Prompt) -> bool:
-        """Whether to ask a tokenizer: a text has no more tokens than bytes, and most prompts are short."""
-        said = [str(message.get("content") or "") for message in prompt.messages]
-        said += [repr(tool) for tool in prompt.columns.get("tools") or ()]
-        size = sum(len(text.encode("utf-8", "replace")) + _FRAME for text in said)
-        return size > self.limit - self.max_tokens
+        """Whether to ask a tokenizer: most prompts are short."""
+        return most_tokens(prompt.messages, prompt.columns.get("tools")) > self.limit - self.max_tokens
 
     def lacks(self, prompt: Prompt, chat: ChatFormat, where: str) -> DataError | None:
         """What is wrong with a prompt that is too long."""
@@ -59,7 +65,7 @@ class Room:
 
 def answered(prompt: Prompt, where: str) -> DataError | None:
     """What is wrong with a prompt that ends with an assistant's turn, as a row of training data does."""
-    if prompt.messages[-1]["role"] != "assistant":
+    if prompt.messages[-1].get("role") != "assistant":
         return None
     return DataError(
         "the prompt ends with an assistant's turn: it is answered already", where=where,
@@ -71,20 +77,24 @@ def answered(prompt: Prompt, where: str) -> DataError | None:
 class Fit:
     """A model that will answer, and what it can't."""
 
-    room: Room | None
+    room: Room | None = None
     """None where the model's context isn't known."""
-    chat: ChatFormat
+    chat: ChatFormat | None = None
 
     @classmethod
     def of(cls, context: StageContext, model: ModelSource, max_tokens: int) -> Self:
-        """Of a stage's model."""
+        """Of a stage's model. Raises InputError if it has no config."""
         from transformers import AutoConfig
 
         from posttrain.stages.data.chat import open_chat
         from posttrain.stages.data.models import model_path
 
         path, source = model_path(context, model)
-        config = AutoConfig.from_pretrained(path, revision=source.revision).get_text_config().to_dict()
+        try:
+            config = AutoConfig.from_pretrained(path, revision=source.revision).get_text_config().to_dict()
+        except OSError as error:
+            first = str(error).splitlines()[0]
+            raise InputError(f"can't read the model's config: {first}", where=path) from None
         limit = context_tokens({**config, **(source.scratch or {})}, context.cluster.rollout)
         room = None if limit is None else Room(max_tokens=max_tokens, limit=limit)
         return cls(room=room, chat=open_chat(path, source.revision))
@@ -93,4 +103,4 @@ class Fit:
         """Why the model can't answer a prompt."""
         if error := answered(prompt, where):
             return error
-        return None if self.room is None else self.room.lacks(prompt, self.chat, where)
+        return None if self.room is None or self.chat is None else self.room.lacks(prompt, self.chat, where)

@@ -16,7 +16,7 @@ MODES = (*get_args(Mode), "mixed")
 ROLES = ("system", "user", "assistant", "tool")
 SPEAKERS = {"human": "user", "gpt": "assistant", "observation": "tool"}
 """ShareGPT's names; others are ours."""
-TURN = {"role", "content", "from", "value"}
+TURNS = ({"role", "content"}, {"from", "value"})
 QUERIES = ("question", "query", "problem", "instruction", "input", "text")
 """Columns of other data sets in which queries stand."""
 LONGEST_TEXT = 4 << 20
@@ -82,7 +82,8 @@ def row_messages(row: Row, where: str) -> list[dict[str, Any]]:
 
 def _mapping(row: Row) -> str:
     """What to write for the column that holds the query, as far as its values show."""
-    talks = [n for n, v in row.items() if isinstance(v, list) and v and isinstance(v[0], dict) and set(v[0]) & TURN]
+    lists = {n: v for n, v in row.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
+    talks = [n for n, v in lists.items() if any(turn <= set(v[0]) for turn in TURNS)]
     if talks:
         return f"{{messages: {talks[0]}}}"
     return f"{{prompt: {next((name for name in QUERIES if name in row), 'COLUMN')}}}"

@@ -22,6 +22,8 @@ from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.rollout.collect import ScoredGroup
 from posttrain.types import Sample
 
+ROUNDING = 1e-6
+"""An advantage below it is a mean's rounding."""
 SUMS = ("tokens", "packed_tokens")
 """Of a step's minibatches these are added up; everything else is averaged."""
 
@@ -136,7 +138,7 @@ class PolicyTrainer:
 
     def _say_if_flat(self, scored: Sequence[ScoredGroup], samples: Sequence[Sample], step: int) -> None:
         """Say that rewards teach nothing, once, and again only after they had."""
-        flat = not any(sample.advantage for sample in samples)
+        flat = all(abs(sample.advantage) < ROUNDING for sample in samples)
         if flat and not self._flat:
             answers = [completion for g in scored for completion in g.group.completions]
             cut = sum(completion.finish_reason == "length" for completion in answers)

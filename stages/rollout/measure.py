@@ -102,7 +102,7 @@ def _without_thinking(
     assert asked is not None
     model = asked.model or spec.model
     assert model is not None
-    fitting = _fitting(context, model, asked.sampling, left(), found)
+    fitting = _fitting(context, model, asked.sampling, left(), found, asked.mode)
     for place, rate in _rates(
         context, spec, model, fitting, "without thinking", n=asked.n, sampling=asked.sampling, mode=asked.mode
     ):
@@ -111,12 +111,17 @@ def _without_thinking(
 
 
 def _fitting(
-    context: StageContext, model: ModelSource, sampling: Sampling, prompts: Iterable[Placed], found: Measured
+    context: StageContext,
+    model: ModelSource,
+    sampling: Sampling,
+    prompts: Iterable[Placed],
+    found: Measured,
+    mode: Mode | None = None,
 ) -> Iterator[Placed]:
     """The prompts that the model can answer; of the others it says why not."""
     fit = Fit.of(context, model, sampling.max_tokens)
     for place, prompt in prompts:
-        if fit.wrong(prompt, ""):
+        if fit.wrong(replace(prompt, mode=mode) if mode else prompt, ""):
             found.reasons[place] = ANSWERED if answered(prompt, "") else TOO_LONG
         else:
             yield place, prompt

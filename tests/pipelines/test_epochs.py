@@ -68,6 +68,17 @@ def test_more_epochs_go_on_behind_the_last_step(run: Callable[[Path], tuple[int,
     assert [text.count("\n") for text in (before, metrics.read_text())] == [3, 5]
 
 
+def test_a_reference_says_how_many_more(
+    run: Callable[[Path], tuple[int, str]], recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = RECIPE.split("  steps:")[0].replace("epochs: 1.5", "steps: 2\n    checkpoint_every: 2")
+    recipe.write_text(stage.replace("linear", "constant"))
+    assert run(recipe)[0] == 0
+    monkeypatch.setenv("HOW_MANY", "4")
+    (planned,) = make_plan(load_recipe(recipe, ["stages.passes.steps=${HOW_MANY}"]), recipe.parent / "run").stages
+    assert (planned.action, planned.why) == ("continue", "steps raised from 2")
+
+
 @pytest.mark.parametrize("steps", [7, 100])
 def test_both_in_one_place_are_refused(recipe: Path, steps: int) -> None:
     """Also if the steps are those that a stage has anyway."""

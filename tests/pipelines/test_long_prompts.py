@@ -44,6 +44,23 @@ def test_more_than_a_source_may_skip_are_told_before_the_run(tmp_path: Path) -> 
         check(recipe(tmp_path, RL.format(SKIPPING.replace("0.5", "0.4"), SHORT)))
 
 
+def test_malformed_and_long_rows_count_together_before_the_run_too(tmp_path: Path) -> None:
+    path = recipe(tmp_path, RL.format(SKIPPING, SHORT))
+    lines = ['{"prompt": ', *[json.dumps({"prompt": "1+1?", "answer": "2"})] * 2]
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write("\n".join(lines) + "\n")
+    check(path)  # 2 of 5
+    path.write_text(path.read_text().replace("max_bad_share: 0.5", "max_bad_share: 0.3"))
+    with pytest.raises(DataError, match="2 of 5 rows are malformed or too long"):
+        check(path)
+
+
+def test_questions_of_a_watch_are_looked_at_too(tmp_path: Path) -> None:
+    path = recipe(tmp_path, RL.format("builtin:arithmetic", SHORT + ", watch: {prompts: rows.jsonl}"))
+    with pytest.raises(DataError, match=r"rl: a prompt of \d+ tokens"):
+        check(path)
+
+
 @pytest.mark.parametrize("kind", ["grpo", "sample", "distill"])
 def test_training_data_are_no_prompts(tmp_path: Path, kind: str) -> None:
     path = recipe(tmp_path, f"  x: {{kind: {kind}, model: base, prompts: rows.jsonl, OF, {SHORT}}}\n")

@@ -85,6 +85,23 @@ def test_bytes_never_call_a_prompt_short_that_is_long(prompt: str, tokenizer: An
     assert Room(max_tokens=0, limit=tokens).lacks(asked, ChatFormat(tokenizer), "here") is None
 
 
+@pytest.mark.parametrize("where", ["tool_calls", "reasoning_content", "tools"])
+def test_what_a_template_writes_beside_contents_counts(tokenizer: Any, where: str) -> None:
+    from posttrain.stages.data.chat import ChatFormat
+
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": "1+1 " * 900}}}
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "2"}, {"role": "user", "content": "?"}]
+    if where == "tools":
+        tool = {"type": "function", "function": {"name": "f", "description": "1+1 " * 900, "parameters": {}}}
+        asked = Prompt(id="p", messages=tuple(turns), columns={"tools": [tool]})
+    else:
+        turns[1] = {**turns[1], where: [call] if where == "tool_calls" else "1+1 " * 900}
+        asked = Prompt(id="p", messages=(*turns[:2], {"role": "tool", "content": "2"}))
+    tokens = len(ChatFormat(tokenizer).prompt_ids(asked))
+    assert tokens > 900
+    assert Room(max_tokens=0, limit=tokens - 1).lacks(asked, ChatFormat(tokenizer), "here") is not None
+
+
 def test_a_worker_may_be_given_less_than_the_model_has() -> None:
     config = {"max_position_embeddings": 40960}
     assert context_tokens(config, RolloutCluster()) == 40960

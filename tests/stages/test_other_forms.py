@@ -46,6 +46,7 @@ def test_a_turn_that_is_nobodys_is_told(tmp_path: Path, turn: dict[str, Any]) ->
         ({"chat": [{"role": "user", "content": "x"}]}, "{messages: chat}"),
         ({"answer": "2", "question": "1+1?"}, "{prompt: question}"),
         ({"a": [1], "b": "x"}, "{prompt: COLUMN}"),
+        ({"images": [{"value": 1}], "conversations": SHAREGPT}, "{messages: conversations}"),
     ],
 )
 def test_a_column_that_could_be_meant_is_named(tmp_path: Path, row: dict[str, Any], mapping: str) -> None:
