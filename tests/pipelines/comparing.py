@@ -22,6 +22,7 @@ from posttrain.pipelines.keys import Hashes
 from posttrain.pipelines.run import run_recipe
 from posttrain.stages import evaluate
 from posttrain.stages.context import StageContext, StageResult
+from posttrain.stages.data.models import builtin_path
 from posttrain.stages.data.store import read_rows, write_rows
 from posttrain.stages.rollout.collect import ScoredGroup
 from posttrain.types import Completion, Group, Prompt, Score
@@ -153,6 +154,10 @@ class Runs:
                 write_rows(context.artifact_dir, [json.loads(line) for line in self.data.splitlines()])
                 return StageResult(kind="data")
             (context.artifact_dir / "result.txt").write_text(context.name)
+            if self.data:  # a stage's questions are measured by the model's tokenizer
+                tiny = Path(str(builtin_path("builtin:tiny")))
+                for file in (*tiny.glob("*.json"), *tiny.glob("*.jinja")):
+                    shutil.copy(file, context.artifact_dir)
             return StageResult(kind="model", metrics={"loss": 0.5, "reward": self.reward})
 
         with (self.folder / "printed.txt").open("w") as file:
