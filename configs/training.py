@@ -81,7 +81,6 @@ class Sft(TrainingStage):
         "is in use; or all in one sample, think blocks kept",
     )
     text: bool = Field(False, description="plain documents (column `text`), loss on every token: pre-training")
-
     validation: Validation | None = Field(None, description="held-out rows; their loss is `validation_loss`")
 
     @model_validator(mode="before")

@@ -14,7 +14,7 @@ from posttrain.pipelines.dag import Node
 from posttrain.pipelines.estimate import config_of
 from posttrain.pipelines.prompts import Prompts
 from posttrain.pipelines.reading import StageReading
-from posttrain.stages.data.lengths import Room, answered, context_tokens
+from posttrain.stages.data.lengths import Fit, Room, context_tokens
 
 if TYPE_CHECKING:
     from posttrain.stages.data.chat import ChatFormat
@@ -71,20 +71,15 @@ class PromptLengths:
     def _look(self, node: Node, room: Room | None, source: PromptSource, prompts: Sequence[Prompt]) -> None:
         from posttrain.stages.data.files import BadRows
 
-        chat = self._chat(node) if room is not None and any(map(room.may_lack, prompts)) else None
-        bad = BadRows(source, rows=len(prompts), skipped=self._read.skipped(source, node.spec))
-        for number, prompt in enumerate(prompts, 1):
-            where = f"{source.source}: row {number} ({prompt.id})"
-            error = answered(prompt, where)
-            if error is None and room is not None and chat is not None:
-                error = room.lacks(prompt, chat, where)
-            if error:
-                told = DataError(f"{node.name}: {error.what}", where=error.where, fix=error.fix)
-                if isinstance(node.spec, Evaluate):  # it asks all or none
-                    raise told
-                bad.rows -= 1
-                bad.met(told)
-        bad.settle()
+        fit = Fit(room=room, chat=self._chat(node) if room is not None and any(map(room.may_lack, prompts)) else None)
+        try:
+            if isinstance(node.spec, Evaluate):  # it asks all or none
+                fit.check(prompts, source.source)
+            else:
+                skipped = self._read.skipped(source, node.spec)
+                fit.answerable(prompts, BadRows(source, rows=len(prompts), skipped=skipped))
+        except DataError as error:
+            raise DataError(f"{node.name}: {error.what}", where=error.where, fix=error.fix) from None
 
     def _chat(self, node: Node) -> ChatFormat | None:
         try:

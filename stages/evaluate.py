@@ -65,10 +65,7 @@ def _prompts(context: StageContext, suite: Suite) -> list[Prompt]:
     prompts = [p for source in sources for p in source]
     made = any(source.source in context.inputs for source in suite.prompts)  # others were checked before the run
     if made and suite.measure != "mode_following":  # a dialogue's turns share a room
-        fit = Fit.of(context, context.spec.model, suite.sampling.max_tokens)
-        for prompt in prompts:
-            if error := fit.wrong(prompt, f"suite {suite.name}: {prompt.id}"):
-                raise error
+        Fit.of(context, context.spec.model, suite.sampling.max_tokens).check(prompts, f"suite {suite.name}")
     return prompts
 
 

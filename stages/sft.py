@@ -136,8 +136,7 @@ def _samples(context: Reading, chat: ChatFormat, spec: Sft, bad: BadRows, pairs:
         lost += contradicting
         longest = max(sample.tokens for sample in samples)
         if longest > spec.max_length:
-            bad.rows -= 1
-            bad.met(too_long(longest, spec, row.where))
+            bad.turned_out(too_long(longest, spec, row.where))
         else:
             found += samples
     bad.settle()

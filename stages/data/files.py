@@ -50,6 +50,11 @@ class BadRows:
         self.errors.append(error)
         del self.errors[1000:]  # a person reads the first ones
 
+    def turned_out(self, error: DataError) -> None:
+        """A row that was counted as good isn't. Raises as `met`."""
+        self.rows -= 1
+        self.met(error)
+
     def settle(self) -> None:
         """All rows are read. Raises DataError if more are malformed than the recipe allows."""
         total = self.rows + self.skipped

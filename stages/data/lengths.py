@@ -13,6 +13,7 @@ from posttrain.errors import DataError, InputError
 if TYPE_CHECKING:
     from posttrain.stages.context import StageContext
     from posttrain.stages.data.chat import ChatFormat
+    from posttrain.stages.data.files import BadRows
     from posttrain.types import Prompt
 
 _FRAME = 64
@@ -52,25 +53,10 @@ class Room:
         """Whether to ask a tokenizer: most prompts are short."""
         return most_tokens(prompt.messages, prompt.columns.get("tools")) > self.limit - self.max_tokens
 
-    def lacks(self, prompt: Prompt, chat: ChatFormat, where: str) -> DataError | None:
-        """What is wrong with a prompt that is too long."""
-        if not self.may_lack(prompt) or (tokens := len(chat.prompt_ids(prompt))) <= self.limit - self.max_tokens:
-            return None
-        return DataError(
-            f"a prompt of {tokens} tokens and a completion of {self.max_tokens} don't fit a context of {self.limit}",
-            where=where,
-            fix="leave the row out, shorten it, or lower sampling.max_tokens",
-        )
 
-
-def answered(prompt: Prompt, where: str) -> DataError | None:
-    """What is wrong with a prompt that ends with an assistant's turn, as a row of training data does."""
-    if prompt.messages[-1].get("role") != "assistant":
-        return None
-    return DataError(
-        "the prompt ends with an assistant's turn: it is answered already", where=where,
-        fix="leave that turn out of the prompt; rewards read columns beside it",
-    )  # fmt: skip
+def answered(prompt: Prompt) -> bool:
+    """Whether a prompt ends with an assistant's turn, as a row of training data does."""
+    return bool(prompt.messages[-1].get("role") == "assistant")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +66,7 @@ class Fit:
     room: Room | None = None
     """None where the model's context isn't known."""
     chat: ChatFormat | None = None
+    """None where lengths can't be measured."""
 
     @classmethod
     def of(cls, context: StageContext, model: ModelSource, max_tokens: int) -> Self:
@@ -99,8 +86,48 @@ class Fit:
         room = None if limit is None else Room(max_tokens=max_tokens, limit=limit)
         return cls(room=room, chat=open_chat(path, source.revision))
 
-    def wrong(self, prompt: Prompt, where: str) -> DataError | None:
+    def wrong(self, prompt: Prompt, where: str = "") -> DataError | None:
         """Why the model can't answer a prompt."""
-        if error := answered(prompt, where):
-            return error
-        return None if self.room is None or self.chat is None else self.room.lacks(prompt, self.chat, where)
+        if answered(prompt):
+            return DataError(
+                "the prompt ends with an assistant's turn: it is answered already", where=where,
+                fix="leave that turn out of the prompt; rewards read columns beside it",
+            )  # fmt: skip
+        room = self.room
+        if room is None or self.chat is None or not room.may_lack(prompt):
+            return None
+        tokens = len(self.chat.prompt_ids(prompt))
+        if tokens + room.max_tokens <= room.limit:
+            return None
+        return DataError(
+            f"a prompt of {tokens} tokens and a completion of {room.max_tokens} don't fit a context of {room.limit}",
+            where=where,
+            fix="leave the row out, shorten it, or lower sampling.max_tokens",
+        )
+
+    def check(self, prompts: Sequence[Prompt], source: str) -> None:
+        """Raises DataError if there is one that the model can't answer."""
+        for number, prompt in enumerate(prompts, 1):
+            if error := self.wrong(prompt, _place(source, number, prompt)):
+                raise error
+
+    def answerable(self, prompts: Sequence[Prompt], bad: BadRows) -> list[Prompt]:
+        """Those of a source that the model can answer; the others count as malformed.
+
+        Raises:
+            DataError: there is such a one and the recipe skips none; or too many, or all, are.
+        """
+        found = []
+        for number, prompt in enumerate(prompts, 1):
+            if error := self.wrong(prompt, _place(bad.source.source, number, prompt)):
+                bad.turned_out(error)
+            else:
+                found.append(prompt)
+        bad.settle()
+        if prompts and not found:
+            raise DataError(f"no prompt is left to answer; the first: {bad.errors[0].what}", where=bad.source.source)
+        return found
+
+
+def _place(source: str, number: int, prompt: Prompt) -> str:
+    return f"{source}: row {number} ({prompt.id})"

@@ -340,25 +340,11 @@ def load_all(
         mode=mode, bad=bad,
     )  # fmt: skip
     if fit is not None:
-        prompts = [_fitting(found, counted, fit) for found, counted in zip(prompts, bad, strict=True)]
+        prompts = [fit.answerable(found, counted) for found, counted in zip(prompts, bad, strict=True)]
     for counted in bad:
         if counted.skipped:
             context.say(f"{context.name}: {counted}")
     return prompts
-
-
-def _fitting(prompts: Sequence[Prompt], bad: BadRows, fit: Fit) -> list[Prompt]:
-    found = []
-    for number, prompt in enumerate(prompts, 1):
-        if error := fit.wrong(prompt, f"{bad.source.source}: row {number} ({prompt.id})"):
-            bad.rows -= 1
-            bad.met(error)
-        else:
-            found.append(prompt)
-    bad.settle()
-    if prompts and not found:
-        raise DataError(f"no prompt is left to answer; the first: {bad.errors[0].what}", where=bad.source.source)
-    return found
 
 
 def patient(context: Any, source: S) -> S:

@@ -121,8 +121,8 @@ def _fitting(
     """The prompts that the model can answer; of the others it says why not."""
     fit = Fit.of(context, model, sampling.max_tokens)
     for place, prompt in prompts:
-        if fit.wrong(replace(prompt, mode=mode) if mode else prompt, ""):
-            found.reasons[place] = ANSWERED if answered(prompt, "") else TOO_LONG
+        if fit.wrong(replace(prompt, mode=mode) if mode else prompt):
+            found.reasons[place] = ANSWERED if answered(prompt) else TOO_LONG
         else:
             yield place, prompt
 

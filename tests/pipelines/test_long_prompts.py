@@ -40,7 +40,7 @@ def test_a_few_may_be_skipped_before_the_run_as_in_it(run: Callable[[Path], tupl
 
 
 def test_more_than_a_source_may_skip_are_told_before_the_run(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"1 of 2 rows are malformed or too long.*rl: a prompt of \d+ tokens"):
+    with pytest.raises(DataError, match=r"rl: 1 of 2 rows are malformed or too long.*: a prompt of \d+ tokens"):
         check(recipe(tmp_path, RL.format(SKIPPING.replace("0.5", "0.4"), SHORT)))
 
 

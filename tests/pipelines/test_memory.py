@@ -21,7 +21,9 @@ TINY = 368_928
 
 
 def measure(dtypes: list[str]) -> None:
-    """Prints, by dtype and ZeRO stage, the bytes of all tensors of a rank after a step: gradients are gone by then."""
+    """Prints, by dtype and ZeRO stage, the bytes of all tensors of a rank: after a step, when gradients are gone, and
+    behind the first pass of another one, when they are added up.
+    """
     import numpy as np
     import torch
 
@@ -51,6 +53,9 @@ def measure(dtypes: list[str]) -> None:
         worker.load(ModelSpec(path=str(builtin_path("builtin:tiny"))), Optimizer(lr=1e-4), 0, zero)
         worker.step([batch], CrossEntropy(), 1e-4)
         print(f"held {dtype} {held() - before}", flush=True)
+        worker.engine.set_gradient_accumulation_boundary(False)
+        worker.engine.backward(worker._loss(batch, CrossEntropy())[0])
+        print(f"summed {dtype} {held() - before}", flush=True)
         worker.free()
 
 
@@ -59,17 +64,18 @@ def held() -> dict[str, list[int]]:
     """What `measure` finds, by dtype: in a process of its own, since what DeepSpeed keeps for good isn't this one's."""
     done = subprocess.run([sys.executable, __file__, *DTYPES], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, list[int]] = {dtype: [] for dtype in DTYPES}
+    found: dict[str, list[int]] = {f"{when} {dtype}": [] for when in ("held", "summed") for dtype in DTYPES}
     for line in done.stdout.splitlines():
-        if line.startswith("held "):
-            found[line.split()[1]].append(int(line.split()[2]))
+        name, _, size = line.rpartition(" ")
+        if name in found:
+            found[name].append(int(size))
     return found
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_rank_holds_what_the_plan_says(held: dict[str, list[int]], dtype: Dtype) -> None:
     """To a twentieth."""
-    got = held[dtype]
+    got = held[f"held {dtype}"]
     width = 2 if dtype == "bfloat16" else 4
     zeros: tuple[Zero, ...] = (0, 1, 2, 3)
     gone = [6 if dtype == "bfloat16" and zero < 3 else 4 for zero in zeros]  # sums in float32, and the pass's own
@@ -78,6 +84,12 @@ def test_a_rank_holds_what_the_plan_says(held: dict[str, list[int]], dtype: Dtyp
     assert got[:3] == pytest.approx(expected[:3], rel=0.05)
     assert got[3] == pytest.approx(expected[3], rel=0.05)
     assert got[3] > width * _ZERO3_BUFFER
+
+
+def test_gradients_in_bfloat16_add_up_in_float32(held: dict[str, list[int]]) -> None:
+    """ZeRO-3's buffer for them stays, below the sums come with a pass."""
+    sums = [a - b for a, b in zip(held["summed bfloat16"], held["held bfloat16"], strict=True)]
+    assert sums[:3] == pytest.approx([4 * TINY] * 3, rel=0.05)
 
 
 def test_ranks_split_each_part_from_its_level_on() -> None:

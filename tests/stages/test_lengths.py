@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from posttrain.configs.schema import Grpo, RolloutCluster
+from posttrain.configs.schema import Evaluate, Grpo, RolloutCluster, Sample
 from posttrain.errors import DataError
+from posttrain.stages import sample
 from posttrain.stages.data.lengths import Fit, Room, context_tokens
 from posttrain.stages.data.load import load_all
 from posttrain.stages.data.store import write_rows
+from posttrain.stages.evaluate import _prompts
 from posttrain.types import Prompt
 
 from .stand_ins import Context, write
@@ -81,8 +83,9 @@ def test_bytes_never_call_a_prompt_short_that_is_long(prompt: str, tokenizer: An
     asked = Prompt(id="p", messages=({"role": "user", "content": prompt},))
     tokens = len(ChatFormat(tokenizer).prompt_ids(asked))
     assert Room(max_tokens=0, limit=tokens - 1).may_lack(asked)
-    assert Room(max_tokens=0, limit=tokens - 1).lacks(asked, ChatFormat(tokenizer), "here") is not None
-    assert Room(max_tokens=0, limit=tokens).lacks(asked, ChatFormat(tokenizer), "here") is None
+    chat = ChatFormat(tokenizer)
+    assert Fit(room=Room(max_tokens=0, limit=tokens - 1), chat=chat).wrong(asked) is not None
+    assert Fit(room=Room(max_tokens=0, limit=tokens), chat=chat).wrong(asked) is None
 
 
 @pytest.mark.parametrize("where", ["tool_calls", "reasoning_content", "tools"])
@@ -99,7 +102,7 @@ def test_what_a_template_writes_beside_contents_counts(tokenizer: Any, where: st
         asked = Prompt(id="p", messages=(*turns[:2], {"role": "tool", "content": "2"}))
     tokens = len(ChatFormat(tokenizer).prompt_ids(asked))
     assert tokens > 900
-    assert Room(max_tokens=0, limit=tokens - 1).lacks(asked, ChatFormat(tokenizer), "here") is not None
+    assert Fit(room=Room(max_tokens=0, limit=tokens - 1), chat=ChatFormat(tokenizer)).wrong(asked) is not None
 
 
 def test_a_worker_may_be_given_less_than_the_model_has() -> None:
@@ -107,3 +110,23 @@ def test_a_worker_may_be_given_less_than_the_model_has() -> None:
     assert context_tokens(config, RolloutCluster()) == 40960
     assert context_tokens(config, RolloutCluster(engine="vllm", gpus=1, max_context=8192)) == 8192
     assert context_tokens({}, RolloutCluster()) is None
+
+
+def test_an_evaluation_refuses_what_a_stage_gave_it(tmp_path: Path) -> None:
+    suite = {"name": "sums", "prompts": "made", "rewards": "math", "sampling": {"max_tokens": MAX_TOKENS}}
+    spec = Evaluate.model_validate({"kind": "evaluate", "model": "base", "suites": [suite]})
+    context = Context(tmp_path, "eval", spec, seed=0)
+    context.inputs["made"] = tmp_path / "made"
+    (tmp_path / "made").mkdir()
+    write_rows(tmp_path / "made", [SHORT, LONG])
+    with pytest.raises(DataError, match=r"suite sums: row 2 .*: a prompt of \d+ tokens"):
+        _prompts(context, spec.suites[0])  # type: ignore[arg-type]
+
+
+def test_a_model_at_an_endpoint_is_asked_no_training_data(tmp_path: Path) -> None:
+    done = {"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]}
+    write(tmp_path / "rows.jsonl", [LONG, done])
+    teacher = {"endpoint": "http://127.0.0.1:1/v1", "model": "m"}
+    spec = Sample.model_validate({"kind": "sample", "endpoint": teacher, "prompts": "rows.jsonl"})
+    with pytest.raises(DataError, match=r"row 2 .*: the prompt ends with an assistant's turn"):
+        list(sample._prompts(Context(tmp_path, "s", spec, seed=0), spec))  # type: ignore[arg-type]
