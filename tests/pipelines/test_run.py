@@ -251,6 +251,11 @@ def test_resuming_on_other_shards_is_refused(runner: Any) -> None:
         runner.run("cluster.learner.workers=2")
     with pytest.raises(InputError, match=r"set cluster\.learner\.zero=2"):
         runner.run("cluster.learner.zero=3")
+    recorded = runner.run_dir / "rl" / "spec.json"
+    recorded.write_text(json.dumps({**json.loads(recorded.read_text()), "zero": 1}))
+    with pytest.raises(InputError, match="stopped with zero 1 of the learner; it can't resume with 2") as told:
+        runner.run("cluster.learner.dtype=bfloat16")  # in which no recipe gets the first stage
+    assert told.value.fix == "start it anew with --force rl"
 
 
 def test_a_damaged_artifact_is_made_again(runner: Any) -> None:

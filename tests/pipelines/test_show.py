@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,9 @@ def test_plan_and_status_keep_within_the_terminal(runner: Any, width: int) -> No
     assert max(map(cell_len, tables)) <= width
     for stage in ("queries", "cold", "fusion"):
         assert [line for line in tables if stage in line]
+
+
+def test_brackets_in_a_plan_are_no_markup(runner: Any) -> None:
+    plan = make_plan(load_recipe(runner.recipe), runner.run_dir)
+    plan = replace(plan, stages=tuple(replace(stage, why="[b]x[/b] [/y]") for stage in plan.stages))
+    assert "[b]x[/b] [/y]" in "\n".join(drawn(200, print_plan, plan, None))
