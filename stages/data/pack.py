@@ -17,6 +17,7 @@ over its samples (as in Prefix Grouper, 2506.05433, there with two attention cal
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,8 @@ from posttrain.types import Sample
 
 LEAST_SHARED = 8
 """Tokens from which on a common prefix is shared: plain documents that begin alike by chance aren't kept together."""
+TWICE = 0.02
+"""Share of a step's tokens that may be computed again, prompts in each part of a cut group, for fewer micro-batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,29 +106,49 @@ def _families(samples: Sequence[Sample], budget: int) -> list[tuple[list[int], i
 
 
 def plan_micro_batches(samples: Sequence[Sample], ranks: int, budget: int) -> list[list[list[int]]]:
-    """Indices by rank and micro-batch: as few as fit, balanced by tokens, equally many on every rank.
+    """Indices by rank and micro-batch: few, of about equal tokens, equally many on every rank.
 
-    Samples with a common prefix stay together, and it counts once. A rank with less work gets empty micro-batches
-    (unequal counts hang ZeRO-3).
+    Samples with a common prefix stay together, and it counts once; unless cutting them makes fewer micro-batches, and
+    little of it is computed twice. A rank with less work gets empty micro-batches (unequal counts hang ZeRO-3).
     """
     families = _families(samples, budget)
     if len(families) < ranks <= len(samples):
         families = [([index], sample.tokens) for index, sample in enumerate(samples)]
-    sizes = [tokens for _, tokens in families]
-    bins = first_fit_decreasing(sizes, budget)
-    if len(bins) < ranks <= len(families):  # too few bins to go round: split what there is evenly instead
-        order = sorted(range(len(families)), key=lambda i: (-sizes[i], i))
-        bins = [order[r::ranks] for r in range(ranks)]
+    bins = _level_bins([tokens for _, tokens in families], ranks, budget)
+    total = sum(tokens for _, tokens in families)
+    fewest = ranks * -(-total // (ranks * budget))
+    for part in (2, 4, 8):  # families of just over half a budget would leave the other half empty
+        if len(bins) <= fewest:
+            break
+        cut = _families(samples, budget // part)
+        if sum(tokens for _, tokens in cut) > (1 + TWICE) * total:
+            break
+        smaller = _level_bins([tokens for _, tokens in cut], ranks, budget)
+        if len(smaller) < len(bins):
+            families, bins = cut, smaller
     loads = [0] * ranks
     shares: list[list[list[int]]] = [[] for _ in range(ranks)]
-    for chosen in sorted(bins, key=lambda b: -sum(sizes[i] for i in b)):
+    for tokens, chosen in sorted(((sum(families[i][1] for i in b), b) for b in bins), key=lambda one: -one[0]):
         rank = min(range(ranks), key=lambda r: (len(shares[r]), loads[r]))
         shares[rank].append(sorted(index for i in chosen for index in families[i][0]))
-        loads[rank] += sum(sizes[i] for i in chosen)
-    most = max(len(s) for s in shares)
-    for share in shares:
-        share.extend([] for _ in range(most - len(share)))
+        loads[rank] += tokens
     return shares
+
+
+def _level_bins(sizes: Sequence[int], ranks: int, budget: int) -> list[list[int]]:
+    """As many bins as first fit needs, rounded up to a multiple of `ranks`, filled evenly where that fits.
+
+    Ranks wait for each other at every pass, and a pass of a few tokens costs a GPU what its launches cost.
+    """
+    bins = first_fit_decreasing(sizes, budget)
+    bins += [[] for _ in range(-len(bins) % ranks)]
+    level: list[list[int]] = [[] for _ in bins]
+    loads = [(0, place) for place in range(len(bins))]  # a heap: the least loaded first
+    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        load, place = loads[0]
+        level[place].append(i)
+        heapq.heapreplace(loads, (load + sizes[i], place))
+    return level if all(load <= budget or len(level[place]) == 1 for load, place in loads) else bins
 
 
 def token_weights(samples: Sequence[Sample], aggregate: str, longest: int = 0) -> list[NDArray[np.float32]]:

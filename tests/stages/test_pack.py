@@ -46,6 +46,27 @@ def test_ranks_are_balanced_by_tokens() -> None:
     assert min(loads) > 0
 
 
+def row_tokens(samples: list[Sample], indices: list[int]) -> int:
+    """What a forward pass of these computes: a shared prompt once."""
+    return len(pack(samples, [s.loss_mask for s in samples], indices).ids)
+
+
+@given(lengths, st.integers(1, 4))
+def test_no_rank_makes_more_passes_than_first_fit_and_none_is_over_the_budget(sizes: list[int], ranks: int) -> None:
+    samples = [sample(n, 1, start=100 * i) for i, n in enumerate(sizes)]
+    shares = plan_micro_batches(samples, ranks, 64)
+    assert all(row_tokens(samples, b) <= 64 for share in shares for b in share if b)
+    assert len(shares[0]) <= -(-len(first_fit_decreasing(sizes, 64)) // ranks)
+
+
+def test_documents_that_fill_no_bin_to_the_last_token_leave_no_pass_of_a_few() -> None:
+    sizes = [int(n) for n in np.random.default_rng(0).integers(100, 1200, 60)]
+    budget = sum(sizes) // 2  # two ranks, a pass each, if nothing were left over
+    samples = [sample(n, 1, start=2000 * i) for i, n in enumerate(sizes)]
+    loads = [sum(sizes[i] for i in b) for share in plan_micro_batches(samples, 2, budget) for b in share]
+    assert max(loads) < 1.1 * min(loads)
+
+
 def test_a_sample_over_the_budget_runs_alone() -> None:
     assert first_fit_decreasing([8, 65, 50, 6], 64) == [[1], [2, 0, 3]]
 
@@ -122,6 +143,22 @@ def test_a_group_over_the_budget_is_cut() -> None:
     samples = group(40, [10] * 6)
     (share,) = plan_micro_batches(samples, 1, 70)
     assert sorted(share) == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_groups_of_just_over_half_a_budget_are_cut_to_fill_it() -> None:
+    samples = [s for g in range(16) for s in group(10, [128] * 8, start=100_000 * g)]  # 1,034 tokens each
+    shares = plan_micro_batches(samples, 2, 2000)
+    assert len(shares[0]) == 5  # whole, one group a pass: 8
+    assert all(row_tokens(samples, b) <= 2000 for share in shares for b in share)
+    assert sum(row_tokens(samples, b) for share in shares for b in share) < 1.02 * 16 * 1034
+
+
+def test_groups_with_long_prompts_stay_whole() -> None:
+    samples = [
+        s for g in range(16) for s in group(500, [66] * 8, start=100_000 * g)
+    ]  # 1,028 tokens, a half of them shared
+    shares = plan_micro_batches(samples, 2, 2000)
+    assert sorted(b for share in shares for b in share) == [list(range(8 * g, 8 * g + 8)) for g in range(16)]
 
 
 def test_one_group_is_enough_work_for_two_ranks() -> None:
