@@ -345,3 +345,14 @@ def test_what_a_transfer_took_is_told_by_part(
     for _ in range(2):
         sender.send(iter(NAMED), SHAPES, 0, False)
         assert sender.seconds == {"pause": 1.0, "read": 3.0, "transfer": 7.0, "resume": 1.0}
+
+
+def test_what_nccl_leaves_behind_is_given_back_once_it_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    grown: list[int] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(len(grown)))
+    sender = NcclSender([], "bfloat16", 1, True)
+    for gib in (3, 3, -1, 3, 3, 3, 3):  # a transfer that found more than it left owes nothing, and is owed nothing
+        grown.append(gib)
+        sender._settle(gib << 30)
+    assert given == [4, 7]
