@@ -4,9 +4,9 @@ Both sides train the same documents (lengths log-normal around 700 tokens, cut a
 8,192 tokens, `micro` rows a step, in bfloat16 with float32 master weights and AdamW, without activation checkpointing.
 Weights are random, of Qwen3's shape. Each side has a process of its own. The first steps (compilation) don't count;
 tokens are those of documents. A side's options stand behind its name, `posttrain:rows=4,kernels=compile`: `rows` a
-forward pass on both sides, `strategy` of TRL's packing, `ranks` of posttrain (Ray actors, a GPU each, `micro` rows a
-rank; `ranks=1` is what to compare with), and what `cluster.learner` has. Whether the command works shows without a GPU:
-`--shapes tiny --row 256 --sides posttrain:ranks=2,zero=3,gpus=0,dtype=float32`.
+forward pass on both sides (with `ranks` up to 2 % more), `strategy` of TRL's packing, `ranks` of posttrain (Ray actors,
+a GPU each, `micro` rows a rank; `ranks=1` is what to compare with), and what `cluster.learner` has. Whether the command
+works shows without a GPU: `--shapes tiny --row 256 --sides posttrain:ranks=2,zero=3,gpus=0,dtype=float32`.
 
 MFU counts 6 FLOPs a parameter and token (the embedding once, as head) and 12 x layers x heads x head_dim FLOPs a token
 and position attended to (half of a document, mean), against the card's dense bfloat16 peak of 989 TFLOP/s.

@@ -31,7 +31,9 @@ from posttrain.types import Sample
 LEAST_SHARED = 8
 """Tokens from which on a common prefix is shared: plain documents that begin alike by chance aren't kept together."""
 TWICE = 0.02
-"""Share of a step's tokens that may be computed again, prompts in each part of a cut group, for fewer micro-batches."""
+"""Share of the tokens that may be computed again, prompts in each part of a cut group, for fewer micro-batches."""
+Family = tuple[list[int], int]
+"""Indices of samples that share a prefix, and their tokens with it once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +89,9 @@ def prefix(sample: Sample) -> bytes:
     return sample.ids[:first].tobytes() if first >= LEAST_SHARED else b""
 
 
-def _families(samples: Sequence[Sample], budget: int) -> list[tuple[list[int], int]]:
+def _families(samples: Sequence[Sample], budget: int) -> list[Family]:
     """Samples that share a prefix, cut where their tokens pass `budget`: indices, and tokens with the prefix once."""
-    families: list[tuple[list[int], int]] = []
+    families: list[Family] = []
     latest: dict[bytes, int] = {}
     for index, sample in enumerate(samples):
         common = prefix(sample)
@@ -105,24 +107,39 @@ def _families(samples: Sequence[Sample], budget: int) -> list[tuple[list[int], i
     return families
 
 
-def plan_micro_batches(samples: Sequence[Sample], ranks: int, budget: int) -> list[list[list[int]]]:
-    """Indices by rank and micro-batch: few, of about equal tokens, equally many on every rank.
+def _parted(samples: Sequence[Sample], families: list[Family], parts: int) -> list[Family]:
+    """Each family in up to `parts` of equally many neighbours, each with the prefix once."""
+    found: list[Family] = []
+    for indices, _ in families:
+        common = len(prefix(samples[indices[0]])) // samples[indices[0]].ids.itemsize if len(indices) > 1 else 0
+        for chosen in np.array_split(indices, min(parts, len(indices))):
+            own = [samples[i].tokens for i in chosen]
+            found.append((chosen.tolist(), sum(own) - (len(own) - 1) * common))
+    return found
 
-    Samples with a common prefix stay together, and it counts once; unless cutting them makes fewer micro-batches, and
-    little of it is computed twice. A rank with less work gets empty micro-batches (unequal counts hang ZeRO-3).
+
+def plan_micro_batches(samples: Sequence[Sample], ranks: int, budget: int) -> list[list[list[int]]]:
+    """Indices by rank and micro-batch: few, filled evenly where they can be, equally many on every rank.
+
+    Samples with a common prefix stay together, and it counts once. They are cut where a rank would have no work, and
+    where that makes fewer micro-batches and computes at most `TWICE` of the tokens again. A rank with less work gets
+    empty micro-batches (unequal counts hang ZeRO-3).
     """
-    families = _families(samples, budget)
-    if len(families) < ranks <= len(samples):
-        families = [([index], sample.tokens) for index, sample in enumerate(samples)]
+    whole = families = _families(samples, budget)
+    total, parts = sum(tokens for _, tokens in whole), 1
+    while len(families) < ranks <= len(samples):
+        parts += 1
+        families = _parted(samples, whole, parts)
     bins = _level_bins([tokens for _, tokens in families], ranks, budget)
-    total = sum(tokens for _, tokens in families)
-    fewest = ranks * -(-total // (ranks * budget))
+    fewest = ranks * -(-sum(min(tokens, budget) for _, tokens in families) // (ranks * budget))
     for part in (2, 4, 8):  # families of just over half a budget would leave the other half empty
-        if len(bins) <= fewest:
+        if len(bins) <= fewest or all(len(indices) == 1 for indices, _ in families):
             break
         cut = _families(samples, budget // part)
         if sum(tokens for _, tokens in cut) > (1 + TWICE) * total:
             break
+        if len(cut) < ranks or len(cut) == len(families):
+            continue
         smaller = _level_bins([tokens for _, tokens in cut], ranks, budget)
         if len(smaller) < len(bins):
             families, bins = cut, smaller

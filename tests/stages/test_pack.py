@@ -153,6 +153,23 @@ def test_groups_of_just_over_half_a_budget_are_cut_to_fill_it() -> None:
     assert sum(row_tokens(samples, b) for share in shares for b in share) < 1.02 * 16 * 1034
 
 
+def test_a_sample_over_the_budget_changes_nothing_for_the_others() -> None:
+    samples = [s for g in range(16) for s in group(10, [128] * 8, start=100_000 * g)]
+    shares = plan_micro_batches([*samples, sample(20_000, 1, start=10_000_000)], 2, 2000)
+    assert [128] in [b for share in shares for b in share]
+    assert len(shares[0]) == 5  # ten passes, its own among them; whole groups would take nine a rank
+
+
+@given(groups, st.integers(1, 4))
+def test_groups_are_planned_whole_and_within_the_budget(shapes: list[tuple[int, list[int]]], ranks: int) -> None:
+    samples = [s for g, (prompt, counts) in enumerate(shapes) for s in group(prompt, counts, start=100_000 * g)]
+    shares = plan_micro_batches(samples, ranks, 45)  # the longest sample has 50
+    assert sorted(i for share in shares for b in share for i in b) == list(range(len(samples)))
+    assert all(row_tokens(samples, b) <= 45 or len(b) == 1 for share in shares for b in share if b)
+    assert len({len(share) for share in shares}) == 1
+    assert all(any(share) for share in shares) or len(samples) < ranks
+
+
 def test_groups_with_long_prompts_stay_whole() -> None:
     samples = [
         s for g in range(16) for s in group(500, [66] * 8, start=100_000 * g)
@@ -164,6 +181,16 @@ def test_groups_with_long_prompts_stay_whole() -> None:
 def test_one_group_is_enough_work_for_two_ranks() -> None:
     shares = plan_micro_batches(group(40, [10] * 6), 2, 4096)
     assert [len(b) for share in shares for b in share] == [3, 3]
+
+
+@pytest.mark.parametrize(("groups_", "size", "ranks"), [(7, 8, 8), (2, 16, 4), (1, 16, 2)])
+def test_fewer_groups_than_ranks_are_parted_not_scattered(groups_: int, size: int, ranks: int) -> None:
+    samples = [s for g in range(groups_) for s in group(1000, [100] * size, start=100_000 * g)]
+    shares = plan_micro_batches(samples, ranks, 8192)
+    assert all(any(share) for share in shares)
+    assert max(len({i // size for i in b}) for share in shares for b in share) <= 2
+    computed = sum(row_tokens(samples, b) for share in shares for b in share)
+    assert computed <= 2 * groups_ * (1000 + 100 * size)  # each group in two parts at the most
 
 
 def test_a_first_token_as_target_is_refused() -> None:
