@@ -272,6 +272,7 @@ def test_what_another_stream_reads_is_a_copy(copied: bool) -> None:
         assert (own.data_ptr() != sent.data_ptr()) == copied
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_the_sums_are_compared_at_every_so_many_transfers() -> None:
     checked: list[tuple[int, bool]] = []
     path = SimpleNamespace(backend="ipc", send=lambda version, check: checked.append((version, check)) or [])
