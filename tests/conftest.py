@@ -17,7 +17,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# A test that asks Ray without `ray_session` fails by itself: Ray would start one in passing, and then the fixture did.
+# A test that asks Ray without `ray_session` shall fail: Ray would start one in passing, and the fixture then can't.
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
 SHAPE = {
