@@ -89,6 +89,10 @@ def prefix(sample: Sample) -> bytes:
     return sample.ids[:first].tobytes() if first >= LEAST_SHARED else b""
 
 
+def _prefix_tokens(sample: Sample) -> int:
+    return len(prefix(sample)) // sample.ids.itemsize
+
+
 def _families(samples: Sequence[Sample], budget: int) -> list[Family]:
     """Samples that share a prefix, cut where their tokens pass `budget`: indices, and tokens with the prefix once."""
     families: list[Family] = []
@@ -98,7 +102,7 @@ def _families(samples: Sequence[Sample], budget: int) -> list[Family]:
         family = latest.get(common) if common else None
         if family is not None:
             indices, tokens = families[family]
-            together = tokens + sample.tokens - len(common) // sample.ids.itemsize
+            together = tokens + sample.tokens - _prefix_tokens(sample)
             if together <= budget:
                 families[family] = ([*indices, index], together)
                 continue
@@ -111,10 +115,9 @@ def _parted(samples: Sequence[Sample], families: list[Family], parts: int) -> li
     """Each family in up to `parts` of equally many neighbours, each with the prefix once."""
     found: list[Family] = []
     for indices, _ in families:
-        common = len(prefix(samples[indices[0]])) // samples[indices[0]].ids.itemsize if len(indices) > 1 else 0
         for chosen in np.array_split(indices, min(parts, len(indices))):
-            own = [samples[i].tokens for i in chosen]
-            found.append((chosen.tolist(), sum(own) - (len(own) - 1) * common))
+            again = (len(chosen) - 1) * _prefix_tokens(samples[indices[0]])
+            found.append((chosen.tolist(), sum(samples[i].tokens for i in chosen) - again))
     return found
 
 
@@ -125,6 +128,17 @@ def plan_micro_batches(samples: Sequence[Sample], ranks: int, budget: int) -> li
     where that makes fewer micro-batches and computes at most `TWICE` of the tokens again. A rank with less work gets
     empty micro-batches (unequal counts hang ZeRO-3).
     """
+    loads = [0] * ranks
+    shares: list[list[list[int]]] = [[] for _ in range(ranks)]
+    for indices, tokens in sorted(_micro_batches(samples, ranks, budget), key=lambda batch: -batch[1]):
+        rank = min(range(ranks), key=lambda r: (len(shares[r]), loads[r]))
+        shares[rank].append(sorted(indices))
+        loads[rank] += tokens
+    return shares
+
+
+def _micro_batches(samples: Sequence[Sample], ranks: int, budget: int) -> list[Family]:
+    """Indices and tokens of each, a multiple of `ranks` in all: whole families, unless cutting them serves."""
     whole = families = _families(samples, budget)
     total, parts = sum(tokens for _, tokens in whole), 1
     while len(families) < ranks <= len(samples):
@@ -143,13 +157,7 @@ def plan_micro_batches(samples: Sequence[Sample], ranks: int, budget: int) -> li
         smaller = _level_bins([tokens for _, tokens in cut], ranks, budget)
         if len(smaller) < len(bins):
             families, bins = cut, smaller
-    loads = [0] * ranks
-    shares: list[list[list[int]]] = [[] for _ in range(ranks)]
-    for tokens, chosen in sorted(((sum(families[i][1] for i in b), b) for b in bins), key=lambda one: -one[0]):
-        rank = min(range(ranks), key=lambda r: (len(shares[r]), loads[r]))
-        shares[rank].append(sorted(index for i in chosen for index in families[i][0]))
-        loads[rank] += tokens
-    return shares
+    return [([i for f in chosen for i in families[f][0]], sum(families[f][1] for f in chosen)) for chosen in bins]
 
 
 def _level_bins(sizes: Sequence[int], ranks: int, budget: int) -> list[list[int]]:

@@ -161,7 +161,9 @@ def test_a_sample_over_the_budget_changes_nothing_for_the_others() -> None:
 
 
 @given(groups, st.integers(1, 4))
-def test_groups_are_planned_whole_and_within_the_budget(shapes: list[tuple[int, list[int]]], ranks: int) -> None:
+def test_no_sample_of_a_group_is_lost_and_none_goes_over_the_budget(
+    shapes: list[tuple[int, list[int]]], ranks: int
+) -> None:
     samples = [s for g, (prompt, counts) in enumerate(shapes) for s in group(prompt, counts, start=100_000 * g)]
     shares = plan_micro_batches(samples, ranks, 45)  # the longest sample has 50
     assert sorted(i for share in shares for b in share for i in b) == list(range(len(samples)))
@@ -171,9 +173,7 @@ def test_groups_are_planned_whole_and_within_the_budget(shapes: list[tuple[int, 
 
 
 def test_groups_with_long_prompts_stay_whole() -> None:
-    samples = [
-        s for g in range(16) for s in group(500, [66] * 8, start=100_000 * g)
-    ]  # 1,028 tokens, a half of them shared
+    samples = [s for g in range(16) for s in group(500, [66] * 8, start=100_000 * g)]  # half of 1,028 tokens shared
     shares = plan_micro_batches(samples, 2, 2000)
     assert sorted(b for share in shares for b in share) == [list(range(8 * g, 8 * g + 8)) for g in range(16)]
 
