@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from posttrain.configs.access import CONFINE, NEEDS, Access, check_access
 from posttrain.configs.strict import Strict
 
 
@@ -18,3 +19,10 @@ class EnvironmentUse(Strict):
     max_characters: int = Field(2000, ge=64, description="of what a tool says; the middle of more is left out")
     timeout: float = Field(30.0, gt=0, description="seconds for the tool calls of one turn")
     processes: int = Field(8, ge=1, description="most processes that episodes are spread over")
+    confine: bool | None = Field(None, description=CONFINE)
+    needs: Access | None = Field(None, description=NEEDS)
+
+    @model_validator(mode="after")
+    def _access(self) -> Self:
+        check_access(self.confine, self.needs)
+        return self

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from posttrain.configs.access import CONFINE, NEEDS, Access, check_access
 from posttrain.configs.agents import EnvironmentUse
 from posttrain.configs.judges import JudgeModel
 from posttrain.configs.strict import Strict
@@ -103,11 +104,18 @@ class RewardUse(Strict):
     )
     judge: JudgeModel | None = Field(None, description="the language model that a judging reward asks")
     model: Model | None = Field(None, description="the sequence classifier that `reward_model` asks")
+    confine: bool | None = Field(None, description=CONFINE)
+    needs: Access | None = Field(None, description=NEEDS)
 
     @field_validator("judge", "model", mode="before")
     @classmethod
     def _source(cls, value: Any) -> Any:
         return as_mapping(value, "from")
+
+    @model_validator(mode="after")
+    def _access(self) -> Self:
+        check_access(self.confine, self.needs)
+        return self
 
 
 class TaskUse(Strict):

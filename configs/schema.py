@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from posttrain.configs.access import Access as Access
 from posttrain.configs.agents import EnvironmentUse as EnvironmentUse
 from posttrain.configs.data_stages import Curate as Curate
 from posttrain.configs.data_stages import Decontaminate as Decontaminate

@@ -26,6 +26,9 @@ VERSION = 1
 
 NOT_SEMANTIC = frozenset({"keep_checkpoints", "checkpoint_every", "micro_tokens", "control", "gate"})
 
+HOW_CONFINED = frozenset({"confine", "needs"})
+"""Fields of a reward or an environment (what has `use`) that decide what it may do, and not what it computes."""
+
 _CREDENTIAL = re.compile(r"\$\{\w*(TOKEN|KEY|SECRET|PASSWORD)\w*(:-[^}]*)?\}", re.IGNORECASE)
 
 _CACHE_FROM = 1 << 20
@@ -75,7 +78,7 @@ def stage_keys(loaded: LoadedRecipe, dag: Mapping[str, Node], hashes: Hashes) ->
             "name": name,  # seeds derive from it
             "kind": node.spec.kind,
             "seed": loaded.resolved["seed"] if node.spec.seed is None else node.spec.seed,
-            "spec": _semantic(loaded, node),
+            "spec": _without_confinement(_semantic(loaded, node)),
             "inputs": {needed: keys[needed].key for needed in node.inputs},
             "base": _base(loaded, node, hashes),
             "files": _files(loaded, node, hashes),
@@ -107,6 +110,14 @@ def _semantic(loaded: LoadedRecipe, node: Node) -> dict[str, Any]:
         fields["suites"] = [_judged(suite) for suite in fields["suites"]]
     kept = {key: value for key, value in fields.items() if key not in NOT_SEMANTIC}
     return {key: _with_values(value, loaded.recipe_dir) for key, value in kept.items()}
+
+
+def _without_confinement(node: Any) -> Any:
+    """`node` without `HOW_CONFINED`: a function gives the same numbers with the rights that it needs."""
+    if isinstance(node, Mapping):
+        dropped = HOW_CONFINED if "use" in node else frozenset()
+        return {key: _without_confinement(value) for key, value in node.items() if key not in dropped}
+    return [_without_confinement(value) for value in node] if isinstance(node, list) else node
 
 
 def _judged(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from posttrain.sandbox.jobs import Job, Verdict
 from posttrain.types import Message
 
 Needs = Literal["nothing", "worker", "judge", "math", "chat", "reward_model"]
-"""What a built-in is handed: nothing (our own bounded code, runs in the caller); a process of its own to run in;
-a sandbox (`judge=`); a process for symbolic mathematics (`symbolic=`); a language model to ask (`chat=`); a sequence
-classifier that scores (`reward_model=`)."""
+"""What a built-in runs in or is handed: the confined room of our own bounded code (`nothing`); a fresh confined room
+per completion, for what gives the text to another library (`worker`); a sandbox (`judge=`); the room of our own code,
+and a fresh one for symbolic mathematics (`symbolic=`); a language model to ask (`chat=`); a sequence classifier that
+scores (`reward_model=`)."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,13 @@ class RowError:
     """A row that couldn't be judged, through no fault of the completion: an infra error, never 0."""
 
     detail: str
+    source: Literal["row", "call", "unreached"] = "row"
+    """What failed: the row can't be judged; the call that judged it raised, ran too long or died; or there was no time
+    left to judge it."""
+
+
+Value = float | None | RowError
+"""What a reward says of a row: a number, not applicable, or why it can't be judged."""
 
 
 class JudgeClient(Protocol):

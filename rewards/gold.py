@@ -10,10 +10,9 @@ A judge is tried otherwise, since each question costs: not on rows but once, on 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from posttrain.configs.schema import RewardUse
 from posttrain.errors import DataError, InputError, RecipeError, RewardError
 from posttrain.rewards.base import BUILTINS, applies, row_columns
 from posttrain.rewards.endpoint import EndpointHost
+from posttrain.rewards.gold_answers import gold_answer
 from posttrain.rewards.loader import split_path
 from posttrain.rewards.mix import Scorer
 from posttrain.types import Completion, Prompt, Score
@@ -40,34 +40,6 @@ _OURS = frozenset({"worker.py", "loader.py"})
 _ENOUGH = 1e-6
 _RUN_TIME = frozenset({"tokens", "environment_reward"})
 """Columns that only a rollout fills: a reward that reads them can't be tried before."""
-
-
-def _boxed(columns: Mapping[str, Any]) -> str:
-    return f"\\boxed{{{columns['answer']}}}"
-
-
-def _stated(columns: Mapping[str, Any]) -> str:
-    return str(columns["answer"])
-
-
-def _every_keyword(columns: Mapping[str, Any]) -> str:
-    words = columns["keywords"]
-    return words if isinstance(words, str) else "\n".join(map(str, words or ()))
-
-
-def _reference(columns: Mapping[str, Any]) -> str:
-    found = columns["reference"]
-    return found if isinstance(found, str) else str(next(iter(found or ()), ""))
-
-
-MAKERS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "math": _boxed,
-    "exact": _stated,
-    "multiple_choice": _stated,
-    "contains": _every_keyword,
-    "chrf": _reference,
-}
-"""How a built-in's gold answer is made of a row's columns."""
 
 
 def check_gold(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe_dir: Path) -> int:
@@ -102,7 +74,7 @@ def check_functions(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe
             continue
         fitting = ((n, prompt) for n, prompt in enumerate(prompts, 1) if applies(use, row_columns(prompt)))
         number, prompt = next(fitting, (0, None))
-        if prompt is None or _gold(use, row_columns(prompt)):
+        if prompt is None or gold_answer(use, row_columns(prompt)):
             continue
         answers = [replace(_completion(prompt, PLAIN[i % len(PLAIN)]), index=i) for i in range(group)]
         try:
@@ -169,22 +141,12 @@ def _gold_items(use: RewardUse, prompts: Sequence[Prompt]) -> list[tuple[Prompt,
     items: list[tuple[Prompt, Completion]] = []
     for prompt in prompts:
         columns = row_columns(prompt)
-        text = _gold(use, columns) if applies(use, columns) else None
+        text = gold_answer(use, columns) if applies(use, columns) else None
         if text:
             items.append((prompt, _completion(prompt, text)))
         if len(items) == ROWS:
             break
     return items
-
-
-def _gold(use: RewardUse, columns: Mapping[str, Any]) -> str | None:
-    given = columns.get("gold")
-    if isinstance(given, str):
-        return given
-    maker = MAKERS.get(use.use)
-    if maker is None or any(columns.get(name) is None for name in BUILTINS[use.use].columns):
-        return None
-    return f"<think>\nThe answer is known.\n</think>\n\n{maker(columns)}"
 
 
 def _completion(prompt: Prompt, text: str) -> Completion:

@@ -1,8 +1,8 @@
 """The mathematics verifier: does the last \\boxed of an answer equal the gold answer?
 
 Layers, each only for what the one before left open: the same text; exact arithmetic and structure (latex.py, in
-the caller, tens of microseconds); guards on size; sympy by way of math-verify, in a process that is killed at a
-deadline (math-verify's own limit is a signal, which works on a main thread only and would be the caller's).
+the caller, tens of microseconds); guards on size; sympy by way of math-verify, in a fresh confined room that is ended
+at a deadline (math-verify's own limit is a signal, which works on a main thread only and would be the caller's).
 
 Policies: no box, or a box that is never closed, is wrong. Only the last box counts. A rounded decimal is not the
 number. Percent: 25 equals 25 %, 0.25 doesn't unless one side says %. A missing unit is right, a different one is
@@ -17,17 +17,18 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from posttrain.rewards import latex
+from posttrain.rewards import latex, safe_expressions
 from posttrain.rewards.arithmetic import TooLarge, Unreadable, evaluate
 from posttrain.rewards.boxed import last_boxed
 from posttrain.rewards.contract import RowError
 from posttrain.rewards.equality import equal
-from posttrain.rewards.workers import CallFailed, LoadFailed, Service, WorkerProcess
+from posttrain.rewards.rooms import symbolic_rooms
+from posttrain.sandbox.confined import ConfinedService
+from posttrain.sandbox.confined.service import CallFailed, LoadFailed, RoomUnavailable
 from posttrain.thinking import CLOSE, answer_of
 
 DEADLINE_S = 2.0
 """For one symbolic comparison, start of the process not counted."""
-_MEMORY_BYTES = 4 << 30
 _MAX_SYMBOLIC_LENGTH = 600
 _MAX_EXPONENT = 1000
 _MAX_GROUP_EXPONENT = 40
@@ -60,7 +61,7 @@ def math(
 
 def _score(gold: str, text: str, symbolic: Symbolic | None) -> float | RowError | None:
     verdict = verify(gold, text, symbolic)
-    return verdict if isinstance(verdict, RowError) or verdict is None else float(verdict)
+    return float(verdict) if isinstance(verdict, bool) else verdict
 
 
 def verify(gold: str, text: str, symbolic: Symbolic | None = None) -> bool | RowError | None:
@@ -147,10 +148,11 @@ def _group_after(text: str, at: int) -> str:
 
 
 class Symbolic:
-    """A process that compares by algebra; thread-safe, started on first use, killed at each missed deadline."""
+    """Compares by algebra, each pair in a confined room of its own that ends at a deadline; thread-safe."""
 
-    def __init__(self) -> None:
-        self._worker = WorkerProcess(SYMBOLIC)
+    def __init__(self, rooms: ConfinedService | None = None) -> None:
+        """`rooms` run a SymbolicService; those that all of this process shares, if not given."""
+        self._rooms = rooms or symbolic_rooms()
         self._known: dict[tuple[str, str], bool | None] = {}
         self._lock = threading.Lock()
 
@@ -174,39 +176,46 @@ class Symbolic:
 
     def _compare(self, gold: str, answer: str) -> bool | RowError | None:
         try:
-            return self._worker.call((gold, answer), DEADLINE_S)
+            return _verdict(self._rooms.call((gold, answer), DEADLINE_S))
         except LoadFailed as error:
             return RowError(f"math-verify can't be loaded:\n{error}")
+        except RoomUnavailable as error:
+            return RowError(str(error), "unreached")
         except CallFailed:
             pass  # the answer's doing, or the gold's, or the machine's: the gold alone tells
         try:
-            readable = self._worker.call((gold, gold), 2 * DEADLINE_S)
+            readable = self._rooms.call((gold, gold), 2 * DEADLINE_S)
+        except RoomUnavailable as error:
+            return RowError(str(error), "unreached")
         except (CallFailed, LoadFailed) as error:
             return RowError(f"the gold answer {gold!r} can't be compared with itself: {error}")
         return False if readable else None
 
-    def close(self) -> None:
-        """Ends the process."""
-        self._worker.close()
+
+def _verdict(found: object) -> bool | None:
+    return found if found is None else found is True
 
 
-SYMBOLIC = Service(module="posttrain.rewards.math", attribute="SymbolicService")
+WARM_UP = (
+    (r"\frac{1}{2}+\sqrt{3}", r"\sqrt{3}+0.5"),
+    (r"(-\infty,2]\cup\{5\}", "x^2+1"),
+    (r"e^{i\pi}", r"\sin(x)^2"),
+)
+"""Pairs that make the libraries load what they load late."""
 
 
 class SymbolicService:
-    """Lives in the worker process. LaTeX only: the plain-expression parser of math-verify evaluates Python."""
+    """Runs inside the rooms. LaTeX only: the plain-expression parser of math-verify evaluates Python."""
 
     def __init__(self) -> None:
         import logging
-        import resource
 
-        import sympy  # type: ignore[import-untyped]
-        from latex2sympy2_extended import NormalizationConfig  # type: ignore[import-untyped]
+        import sympy
+        from latex2sympy2_extended import NormalizationConfig
         from math_verify import LatexExtractionConfig, parse, verify
 
+        safe_expressions.install()  # latex2sympy reads numbers by sympy's parser, which evaluates
         logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that limits are our business: they are
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES if hard < 0 else min(_MEMORY_BYTES, hard), hard))
         # Its removal of units would take `2ab` for 2; ours has been done already.
         tidy = NormalizationConfig(
             basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
@@ -216,6 +225,8 @@ class SymbolicService:
         self._parse = functools.lru_cache(maxsize=1024)(
             lambda text: parse(f"${text}$", [config], fallback_mode="no_fallback", parsing_timeout=None)
         )
+        for pair in WARM_UP:  # so that what is loaded late, is loaded before rooms are forked
+            self(pair)
 
     def __call__(self, pair: tuple[str, str]) -> bool | None:
         """None if the gold can't be read."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +21,9 @@ from typing import Self
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import RewardError
 from posttrain.rewards.base import applies, check_columns, row_columns
-from posttrain.rewards.contract import CountingJudge, JudgeClient, ModelHost, RowError
+from posttrain.rewards.contract import CountingJudge, JudgeClient, ModelHost, RowError, Value
 from posttrain.rewards.loader import split_path
-from posttrain.rewards.members import Row, Value, make_member
+from posttrain.rewards.members import Row, make_member
 from posttrain.types import Completion, Prompt, Score
 
 _GOLD = 200
@@ -93,11 +93,14 @@ class Scorer:
 
     def metrics(self) -> dict[str, float]:
         """Since the last call: what the sandbox counted, as `sandbox/...`, what judges at endpoints counted, as
-        `judge/...`, and what rewards logged, as `logged/...`."""
+        `judge/...`, what completions did to their verifiers, as `verifier/...` (see `members.RoomMember`), and what
+        rewards logged, as `logged/...`."""
         found: dict[str, float] = {}
         for prefix, source in (("sandbox", self._judge), ("judge", self._models)):
             counted: dict[str, float] = source.metrics() if isinstance(source, CountingJudge) else {}
             found |= {f"{prefix}/{name}": value for name, value in counted.items()}
+        counts = sum((member.take_counts() for member in self._members), Counter[str]())
+        found |= {f"verifier/{name}": float(count) for name, count in counts.items()}
         return found | {f"logged/{name}": value for name, value in self.take_metrics().items()}
 
     def take_metrics(self) -> dict[str, float]:
@@ -134,9 +137,10 @@ class Scorer:
         closed = [self._names[n] for n, v in counted.items() if self._uses[n].gate and v <= 0]
         if closed:
             nothing = dict.fromkeys(terms, 0.0)
-            return Score(value=0.0, parts=parts, terms=nothing, detail=f"gate {closed[0]} is closed")
+            detail = "; ".join([f"gate {closed[0]} is closed", *row.remarks])
+            return Score(value=0.0, parts=parts, terms=nothing, detail=detail)
         value = sum(self.weights[name] * term for name, term in terms.items())
-        return Score(value=float(value), parts=parts, terms=terms)
+        return Score(value=float(value), parts=parts, terms=terms, detail="; ".join(row.remarks))
 
     def _why_none(self, values: dict[int, Value], row: Row) -> str:
         gold = row.columns.get("answer")

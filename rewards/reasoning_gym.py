@@ -1,20 +1,24 @@
-"""Scores answers with reasoning_gym's own verifiers (the optional extra `reasoning`)."""
+"""Scores answers with reasoning_gym's own verifiers (the optional extra `reasoning`), each in a confined room.
+
+Some of those verifiers evaluate the answer as Python (`n_queens`, `binary_matrix`, `spiral_matrix`,
+`string_insertion`) or give it to sympy's parser, which does (`countdown`, `puzzle24`, polynomials, integrals). Here
+they read it with `safe_expressions` instead, which accepts what an honest answer holds.
+"""
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from posttrain.rewards.contract import BuiltinReward, Case
+from posttrain.rewards import safe_expressions
+from posttrain.rewards.contract import BuiltinReward, Case, RowError
 
-
-@functools.lru_cache(maxsize=256)
-def _scorer(task: str) -> Any:
-    from reasoning_gym.factory import get_score_answer_fn
-
-    return get_score_answer_fn(task)
+_GRIDS = {"arc_agi": ("input", "output"), "rearc": ("input", "output")}
+"""Metadata that the verifier compares as tuples of tuples: JSON has made lists of them."""
 
 
 def reasoning_gym(
@@ -23,19 +27,62 @@ def reasoning_gym(
     entry: Sequence[Any],
     task_name: Sequence[str],
     **columns: Any,
-) -> list[float | None]:
+) -> list[float | RowError | None]:
     """The task's own score in [0, 1]. Columns: `entry`, the generated item as JSON; `task_name`, its generator.
 
-    The answer is what stands in the last `<answer>` element or \\boxed, else the whole answer.
+    The answer is the text of the last `<answer>` element or \\boxed, else the whole answer.
     """
     return [
-        None if item is None else float(_scorer(task)(answer=_final(text), entry=_item(item)))
+        None if item is None else _score(task, _final(text), _item(task, item))
         for text, item, task in zip(completions, entry, task_name, strict=True)
     ]
 
 
-def _item(entry: Any) -> Any:
-    return json.loads(entry) if isinstance(entry, str) else entry
+def _score(task: str, answer: str, item: Any) -> float | RowError:
+    try:
+        scorer = _scorers()[task]
+    except KeyError:
+        return RowError(f"column `task_name`: reasoning_gym has no data set {task!r}")
+    score = float(scorer(answer=answer, entry=item))
+    return score if math.isfinite(score) else RowError(f"{task} scored {score}")
+
+
+_loaded: dict[str, Callable[..., float]] = {}
+
+
+def _scorers() -> dict[str, Callable[..., float]]:
+    """The verifier of each data set that builds without parameters, by name."""
+    if not _loaded:
+        load()
+    return _loaded
+
+
+def load() -> None:
+    """Loads all verifiers, 0.7 s, and has them read text by `safe_expressions`. For the process of a confined room."""
+    from reasoning_gym.factory import DATASETS, get_score_answer_fn
+
+    for name in sorted(DATASETS):
+        with contextlib.suppress(AssertionError):  # `composite` is made of others, and has no default
+            _loaded[name] = get_score_answer_fn(name)
+    safe_expressions.install()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("reasoning_gym."):
+            module.eval = safe_expressions.literal  # type: ignore[attr-defined]  # found before the built-in one
+            if getattr(module, "parse_expr", None) is not None and "propositional_logic" not in name:
+                module.parse_expr = safe_expressions.parse_expr  # type: ignore[attr-defined]
+
+
+def _item(task: str, entry: Any) -> Any:
+    item = json.loads(entry) if isinstance(entry, str) else entry
+    names = _GRIDS.get(task, ())
+    if not names or not isinstance(item.get("metadata"), dict):
+        return item
+    grids = {name: _tuples(item["metadata"][name]) for name in names if name in item["metadata"]}
+    return {**item, "metadata": {**item["metadata"], **grids}}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _final(text: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 from posttrain.rewards import loader
 from posttrain.rewards.contract import RowError
+from posttrain.rewards.rooms import encode
 
 HEADER = struct.Struct("!Q")
 LONGEST_EXTRA = 2000
@@ -56,6 +57,14 @@ class UserReward:
         given = {k: v for k, v in extras.items() if k in self.wants}
         values = loader.call(self._reward, call["prompts"], call["completions"], call["columns"], call["params"], given)
         return values, metrics, columns
+
+
+class ConfinedReward(UserReward):
+    """The same in a confined room, whose replies are JSON: see `rooms.decode_all` for the values."""
+
+    def __call__(self, call: dict[str, Any]) -> Any:
+        values, metrics, columns = super().__call__(call)
+        return [[encode(value) for value in values], metrics, columns]
 
 
 class BuiltinCall:

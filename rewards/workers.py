@@ -15,12 +15,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from posttrain.rewards import worker
 from posttrain.rewards.contract import RowError
+from posttrain.sandbox.confined.service import CallFailed, CallTimeout, LoadFailed, Service
 
 T = TypeVar("T")
 START_TIMEOUT_S = 120.0
@@ -37,25 +37,17 @@ class OutOfBounds(Exception):
     """A process holds too much memory."""
 
 
-class CallFailed(Exception):
-    """A call raised, ran too long or killed its process; `str` says which, with the traceback if there is one."""
+__all__ = ["CallFailed", "CallTimeout", "LoadFailed", "Process", "Service", "WorkerProcess", "call_rows"]
 
 
-class CallTimeout(CallFailed):
-    """The call ran too long; its process was killed."""
+class Process(Protocol):
+    """A process that answers calls: `WorkerProcess`, with the user's rights, or `ConfinedService`, without."""
 
+    def wants(self) -> tuple[str, ...]: ...
 
-class LoadFailed(Exception):
-    """The service can't even be loaded; `str` is the traceback."""
+    def call(self, argument: Any, timeout_s: float) -> Any: ...
 
-
-@dataclass(frozen=True, kw_only=True)
-class Service:
-    """What a worker loads: `module.attribute(*arguments)` must give a callable of one argument."""
-
-    module: str
-    attribute: str
-    arguments: tuple[Any, ...] = ()
+    def close(self) -> None: ...
 
 
 class WorkerProcess:
@@ -196,14 +188,14 @@ def call_rows(call: Callable[[Sequence[int], float], Sequence[T]], rows: int, ti
     not counted. Rows that are left then, or after several failures without a success, fail with the last
     failure's text.
     """
-    results: list[T | RowError] = [RowError("not reached")] * rows
+    results: list[T | RowError] = [RowError("not reached", "unreached")] * rows
     waiting = [(list(range(rows)), timeout_s)] if rows else []
     budget, failures_in_a_row, detail = 4 * timeout_s, 0, ""
     while waiting:
         part, share = waiting.pop()
         if budget <= 0 or failures_in_a_row > _MAX_FAILURES_IN_A_ROW:
             for i in part:
-                results[i] = RowError(detail)
+                results[i] = RowError(detail, "unreached")
             continue
         share = min(share, budget)
         started = time.monotonic()
@@ -213,7 +205,7 @@ def call_rows(call: Callable[[Sequence[int], float], Sequence[T]], rows: int, ti
             detail = str(error)
             if len(part) == 1:
                 failures_in_a_row += 1
-                results[part[0]] = RowError(detail)
+                results[part[0]] = RowError(detail, "call")
             else:
                 middle, half = len(part) // 2, max(share / 2, timeout_s / 8)
                 waiting += [(part[middle:], half), (part[:middle], half)]

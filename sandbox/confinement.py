@@ -176,28 +176,30 @@ def _add_rule(ruleset: int, path: str, access: int) -> None:
         os.close(fd)
 
 
-def landlock_ruleset(libraries: Sequence[str] = ()) -> int:
+def landlock_ruleset(libraries: Sequence[str] = (), *, listed: Sequence[str] = (), network: bool = False) -> int:
     """A ruleset that allows reading the standard library, these folders and nothing else; returns its descriptor.
 
-    Raises ConfinementError where the kernel has no Landlock (before 5.13, or switched off at boot).
+    Of the folders `listed`, the names of files can be read. `network` allows connections. Raises ConfinementError where
+    the kernel has no Landlock (before 5.13, or switched off at boot).
     """
-    ruleset, _ = _new_ruleset()
-    paths, listed = _readable()
+    ruleset, _ = _new_ruleset(network=network)
+    paths, named = _readable()
     for path in (*paths, *libraries):
         _add_rule(ruleset, path, _READ_FILE | _READ_DIR)
-    for path in listed:
+    for path in (*named, *listed):
         _add_rule(ruleset, path, _READ_DIR)
     return ruleset
 
 
-def _new_ruleset() -> tuple[int, int]:
+def _new_ruleset(*, network: bool = False) -> tuple[int, int]:
     """(descriptor of a ruleset that allows nothing, all rights on files that it knows)."""
     abi = _libc.syscall(syscalls.LANDLOCK_CREATE, None, 0, 1)
     if abi < 1:
         raise ConfinementError("the kernel has no Landlock")
     # Each version of the interface knows more rights: refer (2), truncate (3), network (4), ioctl (5), scopes (6).
     filesystem = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF, 4: 0x7FFF}.get(abi, 0xFFFF)
-    attributes = struct.pack("<QQQ", filesystem, 3 if abi >= 4 else 0, 3 if abi >= 6 else 0)
+    ports = 3 if abi >= 4 and not network else 0
+    attributes = struct.pack("<QQQ", filesystem, ports, 3 if abi >= 6 else 0)
     size = 8 if abi < 4 else 16 if abi < 6 else 24
     ruleset = int(_libc.syscall(syscalls.LANDLOCK_CREATE, attributes, size, 0))
     _check(ruleset, "landlock_create_ruleset")

@@ -25,8 +25,9 @@ from posttrain.sandbox.languages import check as check_languages
 from posttrain.sandbox.places import AT_WORK, MOST, Places
 from posttrain.sandbox.repeats import Repeats
 from posttrain.sandbox.rounds import STARVATION_FACTOR
-from posttrain.sandbox.supervisor import ATTEMPTS, PATIENT_REPLY_TIMEOUT_S, Judge
+from posttrain.sandbox.supervisor import ATTEMPTS, Judge
 from posttrain.sandbox.tiers import TierReport, require
+from posttrain.sandbox.zygote_process import PATIENT_REPLY_TIMEOUT_S
 
 _BATCH = 4
 """Jobs a call at most: a Ray call costs about a millisecond, a job about ten."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -26,17 +24,10 @@ from posttrain.sandbox.languages import LanguageError
 from posttrain.sandbox.languages import check as check_languages
 from posttrain.sandbox.rounds import Ends, HostBusy, Round, ZygoteGone
 from posttrain.sandbox.solution_room import MAX_CODE, READY
+from posttrain.sandbox.zygote_process import StartError, ZygoteProcess
 
-START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 5.0
-REPLY_TIMEOUT_S, PATIENT_REPLY_TIMEOUT_S = 5.0, 60.0
-"""After so long without an answer, the zygote counts as dead: it forks and reaps in milliseconds."""
 ATTEMPTS = 3
 BUSY_PAUSE_S = 0.2
-ROUNDS_PER_ZYGOTE = 5000
-"""A new zygote after so many jobs: what little may leak, in it or in the kernel, doesn't add up."""
-
-
 BOOT = Path(__file__).resolve().parent / "boot.py"
 
 
@@ -58,17 +49,15 @@ class Judge:
         self.tier = tier
         self._languages = tuple(languages)
         try:
-            self._preload = preloads.locate(preload)
+            libraries = preloads.locate(preload)
         except preloads.PreloadError as error:
             fix = f"install it, or leave it out of `preload` (possible: {', '.join(preloads.ALLOWED)})"
             raise SandboxError(str(error), where="sandbox", fix=fix) from error
         self._patient = patient
-        self._rounds = 0
         self._lock = threading.Lock()
         self._closed = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
-        self._start()
+        self._zygote = ZygoteProcess(str(BOOT), [str(BOOT.parent)], [tier, *libraries], patient=patient)
+        self._ready()
 
     def __enter__(self) -> Self:
         return self
@@ -89,8 +78,7 @@ class Judge:
         reason = "the judge is closed"
         for attempt in range(0 if self._closed else ATTEMPTS):
             try:
-                self._ready()
-                return self._attempt(job)
+                return self._attempt(job, self._ready())
             except LanguageError as error:
                 reason = str(error)
                 break
@@ -102,7 +90,7 @@ class Judge:
                 time.sleep(BUSY_PAUSE_S * (attempt + 1))
             except (ZygoteGone, OSError, SandboxError) as error:
                 reason = str(error)
-                self._stop(kill=True)
+                self._zygote.stop(kill=True)
                 if isinstance(error, ZygoteGone) and error.late:  # what the rooms did is known: nothing
                     return Verdict(id=job.id, outcome="timeout", message="no verdict in time")
         return Verdict(id=job.id, outcome="infra_error", message=reason[:MESSAGE_CHARS])
@@ -113,82 +101,36 @@ class Judge:
         Raises HostBusy, ZygoteGone, OSError or SandboxError.
         """
         with self._lock:
-            self._ready()
-            assert self._control is not None
-            return Round(self._control, job, rooms, patient=self._patient)
+            return Round(self._ready(), job, rooms, patient=self._patient)
 
     def close(self) -> None:
         """Ends the zygote and every room; later jobs get an infra_error."""
         with self._lock:
             self._closed = True
-            self._stop()
+            self._zygote.stop()
 
     @property
     def zygote_pid(self) -> int | None:
         """The process that forks the rooms; None while there is none."""
-        return self._process.pid if self._process is not None else None
+        return self._zygote.process.pid if self._zygote.process is not None else None
 
-    # ------------------------------------------------------------ the zygote
-
-    def _start(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            folder = str(Path(__file__).resolve().parent)
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(BOOT), folder, str(theirs.fileno()), self.tier, *self._preload],
-                env={},
-                cwd="/",
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # a Ctrl-C of the terminal is for the command, not for its judges
-            )
-        self._control = ours
-        ours.settimeout(START_TIMEOUT_S)
+    def _ready(self) -> socket.socket:
+        """The control socket of a zygote that answers. Raises SandboxError or OSError."""
         try:
-            answer = ours.recv(1000)
-        except OSError as error:
-            answer = str(error).encode()
-        if answer != b"ok":
-            self._stop()
-            reason = answer.decode("utf-8", "replace") or "the zygote died at start"
-            raise SandboxError(f"sandbox tier {self.tier} can't be put up: {reason}", fix="run `posttrain doctor`")
-        ours.settimeout(PATIENT_REPLY_TIMEOUT_S if self._patient else REPLY_TIMEOUT_S)
+            return self._zygote.ready()
+        except StartError as error:
+            what = f"sandbox tier {self.tier} can't be put up: {error}"
+            raise SandboxError(what, fix="run `posttrain doctor`") from error
 
-    def _ready(self) -> None:
-        """A zygote that answers, and none that has grown old. Raises SandboxError or OSError."""
-        if self._control is not None and self._rounds >= ROUNDS_PER_ZYGOTE:
-            self._stop()
-        if self._control is None:
-            self._start()
-
-    def _stop(self, *, kill: bool = False) -> None:
-        if self._control is not None:
-            self._control.close()
-        if self._process is not None:
-            try:
-                if kill:
-                    self._process.kill()  # it may be stopped, or hang
-                self._process.wait(timeout=STOP_TIMEOUT_S)  # it ends by itself when its socket closes
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._control = self._process = None
-        self._rounds = 0
-
-    def _attempt(self, job: Job) -> Verdict:
-        if self._control is None:
-            raise ZygoteGone("the zygote isn't running")
-        self._rounds += 1
+    def _attempt(self, job: Job, control: socket.socket) -> Verdict:
         if job.language is not None:
             if job.language not in self._languages:
                 raise LanguageError(f"language {job.language!r} isn't among those opted for (languages: [...])")
             check_languages([job.language], self.tier)
-            return language_programs.judge(self._control, job, patient=self._patient)
+            return language_programs.judge(control, job, patient=self._patient)
         if job.kind == "stdio":
-            return programs.judge(self._control, job, patient=self._patient)
-        return _judge_tests(self._control, job, patient=self._patient)
+            return programs.judge(control, job, patient=self._patient)
+        return _judge_tests(control, job, patient=self._patient)
 
 
 def _judge_tests(control: socket.socket, job: Job, *, patient: bool) -> Verdict:

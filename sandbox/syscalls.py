@@ -50,6 +50,13 @@ _CHECKED: dict[str, tuple[int | None, int | None]] = {
     "sendto": (44, 206), "prlimit64": (302, 261), "prctl": (157, 167),
 }  # fmt: skip
 
+_NETWORK: dict[str, tuple[int | None, int | None]] = {
+    "socket": (41, 198), "connect": (42, 203), "sendto": (44, 206), "sendmsg": (46, 211), "recvmsg": (47, 212),
+    "shutdown": (48, 210), "getsockname": (51, 204), "getpeername": (52, 205), "setsockopt": (54, 208),
+    "getsockopt": (55, 209), "recvmmsg": (299, 243), "sendmmsg": (307, 269),
+}  # fmt: skip
+"""What a client of the network needs; no server's bind, listen and accept."""
+
 _CLONE_THREAD = 0x00010000
 NEW_NAMESPACES = 0x7E020000
 """Flags of clone that make namespaces."""
@@ -57,7 +64,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | 0o20
 _FIONBIO, _FIOCLEX = 0x5421, 0x5451  # asyncio needs these two
 _FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)  # dup, flags, locks, pipe size; not F_SETOWN and its kin
 _PR_SET_NAME, _PR_GET_NAME = 15, 16
-_AF_UNIX = 1
+_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 
 
 @dataclass(frozen=True)
@@ -85,12 +92,12 @@ def architecture() -> Architecture | None:
     return ARCHITECTURES.get(os.uname().machine)
 
 
-def room_filter(arch: Architecture, *, files: bool) -> bytes:
-    """The seccomp program of both rooms. `files` lets them open files for reading (Landlock says which)."""
-    return bpf.assemble(arch.audit, room_rules(arch, files=files), arch.has_x32)
+def room_filter(arch: Architecture, *, files: bool, network: bool = False) -> bytes:
+    """The seccomp program of a room. `files`: it may open files to read (Landlock says which); `network`: connect."""
+    return bpf.assemble(arch.audit, room_rules(arch, files=files, network=network), arch.has_x32)
 
 
-def room_rules(arch: Architecture, *, files: bool) -> dict[int, bpf.Body]:
+def room_rules(arch: Architecture, *, files: bool, network: bool = False) -> dict[int, bpf.Body]:
     """What `room_filter` is made of: a verdict on each call by its number."""
     checks: dict[str, bpf.Body] = {
         "open": bpf.refuse(errno.ENOSYS),
@@ -106,8 +113,10 @@ def room_rules(arch: Architecture, *, files: bool) -> dict[int, bpf.Body]:
         "prlimit64": bpf.one_of(0, (0,), errno.EPERM),
         "prctl": bpf.one_of(0, (_PR_SET_NAME, _PR_GET_NAME), errno.EPERM),
     }
+    if network:
+        checks |= {"socket": bpf.one_of(0, (_AF_INET, _AF_INET6), errno.EPERM), "sendto": bpf.allow()}
     rules: dict[int, bpf.Body] = {}
-    for table in (_PLAIN, _CHECKED):
+    for table in (_PLAIN, _CHECKED, *([_NETWORK] if network else [])):
         for name, numbers in table.items():
             number = numbers[arch.column]
             if number is not None:

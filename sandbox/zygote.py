@@ -20,7 +20,7 @@ import resource
 import signal
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from posttrain.sandbox import (
@@ -41,17 +41,17 @@ from posttrain.sandbox import (
 )  # fmt: skip
 
 REQUEST = struct.Struct("!BIQ")
-"""Rooms (PROGRAM, BOTH, SESSION or, in tier A, LANGUAGE), seconds of processor time, bytes of memory."""
-PROGRAM, BOTH, SESSION, LANGUAGE = 1, 2, 3, 4
+"""Rooms (PROGRAM, BOTH, SESSION, SERVICE or, in tier A, LANGUAGE), seconds of processor time, bytes of memory."""
+PROGRAM, BOTH, SESSION, LANGUAGE, SERVICE = 1, 2, 3, 4, 5
 PIDS = struct.Struct("!ii")
 """Of S and of T, 0 where there is no room; (-errno, 0) where a fork failed, and then no room is left."""
 REPORT = struct.Struct("!iddiddI")
 """Of S and of T: wait status, seconds of processor time, peak resident MiB. All 0 where there was no room. Last,
 how often S tried what is never allowed, by its own count."""
-_DESCRIPTORS = {PROGRAM: 2, BOTH: 4, SESSION: 2, LANGUAGE: 2}
+_DESCRIPTORS = {PROGRAM: 2, BOTH: 4, SESSION: 2, LANGUAGE: 2, SERVICE: 2}
 _MAX_OPEN = 4096
-_Room = Callable[[int, int, Any, mmap.mmap], None]
-_SOLUTION_ROOMS: dict[int, _Room] = {
+Room = Callable[[int, int, Any, mmap.mmap], None]
+_SOLUTION_ROOMS: dict[int, Room] = {
     PROGRAM: program_room.run_program,
     BOTH: solution_room.run_module,
     SESSION: cells.run_cells,
@@ -73,10 +73,17 @@ def main(socket_fd: int, tier: str, preload: list[str]) -> None:
     """Prepares, says b"ok" or why not, then serves. Never returns."""
     control = socket.socket(fileno=socket_fd)
     try:
-        zygote = _Zygote(control, tier, preload)
+        folders = _load_solution_libraries(preload)
+        os.environ.clear()
+        zygote = Zygote(control, tier, folders, _SOLUTION_ROOMS)
     except (confinement.ConfinementError, OSError) as error:
         control.send(str(error).encode()[:1000])
         os._exit(1)
+    serve(control, zygote)
+
+
+def serve(control: socket.socket, zygote: Zygote) -> None:
+    """Reports b"ok", then forks rooms until the supervisor hangs up. Never returns."""
     control.send(b"ok")
     try:
         zygote.serve()
@@ -84,34 +91,56 @@ def main(socket_fd: int, tier: str, preload: list[str]) -> None:
         os._exit(0)
 
 
-class _Zygote:
-    def __init__(self, control: socket.socket, tier: str, preload: list[str]) -> None:
+def _load_solution_libraries(preload: list[str]) -> list[str]:
+    """Imports what rooms for solutions use; returns the folders that they must be able to read."""
+    for name in PRELOADED:
+        with contextlib.suppress(ImportError):  # a distribution may leave one out
+            importlib.import_module(name)
+    folders = preloads.load(preload)
+    solution_room.add_quitters()
+    devices.install()
+    _warm_up()
+    _share_page_tables()
+    return folders
+
+
+class Zygote:
+    """Forks rooms of this process, which has one thread and has loaded all that they need.
+
+    `folders` are what rooms may read besides the standard library, `listed` the folders whose files they may name;
+    `network` lets them use it, `stderr` keeps standard error. Raises ConfinementError or OSError where a layer of the
+    confinement can't be put up.
+    """
+
+    def __init__(
+        self,
+        control: socket.socket,
+        tier: str,
+        folders: Sequence[str],
+        rooms: Mapping[int, Room],
+        *,
+        listed: Sequence[str] = (),
+        network: bool = False,
+        stderr: bool = False,
+    ) -> None:
         arch = syscalls.architecture()
         if arch is None:
             raise confinement.ConfinementError(f"no system call table for {os.uname().machine}")
-        for name in PRELOADED:
-            with contextlib.suppress(ImportError):  # a distribution may leave one out
-                importlib.import_module(name)
-        libraries = preloads.load(preload)
-        solution_room.add_quitters()
-        _warm_up()
-        _share_page_tables()
         self._control = control
+        self._rooms, self._stderr = dict(rooms), stderr
         self._isolated = tier == "A"
         _first_to_go()
         confinement.set_dumpable(False)
         if self._isolated:
             confinement.enter_namespaces()
-        self._ruleset = None if tier == "C" else confinement.landlock_ruleset(libraries)
-        self._program = syscalls.room_filter(arch, files=self._ruleset is not None)
-        os.environ.clear()
-        devices.install()
-        _own_null_device()
+        self._ruleset = None if tier == "C" else confinement.landlock_ruleset(folders, listed=listed, network=network)
+        self._program = syscalls.room_filter(arch, files=self._ruleset is not None, network=network)
+        _own_null_device(stderr=stderr)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         self._page = mmap.mmap(-1, mmap.PAGESIZE)  # shared with the room of the moment, which counts there
         self._base_memory = _address_space()
         if self._isolated:
-            confinement.hide_host(libraries)  # last: what was read above lies there
+            confinement.hide_host(folders)  # last: what was read above lies there
         gc.collect()
         gc.disable()  # a collection in a room would touch, and so copy, every page; rooms enable it again
         gc.freeze()
@@ -124,7 +153,7 @@ class _Zygote:
             self._page[:] = bytes(mmap.PAGESIZE)  # nothing of the last room is left for this one
             pids: list[int] = []
             try:
-                pids.append(self._fork(fds[:2], limits, _SOLUTION_ROOMS[rooms]))
+                pids.append(self._fork(fds[:2], limits, self._rooms[rooms]))
                 if rooms == BOTH:
                     pids.append(self._fork(fds[2:], limits, None))
             except OSError as error:  # no processes or no memory left: for now, perhaps
@@ -153,7 +182,7 @@ class _Zygote:
             os._exit(1)
         return message, list(fds)
 
-    def _fork(self, fds: list[int], limits: confinement.Limits, room: _Room | None) -> int:
+    def _fork(self, fds: list[int], limits: confinement.Limits, room: Room | None) -> int:
         """Forks a room that runs `room`, or the tests; returns its pid. Raises OSError."""
         pid = confinement.fork_room(self._isolated)
         if pid:
@@ -161,7 +190,7 @@ class _Zygote:
         try:
             confinement.die_with_parent()
             _close_others([*fds, *([] if self._ruleset is None else [self._ruleset])])
-            _own_null_device()
+            _own_null_device(stderr=self._stderr)
             if room is None:
                 self._page.close()
                 tester_room.run(fds[0], fds[1], self._confine(limits))
@@ -241,11 +270,14 @@ def _close_others(keep: list[int]) -> None:
         low = fd + 1
 
 
-def _own_null_device() -> None:
+def _own_null_device(*, stderr: bool) -> None:
+    """Replaces standard input, output and error; `stderr` keeps standard error, and sends output there too."""
     # Flags such as O_NONBLOCK belong to the open file: on a shared one, a room could leave notes for the next.
     null = devices.open_anew(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
+    for fd in (0,) if stderr else (0, 1, 2):
         os.dup2(null, fd)
+    if stderr:
+        os.dup2(2, 1)
     os.close(null)
 
 
@@ -266,4 +298,4 @@ def _address_space() -> int:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
-__all__ = ["BOTH", "LANGUAGE", "PIDS", "PROGRAM", "REPORT", "REQUEST", "SESSION", "main"]
+__all__ = ["BOTH", "LANGUAGE", "PIDS", "PROGRAM", "REPORT", "REQUEST", "SERVICE", "SESSION", "Zygote", "main", "serve"]

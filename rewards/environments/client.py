@@ -10,8 +10,9 @@ from typing import Any
 
 from posttrain.configs.agents import EnvironmentUse
 from posttrain.errors import RewardError
+from posttrain.rewards.confinement import process_for
 from posttrain.rewards.fence import neutral
-from posttrain.rewards.workers import CallFailed, LoadFailed, Service, WorkerProcess
+from posttrain.rewards.workers import CallFailed, LoadFailed, Process, Service
 
 GRACE_S = 5.0
 """What a process gets beyond the time of its tools, before it is killed."""
@@ -35,10 +36,11 @@ class EnvironmentPool:
             attribute="Host",
             arguments=(use.use, str(recipe_dir.resolve()), use.params, sandbox_tier, use.timeout),
         )
-        self._workers = [WorkerProcess(service) for _ in range(use.processes)]
+        folder = recipe_dir.resolve()
+        self._workers = [process_for(service, use, folder, stateful=True) for _ in range(use.processes)]
         self._turn = itertools.cycle(range(use.processes))
         self._lock = threading.Lock()
-        self._homes: dict[str, WorkerProcess] = {}
+        self._homes: dict[str, Process] = {}
         self._tools: list[dict[str, Any]] | None = None
 
     def tools(self) -> list[dict[str, Any]]:
@@ -77,7 +79,7 @@ class EnvironmentPool:
         for worker in self._workers:
             worker.close()
 
-    def _ask(self, worker: WorkerProcess, request: Mapping[str, Any], seconds: float) -> Any:
+    def _ask(self, worker: Process, request: Mapping[str, Any], seconds: float) -> Any:
         try:
             return worker.call(request, seconds + GRACE_S)
         except LoadFailed as error:

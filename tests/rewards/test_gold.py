@@ -7,7 +7,8 @@ import pytest
 
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import DataError
-from posttrain.rewards.gold import MAKERS, ROWS, check_gold
+from posttrain.rewards.gold import ROWS, check_gold
+from posttrain.rewards.gold_answers import MAKERS
 from posttrain.types import Prompt
 
 

@@ -1,21 +1,19 @@
 """The verifier: what is equal, what isn't, and what must not hurt."""
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from posttrain.rewards.arithmetic import TooLarge, Unreadable, evaluate
 from posttrain.rewards.contract import RowError
 from posttrain.rewards.math import Symbolic, is_safe, math, same, verify
-from posttrain.rewards.workers import Service
+from posttrain.sandbox.confined import ConfinedService
+from posttrain.sandbox.confined.service import Service
 
 
 @pytest.fixture(scope="module")
-def symbolic() -> Iterator[Symbolic]:
-    process = Symbolic()
-    yield process
-    process.close()
+def symbolic() -> Symbolic:
+    return Symbolic()
 
 
 EQUAL = [
@@ -88,13 +86,9 @@ def test_what_never_ends_is_wrong_in_time(symbolic: Symbolic, monkeypatch: pytes
         Service(module="types", attribute="SimpleNamespace"),  # fails at every call
     ],
 )
-def test_a_parser_that_fails_is_an_error_and_no_zero(broken: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("posttrain.rewards.math.SYMBOLIC", broken)
-    process = Symbolic()
-    try:
-        assert isinstance(verify("x^2+1", r"\boxed{y^2+1}", process), RowError)
-    finally:
-        process.close()
+def test_a_parser_that_fails_is_an_error_and_no_zero(broken: Service) -> None:
+    with ConfinedService(broken) as rooms:
+        assert isinstance(verify("x^2+1", r"\boxed{y^2+1}", Symbolic(rooms)), RowError)
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_resources_are_bounded(judge_b: Judge, name: str) -> None:
     verdict = run(judge_b, RESOURCES[name])
     assert verdict.outcome in ("timeout", "memory", "wrong", "crash", "output_limit")
     assert time.monotonic() - started < 3 * 1 + 1 + 2
-    assert [p.status() for p in psutil.Process(judge_b._process.pid).children()] == []  # type: ignore[union-attr]
+    assert [p.status() for p in psutil.Process(judge_b.zygote_pid).children()] == []
 
 
 HOST = {

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from posttrain.errors import SandboxError
-from posttrain.sandbox import supervisor
+from posttrain.sandbox import supervisor, zygote_process
 from posttrain.sandbox.jobs import Job, Verdict
 from posttrain.sandbox.supervisor import Judge
 
@@ -30,7 +30,7 @@ SLEEP = Job(id="sleep", code="import time\ndef f(): time.sleep(1000)", tests=("a
 @pytest.fixture(params=["A", "B"])
 def judge(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Judge]:
     """A judge of its own for each test: it is broken there."""
-    monkeypatch.setattr(supervisor, "REPLY_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(zygote_process, "REPLY_TIMEOUT_S", 1.0)
     try:
         judge = Judge(request.param)
     except SandboxError as error:
@@ -202,7 +202,7 @@ def test_no_process_left_on_the_host(
 
 
 def test_a_zygote_is_replaced_before_it_grows_old(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "ROUNDS_PER_ZYGOTE", 2)
+    monkeypatch.setattr(zygote_process, "ROUNDS_PER_ZYGOTE", 2)
     seen = []
     for _ in range(4):
         assert judge.run(GOOD).outcome == "pass"

@@ -58,7 +58,7 @@ def test_a_closed_judge_says_so(judge_b: Judge) -> None:
     judge = Judge(judge_b.tier)
     judge.close()
     verdict = judge.run(Job(id="x", code="", tests=("assert True",)))
-    assert (verdict.outcome, judge._process) == ("infra_error", None)
+    assert (verdict.outcome, judge.zygote_pid) == ("infra_error", None)
 
 
 @pytest.mark.usefixtures("ray_session", "judge_b")
