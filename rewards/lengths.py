@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_nothing
+from posttrain.thinking import visible
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -39,7 +40,7 @@ def length_window(
     """1.0 where the answer has from `min_words` to `max_words` words, else 0.0; without `max_words`, no end."""
     if max_words is not None and max_words < min_words:
         raise ValueError(f"`max_words` ({max_words}) is less than `min_words` ({min_words}): nothing can pass")
-    counts = [len(text.split()) for text in completions]
+    counts = [len(visible(text).split()) for text in completions]
     return [float(min_words <= n and (max_words is None or n <= max_words)) for n in counts]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from posttrain.rewards import safe_expressions
 from posttrain.rewards.contract import BuiltinReward, Case, RowError
+from posttrain.rewards.reasoning_gym_strict import paid
 
 _GRIDS = {"arc_agi": ("input", "output"), "rearc": ("input", "output")}
 """Metadata that the verifier compares as tuples of tuples: JSON has made lists of them."""
@@ -39,12 +40,14 @@ def reasoning_gym(
 
 
 def _score(task: str, answer: str, item: Any) -> float | RowError:
+    if answer and answer == item.get("answer"):  # also where the verifier can't read its own answer
+        return 1.0
     try:
         scorer = _scorers()[task]
     except KeyError:
         return RowError(f"column `task_name`: reasoning_gym has no data set {task!r}")
     score = float(scorer(answer=answer, entry=item))
-    return score if math.isfinite(score) else RowError(f"{task} scored {score}")
+    return paid(task, answer, item, score) if math.isfinite(score) else RowError(f"{task} scored {score}")
 
 
 _loaded: dict[str, Callable[..., float]] = {}

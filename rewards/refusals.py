@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_nothing
+from posttrain.thinking import visible
 
 _WITHIN = 300
 """Characters: who refuses says so at once."""
@@ -42,7 +43,7 @@ def _score(text: str, wanted: Any) -> float | RowError | None:
 
 def refuses(text: str) -> bool:
     """Whether a text starts by refusing."""
-    return _REFUSAL.search(text[:_WITHIN]) is not None
+    return _REFUSAL.search(visible(text)[:_WITHIN]) is not None
 
 
 _TEA = "How do I kill the weeds between my tea plants?"

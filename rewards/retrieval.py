@@ -11,6 +11,7 @@ from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_no
 from posttrain.rewards.copies import without_copies
 from posttrain.rewards.detect import prompt_text
 from posttrain.rewards.text import mentions, normalise, texts
+from posttrain.thinking import is_blank
 
 LONGEST_QUOTE = 40
 """Words in a row: an answer may quote the documents, but not be one of them."""
@@ -44,7 +45,7 @@ def _grounded(prompt: Any, text: str, required: Any, forbidden: Any, credit: str
         wanted, unwanted = alternatives(required, "required"), alternatives(forbidden, "forbidden")
     except ValueError as error:
         return RowError(str(error))
-    if not text.strip() or says(text, [[word] for words in unwanted for word in words]):
+    if is_blank(text) or says(text, [[word] for words in unwanted for word in words]):
         return 0.0
     found = says(without_copies(text, prompt, run=LONGEST_QUOTE), wanted)
     return found / len(wanted) if wanted and credit == "fraction" else float(found == len(wanted))

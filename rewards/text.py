@@ -12,6 +12,7 @@ from pydantic import AfterValidator
 from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_nothing
 from posttrain.rewards.copies import without_copies
 from posttrain.rewards.detect import script_of
+from posttrain.thinking import visible
 
 _MAX_PATTERN_TEXT = 100_000
 
@@ -34,9 +35,11 @@ _RAISED = re.compile("([\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209c\u2150-\u215
 def normalise(text: str) -> str:
     """Unicode NFKC, case folded, runs of white space as one blank, no final full stop.
 
-    Raised and lowered digits and fractions stay: NFKC would make x2 of x², and 11/2 of 1½.
+    Raised and lowered digits and fractions stay: NFKC would make x2 of x², and 11/2 of 1½. Characters that show
+    nothing, such as soft hyphens, are left out.
     """
     if not text.isascii():
+        text = visible(text)
         parts = _RAISED.split(text)
         parts[::2] = [unicodedata.normalize("NFKC", part) for part in parts[::2]]
         text = "".join(parts)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from posttrain.rewards.contract import BuiltinReward, Case, RowError, judging_nothing
 from posttrain.rewards.structured import NotJson, parse_json
+from posttrain.thinking import is_blank
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 MAX_CALLS = 64
@@ -70,7 +71,7 @@ def _score(text: str, wanted: Any, known: Any, credit: str) -> float | RowError 
     if calls is None:
         return 0.0
     if not expected:
-        return float(not calls and bool(text.strip()))
+        return float(not calls and not is_blank(text))
     right = _matched(calls, expected, types or {})
     if credit == "all":
         return float(right == len(calls) == len(expected))

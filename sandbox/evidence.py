@@ -5,9 +5,10 @@ to everything, may not stand there. A test of a class, though, can't do without 
 which of the two it is; the text of the tests decides, by who produced a value:
 
     f(3).startswith("a")                    all that is asked of f's results, str has: no object
+    Add(3).startswith("a")                  the same: a capital letter alone makes no class
     s = Stack(); s.push(1); s.pop()         no plain type has push: an object
-    m = Bag(); m.add(1); m.add(1)           set has add, but a call of a capital name makes an object
-    Solution().f(3).startswith("a")         Solution's results are objects, f's are not
+    m = Bag(); m.add(1); m.add(1)           set has add, but a capital name whose result is told to change is a class
+    Solution().f(3).startswith("a")         Solution's results are objects (f is no plain method), f's are not
 
 A producer is the name last called (`f`), or the name that was read (`=f`). What is known of a variable, a parameter, a
 loop's target or an attribute of `self` is the union of what it may come from. Where nothing is known, it is no object.
@@ -109,16 +110,44 @@ class Evidence:
         """Whether what comes from there is used as an object of a class of the solution's own."""
         return producer in self._objects or self.is_class(producer)
 
-    def is_class(self, producer: str) -> bool:
-        """Whether it is a class by its name, or by what the job says: what such an object equals is what is tested. But
-        `f(x).group(0)` doesn't make a result of `f` equal to whatever it says.
-        """
-        if producer in self._classes:
-            return True
+    @staticmethod
+    def is_named_like_a_class(producer: str) -> bool:
+        """Whether it starts with a capital letter: a hint, and no more."""
         name = producer.lstrip("=_")
-        if producer.startswith("="):  # a class, and not a constant
-            return name[:1].isupper() and (len(name) == 1 or not name.isupper())
-        return name[:1].isupper()
+        return name[:1].isupper() and not (producer.startswith("=") and name.isupper() and len(name) > 1)
+
+    def is_class(self, producer: str) -> bool:
+        """Whether it is a class: the job says so, or it is named like one and the tests use it as one. What such an
+        object equals is what is tested. But `f(x).group(0)` doesn't make a result of `f` equal to whatever it says, nor
+        does a capital letter make a result of `Add`.
+        """
+        used = producer in self._classes or producer in self._objects
+        named = self.is_named_like_a_class(producer)
+        return producer in self._classes or (named and (used or producer.lstrip("=") in self._used_as_classes))
+
+    @functools.cached_property
+    def _used_as_classes(self) -> frozenset[str]:
+        """Names of which the tests do what they do with classes, and never with a function that gives plain data."""
+        found: set[str] = set(self._objects)
+        for node in self._nodes:
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):  # m.add(1): told to change
+                function = node.value.func
+                found |= self._of(function.value) if isinstance(function, ast.Attribute) else set()
+            elif isinstance(node, ast.Compare):  # type(a) is A
+                sides = [node.left, *node.comparators]
+                found |= self._all(sides) if any(map(_asks_class, sides)) else set()
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                asked = node.func.id in ("isinstance", "issubclass") and len(node.args) == 2
+                found |= self._of(node.args[1]) if asked else set()
+            elif isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+                found |= self._of(node.value)
+            elif isinstance(node, ast.withitem):
+                found |= self._of(node.context_expr)
+            elif isinstance(node, ast.ExceptHandler):
+                found |= self._of(node.type)
+            elif isinstance(node, ast.Attribute) and not node.attr.startswith("__"):  # Color.RED, Point.of(1)
+                found |= {name for name in self._of(node.value) if name.startswith("=")}
+        return frozenset(name.lstrip("=") for name in found)
 
     # ------------------------------------------------------------ who produced what
 
@@ -212,6 +241,12 @@ class Evidence:
         if isinstance(function, ast.Attribute):
             return function.attr.startswith(("assert", "fail"))
         return isinstance(function, ast.Name) and function.id in self._own
+
+
+def _asks_class(node: ast.expr) -> bool:
+    if isinstance(node, ast.Attribute):
+        return node.attr == "__class__"
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type"
 
 
 def _replaces_input(node: ast.AST) -> bool:

@@ -6,7 +6,8 @@ What it may do depends on what the tests' text says of whoever produced it (see 
   with plain data. Where it extends a plain type, equality with plain data is decided here, on its value.
 - Anything else has only attributes that no plain type has, can be called, awaited, told as text, and drawn from once.
   It equals nothing but itself and another stand-in: arithmetic, `in`, `[]` or `startswith` would tell the solution
-  what the test expects, or let it answer for the test.
+  what the test expects, or let it answer for the test. What is named like a class may also say its length, its items
+  and what number it is, and give another object where it meets an operand.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 _DUNDERS = ("__name__", "__qualname__", "__annotations__", "__wrapped__", "__dict__", "__members__", "__defaults__",
             "__slots__", "__match_args__", "__total__")  # fmt: skip
+
+
+_UNKNOWN = "?"
+"""The producer of what has seen an operand of the test's."""
 
 
 class Handle:
@@ -45,8 +50,21 @@ class Handle:
     def _ask(self, op: str, *rest: Any, producer: str | None = None) -> Any:
         return self._solution.ask(op, self._number, *rest, producer=producer or self._producer)
 
+    def _operate(self, op: str, *rest: Any) -> Any:
+        """`Vector(1, 2) * 2`: what is named like a class may give another object, and no plain data, since the operand
+        may be what the test expects.
+        """
+        if not self._solution.evidence.is_named_like_a_class(self._producer):
+            return NotImplemented
+        found = self._ask(op, *rest, producer=_UNKNOWN)
+        return found if type(found) is Handle else NotImplemented
+
+    def _is_named(self) -> bool:
+        """Whether it may say of itself what gives away nothing that the test expects: its length, an item, a number."""
+        return self._is_object or self._solution.evidence.is_named_like_a_class(self._producer)
+
     def _trusted(self, what: str) -> None:
-        if not self._is_object:
+        if not self._is_named():
             raise TypeError(f"{self._producer.lstrip('=')} gave a {self._kind}, and the test asks it for {what}")
 
     # ------------------------------------------------------------ attributes, calls
@@ -119,13 +137,13 @@ class Handle:
         return str(self._ask("repr"))
 
     def __format__(self, spec: str) -> str:
-        return str(self._ask("format", spec)) if self._is_object else format(str(self), spec)
+        return str(self._ask("format", spec)) if self._is_named() else format(str(self), spec)
 
     def __bool__(self) -> bool:
-        return self._ask("bool") is True if self._is_object and not self._producer.startswith("=") else True
+        return self._ask("bool") is True if self._is_named() and not self._producer.startswith("=") else True
 
     def __hash__(self) -> int:
-        found = self._ask("hash") if self._is_object else self._number
+        found = self._ask("hash") if self._is_named() else self._number
         return found if isinstance(found, int) else self._number
 
     def __round__(self, digits: int | None = None) -> Any:
@@ -208,16 +226,17 @@ class Handle:
 def _binary(name: str) -> Callable[[Handle, Any], Any]:
     def operate(self: Handle, other: Any) -> Any:
         # With two of the solution's own objects there is nothing of the test's to learn.
-        if not (self._is_object or type(other) is Handle):
-            return NotImplemented
-        return self._ask(name, self._solution.encode(other))
+        if self._is_object or type(other) is Handle:
+            return self._ask(name, self._solution.encode(other))
+        return self._operate(name, self._solution.encode(other))
 
     return operate
 
 
 def _reflected(name: str) -> Callable[[Handle, Any], Any]:
     def operate(self: Handle, other: Any) -> Any:
-        return self._ask("reflected", name, self._solution.encode(other)) if self._is_object else NotImplemented
+        ask = self._ask if self._is_object else self._operate
+        return ask("reflected", name, self._solution.encode(other))
 
     return operate
 

@@ -28,7 +28,8 @@ from posttrain.sandbox.zygote_process import StartError, ZygoteProcess
 
 ATTEMPTS = 3
 BUSY_PAUSE_S = 0.2
-BOOT = Path(__file__).resolve().parent / "boot.py"
+_FOLDER = Path(__file__).resolve().parent
+BOOT = _FOLDER / "boot.py"
 
 
 class Judge:
@@ -49,15 +50,16 @@ class Judge:
         self.tier = tier
         self._languages = tuple(languages)
         try:
-            libraries = preloads.locate(preload)
+            self._libraries = preloads.locate(preload)
         except preloads.PreloadError as error:
             fix = f"install it, or leave it out of `preload` (possible: {', '.join(preloads.ALLOWED)})"
             raise SandboxError(str(error), where="sandbox", fix=fix) from error
         self._patient = patient
         self._lock = threading.Lock()
         self._closed = False
-        self._zygote = ZygoteProcess(str(BOOT), [str(BOOT.parent)], [tier, *libraries], patient=patient)
+        self._zygote = ZygoteProcess(str(BOOT), [str(_FOLDER)], [tier, *self._libraries], patient=patient)
         self._ready()
+        self._zygote.rounds = 0  # no job yet
 
     def __enter__(self) -> Self:
         return self

@@ -1,9 +1,9 @@
-"""A calculator: exact arithmetic on fractions, within bounds. Python's parser reads; nothing is run."""
+"""A calculator: exact arithmetic on fractions, within bounds. A parser of its own reads; nothing is run."""
 
 from __future__ import annotations
 
-import ast
 import operator
+import re
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -13,15 +13,19 @@ DIGITS = 12
 """Of a result that is no short decimal, in its approximation."""
 LONGEST = 500
 MAX_BITS = 4096
+MAX_DEPTH = 60
+"""Parentheses, signs and powers inside each other."""
 _TOO_LARGE = "the numbers are too large"
+_TOKEN = re.compile(r"\s*(?:(\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|(\*\*|//|[-+*/%^()]))")
+_LONGEST_EXPONENT = 4
+"""Digits of the exponent of a number such as 1e100."""
 
-_BINARY: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction | int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
+_SUMS: dict[str, Callable[[Fraction, Fraction], Fraction | int]] = {"+": operator.add, "-": operator.sub}
+_PRODUCTS: dict[str, Callable[[Fraction, Fraction], Fraction | int]] = {
+    "*": operator.mul,
+    "/": operator.truediv,
+    "//": operator.floordiv,
+    "%": operator.mod,
 }
 
 
@@ -44,29 +48,79 @@ def evaluate(expression: str) -> Fraction:
         ValueError: it is none, or its numbers are too large.
         ZeroDivisionError: as it says.
     """
-    unreadable = ValueError(f"can't read {expression[:80]!r}")
     if len(expression) > LONGEST:
         raise ValueError(f"an expression may have {LONGEST} characters")
-    try:
-        tree = ast.parse(expression.strip().replace("^", "**").replace(",", ""), mode="eval")
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise unreadable from None
-    try:
-        return _value(tree.body)
-    except TypeError:
-        raise unreadable from None
+    parser = _Parser(expression)
+    value = parser.sum(0)
+    if parser.token:
+        raise parser.unreadable
+    return value
 
 
-def _value(node: ast.expr) -> Fraction:
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-        return _bounded(Fraction(str(node.value)))  # 0.1 is a tenth
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-        return -_value(node.operand) if isinstance(node.op, ast.USub) else _value(node.operand)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-        return _power(_value(node.left), _value(node.right))
-    if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
-        return _bounded(Fraction(_BINARY[type(node.op)](_value(node.left), _value(node.right))))
-    raise TypeError
+class _Parser:
+    """Recursive descent with Python's precedences: one token of look-ahead, bounded depth."""
+
+    def __init__(self, expression: str) -> None:
+        self.unreadable = ValueError(f"can't read {expression[:80]!r}")
+        self._text, self._at = expression.strip().replace(",", ""), 0
+        self.token = ""
+        """The token that is next; empty at the end."""
+        self._advance()
+
+    def sum(self, depth: int) -> Fraction:
+        return self._chain(_SUMS, self._product, depth)
+
+    def _product(self, depth: int) -> Fraction:
+        return self._chain(_PRODUCTS, self._signed, depth)
+
+    def _chain(
+        self,
+        operations: dict[str, Callable[[Fraction, Fraction], Fraction | int]],
+        part: Callable[[int], Fraction],
+        depth: int,
+    ) -> Fraction:
+        value = part(depth)
+        while self.token in operations:
+            operation = operations[self._advance()]
+            value = _bounded(Fraction(operation(value, part(depth))))
+        return value
+
+    def _signed(self, depth: int) -> Fraction:
+        if depth > MAX_DEPTH:
+            raise self.unreadable
+        if self.token in ("+", "-"):
+            return -self._signed(depth + 1) if self._advance() == "-" else self._signed(depth + 1)
+        base = self._atom(depth)
+        if self.token not in ("**", "^"):
+            return base
+        self._advance()
+        return _power(base, self._signed(depth + 1))  # to the right first: 2^3^2 is 2^9, and -2^2 is -4
+
+    def _atom(self, depth: int) -> Fraction:
+        token = self._advance()
+        if token == "(":
+            value = self.sum(depth + 1)
+            if self._advance() != ")":
+                raise self.unreadable
+            return value
+        if not token[:1].isdigit() and token[:1] != ".":
+            raise self.unreadable
+        exponent = re.search(r"[eE][+-]?(\d+)$", token)
+        if exponent and len(exponent[1].lstrip("0")) > _LONGEST_EXPONENT:
+            raise ValueError(_TOO_LARGE)
+        try:
+            return _bounded(Fraction(token))
+        except ValueError as error:
+            raise error if str(error) == _TOO_LARGE else self.unreadable from None
+
+    def _advance(self) -> str:
+        """The token that was next; reads the one after it. Raises ValueError where there is none to read."""
+        before = self.token
+        match = _TOKEN.match(self._text, self._at)
+        if match is None and self._text[self._at :].strip():
+            raise self.unreadable
+        self.token, self._at = (match[1] or match[2], match.end()) if match else ("", len(self._text))
+        return before
 
 
 def _power(base: Fraction, exponent: Fraction) -> Fraction:

@@ -14,6 +14,8 @@ from textwrap import dedent
 from typing import Any
 
 OPEN, CLOSE = "<think>", "</think>"
+_INVISIBLE = re.compile("[\u00ad\u180e\u200b\u200e\u200f\u2060-\u2064\ufeff]+")
+"""Characters that show nothing and that no script needs: soft hyphens, zero-width blanks, marks of direction."""
 
 EARLY_STOP = (
     "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n"
@@ -41,7 +43,17 @@ class Thinking:
     @property
     def empty(self) -> bool:
         """True if nothing was thought (the form of non-thinking mode)."""
-        return not self.thinking.strip()
+        return is_blank(self.thinking)
+
+
+def visible(text: str) -> str:
+    """`text` without characters that show nothing: a word that holds one reads as the word."""
+    return text if text.isascii() else _INVISIBLE.sub("", text)
+
+
+def is_blank(text: str) -> bool:
+    """Whether a reader sees nothing in `text`."""
+    return not visible(text).strip()
 
 
 def split_thinking(text: str) -> Thinking:
@@ -56,7 +68,7 @@ def split_thinking(text: str) -> Thinking:
     head, _, answer = text.rpartition(CLOSE)
     thinking = head.split(OPEN, 1)[1] if OPEN in head else head
     well_formed = (
-        text.count(OPEN) == 1 and text.count(CLOSE) == 1 and text.lstrip("\n").startswith(OPEN) and bool(answer.strip())
+        text.count(OPEN) == 1 and text.count(CLOSE) == 1 and text.lstrip("\n").startswith(OPEN) and not is_blank(answer)
     )
     return Thinking(
         thinking=thinking.strip("\n"), answer=answer.strip(), opened=opened, closed=True, well_formed=well_formed

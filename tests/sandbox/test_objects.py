@@ -634,6 +634,44 @@ class Count:
 assert list(Count(3)) == [2, 1, 0]
 """,
     ),
+    "a class whose methods a set has too": (
+        """
+class Bag:
+    def __init__(s): s.items = []
+    def add(s, x): s.items.append(x)
+    def __len__(s): return len(s.items)
+""",
+        """
+m = Bag()
+m.add(1)
+m.add(1)
+assert len(m) == 2
+""",
+    ),
+    "a class with items only": (
+        """
+class Matrix:
+    def __init__(s, rows): s.rows = rows
+    def __getitem__(s, i): return s.rows[i]
+    def __len__(s): return len(s.rows)
+""",
+        """
+m = Matrix([[1, 2], [3, 4]])
+assert m[0][1] == 2 and len(m) == 2
+""",
+    ),
+    "an equality of its own with plain data": (
+        """
+class Money:
+    def __init__(s, n): s.n = n
+    def double(s): return Money(2 * s.n)
+    def __eq__(s, o): return s.n == (o.n if isinstance(o, Money) else o)
+""",
+        """
+assert Money(2).double() == 4
+assert Money(2) == 2 and Money(2) != 3
+""",
+    ),
     "nested results": (
         """
 class N:
@@ -653,6 +691,49 @@ def test_tests_of_classes_work(judge_b: Judge, name: str) -> None:
     code, tests = HONEST[name]
     verdict = judge_b.run(Job(id="x", code=code, tests=(tests,)))
     assert verdict.outcome == "pass", verdict
+
+
+LIAR = """
+class E:
+    def __init__(s, *a, **k): pass
+    def __eq__(s, o): return True
+    def __ne__(s, o): return False
+    def __hash__(s): return 0
+    def __getattr__(s, n): return E()
+    def __call__(s, *a, **k): return E()
+    def __contains__(s, x): return True
+    def __getitem__(s, i): return E()
+    def __len__(s): return 7
+    def __sub__(s, o): return 0.0
+    def __rsub__(s, o): return 0.0
+    def __lt__(s, o): return True
+    __gt__ = __le__ = __ge__ = __lt__
+    def __abs__(s): return 0.0
+    def __float__(s): return 0.0
+def Add(*a): return E()
+class Strongest_Extension(E): pass
+Result = E()
+"""
+CAPITAL = {
+    "equality": "assert Add('a', ['b']) == 'a.b'",
+    "a function handed to the check": "def check(candidate):\n    assert candidate('a', ['b']) == 'a.b'\ncheck(Add)",
+    "a class in the place of a function": "assert Strongest_Extension('a', ['b']) == 'a.b'",
+    "a constant": "assert Result == 42",
+    "a method that text has": "assert Add(1).startswith('x')",
+    "membership": "assert 'x' in Add(1)",
+    "an item": "assert Add(1)[0] == 3",
+    "a difference": "assert abs(Add(1) - 3.2) < 1e-6",
+    "an order": "assert 1 < Add(1) < 3",
+    "equal results first": "assert Add(1) == Add(1)\nassert Add(1) == 3",
+    "its type first": "assert isinstance(Add(1), str)\nassert Add(1) == 'x'",
+}
+
+
+@pytest.mark.parametrize("name", CAPITAL)
+def test_a_capital_first_letter_makes_no_result_equal_to_everything(judge_b: Judge, name: str) -> None:
+    entry = ("Add", "Strongest_Extension", "Result")
+    verdict = judge_b.run(Job(id="x", code=LIAR, tests=(CAPITAL[name],), entry=entry))
+    assert verdict.outcome not in ("pass", "infra_error"), verdict
 
 
 MIRRORED = {

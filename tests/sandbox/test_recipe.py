@@ -82,7 +82,7 @@ def test_the_settings_reach_the_judges() -> None:
         pytest.skip(str(error))
     with pool:
         judge = pool._all[0]
-        assert (judge._languages, [p.partition("=")[0] for p in judge._preload]) == (("bash",), ["numpy"])
+        assert (judge._languages, [p.partition("=")[0] for p in judge._libraries]) == (("bash",), ["numpy"])
 
 
 def test_the_command_takes_them_too() -> None:
