@@ -107,7 +107,8 @@ class RoomMember:
 
     Where a row can't be judged, or a reward doesn't apply to it, and the same row can be judged with its gold answer
     (an empty one where it has none), the completion brought that about: it scores 0. Counts of `take_counts`:
-    `excused`, such completions; `refused`, those that tried to run code in their verifier, which score 0 too.
+    `excused`, such completions; `refused`, those for which their verifier tried what
+    it may not, such as to run text as code, which score 0 too.
     """
 
     def __init__(self, use: RewardUse, builtin: BuiltinReward) -> None:
@@ -133,7 +134,10 @@ class RoomMember:
 
         def call(indices: Sequence[int], timeout_s: float) -> list[Any]:
             request = self._call([rows[i] for i in indices], [texts[i] for i in indices])
-            return decode_all(plain_room().call(request, timeout_s), len(indices))
+            reply = plain_room().reply(request, timeout_s)
+            if reply.refused:  # one of them: found in a room of its own
+                raise CallFailed("text was to run as code")
+            return decode_all(reply.value, len(indices))
 
         values = call_rows(call, len(rows), self._use.timeout)
         # That clock also runs while the host is busy with something else: what failed by it is tried by its own.
@@ -175,9 +179,9 @@ class RoomMember:
             return RowError(str(error), "unreached")
         except CallFailed as error:
             return RowError(str(error), "call")
-        if reply.refused:
+        if reply.refused or reply.denied:
             self._count("refused")
-            return 0.0
+            return RowError("its verifier tried what it may not, such as to run text as code", "call")
         (value,) = decode_all(reply.value, 1)
         return value
 

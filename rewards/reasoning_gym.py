@@ -33,27 +33,29 @@ def reasoning_gym(
 
     The answer is the text of the last `<answer>` element or \\boxed, else the whole answer.
     """
+    scorers = _scorers()
     return [
-        None if item is None else _score(task, _final(text), _item(task, item))
+        None if item is None else _score(scorers, task, _final(text), _item(task, item))
         for text, item, task in zip(completions, entry, task_name, strict=True)
     ]
 
 
-def _score(task: str, answer: str, item: Any) -> float | RowError:
+def _score(scorers: Scorers, task: str, answer: str, item: Any) -> float | RowError:
     if answer and answer == item.get("answer"):  # also where the verifier can't read its own answer
         return 1.0
     try:
-        scorer = _scorers()[task]
+        scorer = scorers[task]
     except KeyError:
         return RowError(f"column `task_name`: reasoning_gym has no data set {task!r}")
     score = float(scorer(answer=answer, entry=item))
     return paid(task, answer, item, score) if math.isfinite(score) else RowError(f"{task} scored {score}")
 
 
-_loaded: dict[str, Callable[..., float]] = {}
+Scorers = dict[str, Callable[..., float]]
+_loaded: Scorers = {}
 
 
-def _scorers() -> dict[str, Callable[..., float]]:
+def _scorers() -> Scorers:
     """The verifier of each data set that builds without parameters, by name."""
     if not _loaded:
         load()

@@ -98,8 +98,7 @@ class _Rooms:
         """The service of that name; made if there is none."""
         with self._lock:
             if name not in self._services:
-                # Our own code generates classes at times (dataclasses of a library that loads late): no guard there.
-                self._services[name] = ConfinedService(service, fresh=fresh, guarded=fresh, hosts=_HOSTS)
+                self._services[name] = ConfinedService(service, fresh=fresh, hosts=_HOSTS)
             return self._services[name]
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -85,6 +85,8 @@ class Reply:
     value: Any
     refused: int
     """How many attempts to run text as code were refused while it was made (see `guard`)."""
+    denied: int = 0
+    """How often what a room may never do was tried in it, of a fresh room: fork, connect, write a file (see `watch`)."""
 
 
 @dataclass(kw_only=True)
@@ -155,8 +157,9 @@ class ConfinedService:
         with self._host() as host:
             for attempt in range(ATTEMPTS):
                 try:
-                    data = self._ask_fresh(host, frame, timeout_s) if self._fresh else self._ask(host, frame, timeout_s)
-                    return _parse(data)
+                    if self._fresh:
+                        return self._ask_fresh(host, frame, timeout_s)
+                    return _parse(self._ask(host, frame, timeout_s))
                 except (HostBusy, ZygoteGone, OSError) as error:
                     self._end(host, kill=True)
                     reason = str(error)
@@ -226,7 +229,7 @@ class ConfinedService:
 
     # ------------------------------------------------------------ a room per call
 
-    def _ask_fresh(self, host: _Host, frame: bytes, timeout_s: float) -> bytes:
+    def _ask_fresh(self, host: _Host, frame: bytes, timeout_s: float) -> Reply:
         job = Job(id="call", code="", tests=(), timeout_s=timeout_s, memory_mb=self._memory_mb)
         room = Round(self._ready(host), job, zygote.SERVICE, patient=True, work=(b"", frame))
         try:
@@ -235,7 +238,7 @@ class ConfinedService:
         finally:
             room.close()
         if data is not None:
-            return data
+            return replace(_parse(data), denied=ends.denied)
         if room.timed_out or ends.solution.out_of_time(timeout_s) or ends.solution.cpu_s >= timeout_s:
             raise CallTimeout(f"no answer within {timeout_s:g} s; the process was ended")
         raise CallFailed(f"the process died ({_end_of(ends.solution)})")

@@ -668,7 +668,7 @@ class Money:
     def __eq__(s, o): return s.n == (o.n if isinstance(o, Money) else o)
 """,
         """
-assert Money(2).double() == 4
+assert Money(2).double() == Money(4)
 assert Money(2) == 2 and Money(2) != 3
 """,
     ),
