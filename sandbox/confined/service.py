@@ -86,7 +86,7 @@ class Reply:
     refused: int
     """How many attempts to run text as code were refused while it was made (see `guard`)."""
     denied: int = 0
-    """How often what a room may never do was tried in it, of a fresh room: fork, connect, write a file (see `watch`)."""
+    """Of a fresh room: how often it tried what is never allowed, such as to fork or to write a file (see `watch`)."""
 
 
 @dataclass(kw_only=True)
