@@ -151,9 +151,8 @@ def run_posttrain(work: Work) -> Report:
     from posttrain.stages.learner.experience import experience
     from posttrain.stages.learner.losses import PolicyLoss
     from posttrain.stages.learner.modelfiles import ModelSpec
-    from posttrain.stages.rollout.collect import ScoredGroup
     from posttrain.stages.rollout.engine import TransformersEngine
-    from posttrain.types import Prompt, SamplingParams, Score
+    from posttrain.types import Prompt, SamplingParams, Score, ScoredGroup
 
     prepare(work)
     learner = learner_worker(work)

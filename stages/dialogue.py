@@ -13,9 +13,8 @@ import numpy as np
 from posttrain.rewards.modes import follows
 from posttrain.stages.data.chat import flagged
 from posttrain.stages.measures import Row, Table, summary
-from posttrain.stages.rollout.collect import ScoredGroup
 from posttrain.thinking import answer_of
-from posttrain.types import Group, Mode, Prompt, Score
+from posttrain.types import Group, Mode, Prompt, Score, ScoredGroup
 
 Ask = Callable[[int, Mode, Sequence[Prompt]], Iterable[Group]]
 """The turn, the mode that sampling settings and the hard switch depend on, and the prompts: one completion each."""

@@ -18,9 +18,9 @@ from posttrain.stages.data.load import derive_seed, load_prompts
 from posttrain.stages.data.store import write_rows
 from posttrain.stages.dialogue import follow, follow_rows
 from posttrain.stages.measures import Row, completion_table, pass_at, score_table, summary
-from posttrain.stages.rollout.collect import ScoredGroup, collect, load_policy, rollout_rows
+from posttrain.stages.rollout.collect import collect, load_policy, rollout_rows
 from posttrain.thinking import split_thinking
-from posttrain.types import Completion, Group, Mode, Prompt, SamplingParams
+from posttrain.types import Completion, Group, Mode, Prompt, SamplingParams, ScoredGroup
 
 TABLE = "table.json"
 THINKING, NON_THINKING = (0.6, 0.95, 20), (0.7, 0.8, 20)

@@ -26,7 +26,6 @@ from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.learner.trainer import PolicyTrainer
 from posttrain.stages.rollout.carry import restore_ahead, save_ahead
 from posttrain.stages.rollout.collect import (
-    ScoredGroup,
     completion_metrics,
     pass_rate_histogram,
     rollout_rows,
@@ -36,7 +35,7 @@ from posttrain.stages.rollout.collect import (
 from posttrain.stages.rollout.feed import Ahead, Asking, Feed, Now
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.stages.rollout.watch import RewardWatch
-from posttrain.types import Prompt
+from posttrain.types import Prompt, ScoredGroup
 
 
 def run(context: StageContext) -> StageResult:

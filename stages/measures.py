@@ -7,15 +7,12 @@ nan where there is no verdict: a scorer that failed is left out and counted, nev
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.types import Completion
-
-if TYPE_CHECKING:
-    from posttrain.stages.rollout.collect import ScoredGroup
+from posttrain.types import Completion, ScoredGroup
 
 RESAMPLES = 1000
 Row = dict[str, Any]

@@ -31,10 +31,10 @@ from posttrain.stages.data.review import decided, review_row, write_review
 from posttrain.stages.data.saved import Parts
 from posttrain.stages.data.store import write_rows
 from posttrain.stages.learner.storing import store_distributions
-from posttrain.stages.rollout.collect import ScoredGroup, collect, load_policy, sampling_params
+from posttrain.stages.rollout.collect import collect, load_policy, sampling_params
 from posttrain.stages.rollout.teacher import EndpointTeacher
 from posttrain.thinking import CLOSE, OPEN
-from posttrain.types import Completion, Group, Message, Prompt
+from posttrain.types import Completion, Group, Message, Prompt, ScoredGroup
 
 BATCH = 128
 ORACLE, GIVEN = NO_MODEL

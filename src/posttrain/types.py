@@ -104,6 +104,11 @@ class Completion:
     """What kept the environment from answering, through no fault of the policy: an infra error, never scored."""
 
     @property
+    def loss_mask(self) -> NDArray[np.float32]:
+        """1 where the policy sampled the token itself, 0 elsewhere; shape [tokens]."""
+        return (self.sources == Source.SAMPLED).astype(np.float32)
+
+    @property
     def spoken(self) -> int:
         """How many of its tokens aren't a tool's."""
         return int((self.sources != Source.TOOL).sum())
@@ -145,6 +150,14 @@ class Score:
     weighted sum."""
     logged: Mapping[str, str] = field(default_factory=dict)
     """What rewards gave to `log_extra` for this row, as text, by column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredGroup:
+    """A group and a score for each of its completions."""
+
+    group: Group
+    scores: tuple[Score, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,7 @@ from posttrain.configs.schema import Grpo
 from posttrain.stages.learner.advantages import group_advantages, multi_reward_advantages, zero_variance
 from posttrain.stages.learner.group import Learner
 from posttrain.stages.learner.modelfiles import REFERENCE, teacher_name
-from posttrain.stages.rollout.collect import ScoredGroup, sampled_share
-from posttrain.types import Completion, Sample
+from posttrain.types import Completion, Sample, ScoredGroup
 
 T = TypeVar("T")
 
@@ -77,7 +76,7 @@ def sequence(completion: Completion, group: int) -> Sample:
     zeros = np.zeros(len(completion.prompt_ids), np.float32)
     return Sample(
         ids=np.concatenate([completion.prompt_ids, completion.token_ids]),
-        loss_mask=np.concatenate([zeros, sampled_share(completion)]),
+        loss_mask=np.concatenate([zeros, completion.loss_mask]),
         engine_logprobs=np.concatenate([zeros, completion.logprobs]),
         group=group,
     )

@@ -19,8 +19,7 @@ from posttrain.stages.learner.memory import most
 from posttrain.stages.learner.modelfiles import REFERENCE, ModelSpec, teacher_name
 from posttrain.stages.learner.offpolicy import Importance
 from posttrain.stages.learner.session import TrainingSession
-from posttrain.stages.rollout.collect import ScoredGroup
-from posttrain.types import Sample
+from posttrain.types import Sample, ScoredGroup
 
 ROUNDING = 1e-6
 """An advantage below it is a mean's rounding."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +16,7 @@ from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.rollout.episodes import Environments, rollouts
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.thinking import split_thinking
-from posttrain.types import Completion, Group, Prompt, SamplingParams, Score, Source
+from posttrain.types import Completion, Group, Prompt, SamplingParams, ScoredGroup
 
 if TYPE_CHECKING:
     from posttrain.rewards.mix import Scorer
@@ -38,14 +37,6 @@ def load_policy(context: StageContext, model: ModelSource) -> tuple[RolloutPool,
     pool = context.workers.rollout()
     pool.load(ModelSpec.of(path, source), context.seed)
     return pool, chat
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoredGroup:
-    """A group and a score for each of its completions."""
-
-    group: Group
-    scores: tuple[Score, ...]
 
 
 def sampling_params(sampling: Sampling, thinking_budget: int | None = None) -> SamplingParams:
@@ -87,11 +78,6 @@ def scored(scorer: Scorer, group: Group, step: int = 0) -> ScoredGroup:
     """The group with its scores."""
     scores = scorer.score([(group.prompt, c) for c in group.completions], step=step)
     return ScoredGroup(group=group, scores=tuple(scores))
-
-
-def sampled_share(completion: Completion) -> np.ndarray:
-    """1.0 where the policy sampled the token itself."""
-    return (completion.sources == Source.SAMPLED).astype(np.float32)
 
 
 REPEATED = 4

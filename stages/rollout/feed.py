@@ -21,10 +21,10 @@ from posttrain.configs.schema import Asynchronous
 from posttrain.errors import RunError
 from posttrain.rewards.mix import Scorer
 from posttrain.stages.data.supply import PromptSupply, numbered
-from posttrain.stages.rollout.collect import SCORERS, ScoredGroup, pass_rate, scored
+from posttrain.stages.rollout.collect import SCORERS, pass_rate, scored
 from posttrain.stages.rollout.episodes import Environments, rollouts
 from posttrain.stages.rollout.pool import GROUP_TIMEOUT, RolloutPool
-from posttrain.types import Group, Prompt, SamplingParams
+from posttrain.types import Group, Prompt, SamplingParams, ScoredGroup
 
 _LOOK = 0.5  # seconds between two looks at whether a stream failed
 

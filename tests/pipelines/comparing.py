@@ -24,8 +24,7 @@ from posttrain.stages import evaluate
 from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.models import builtin_path
 from posttrain.stages.data.store import read_rows, write_rows
-from posttrain.stages.rollout.collect import ScoredGroup
-from posttrain.types import Completion, Group, Prompt, Score
+from posttrain.types import Completion, Group, Prompt, Score, ScoredGroup
 
 RECIPE = """name: r
 base: builtin:tiny

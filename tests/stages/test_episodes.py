@@ -19,7 +19,7 @@ from posttrain.rewards.mix import Scorer
 from posttrain.stages import distill
 from posttrain.stages.data.chat import ChatFormat
 from posttrain.stages.data.filters import FILTERS
-from posttrain.stages.rollout.collect import collect, completion_metrics, sampled_share
+from posttrain.stages.rollout.collect import collect, completion_metrics
 from posttrain.stages.rollout.episodes import MALFORMED, rollouts
 from posttrain.types import Completion, Group, Prompt, SamplingParams, Score, Source, Turn
 
@@ -172,7 +172,7 @@ def test_the_ids_of_an_episode_are_those_that_the_template_gives_the_whole_conve
 def test_only_what_was_sampled_is_a_target(chat: ChatFormat, environments: Any) -> None:
     (group,) = play(chat, environments, calculates, prompt("a"))
     (completion,) = group.completions
-    share = sampled_share(completion)
+    share = completion.loss_mask
     spoken = chat.tokenizer.decode(completion.token_ids[share == 1])
     told = chat.tokenizer.decode(completion.token_ids[share == 0])
     assert spoken == f"{calculates(0, 1, '')}<|im_end|>{calculates(0, 2, '408')}<|im_end|>"

@@ -19,9 +19,8 @@ from posttrain.errors import RunError
 from posttrain.stages.data.supply import PromptSupply
 from posttrain.stages.rollout import feed
 from posttrain.stages.rollout.carry import restore_ahead, save_ahead
-from posttrain.stages.rollout.collect import ScoredGroup
 from posttrain.stages.rollout.feed import Ahead, Asking, Now
-from posttrain.types import Completion, Group, Prompt, SamplingParams, Score
+from posttrain.types import Completion, Group, Prompt, SamplingParams, Score, ScoredGroup
 
 ROWS = [Prompt(id=f"q{i}", messages=({"role": "user", "content": str(i)},)) for i in range(40)]
 

@@ -19,15 +19,9 @@ from posttrain.stages.learner.advantages import group_advantages
 from posttrain.stages.learner.experience import experience, has_signal
 from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.learner.trainer import PolicyTrainer
-from posttrain.stages.rollout.collect import (
-    ScoredGroup,
-    completion_metrics,
-    pass_rate_histogram,
-    repetition,
-    rollout_rows,
-)
+from posttrain.stages.rollout.collect import completion_metrics, pass_rate_histogram, repetition, rollout_rows
 from posttrain.stages.rollout.feed import Clock
-from posttrain.types import Completion, Group, Prompt, Sample, Score
+from posttrain.types import Completion, Group, Prompt, Sample, Score, ScoredGroup
 
 
 def spec(**fields: Any) -> Grpo:

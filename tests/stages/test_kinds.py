@@ -27,9 +27,9 @@ from posttrain.stages.data.supply import numbered
 from posttrain.stages.learner.advantages import EPSILON, group_advantages, multi_reward_advantages, zero_variance
 from posttrain.stages.learner.experience import _shuffled, experience
 from posttrain.stages.learner.schedule import FLOOR, learning_rate
-from posttrain.stages.rollout.collect import ScoredGroup, rollout_rows, score_metrics
+from posttrain.stages.rollout.collect import rollout_rows, score_metrics
 from posttrain.thinking import split_thinking
-from posttrain.types import Completion, Group, Prompt, Score, Source
+from posttrain.types import Completion, Group, Prompt, Score, ScoredGroup, Source
 
 THOUGHT = "<think>\n1+1=2\n</think>\n\n\\boxed{2}"
 
