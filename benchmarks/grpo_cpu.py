@@ -97,7 +97,7 @@ def cold_start(work: Work, folder: str) -> Report:
     from posttrain.stages.data.models import builtin_path
     from posttrain.stages.data.pack import pack, token_weights
     from posttrain.stages.learner.losses import CrossEntropy
-    from posttrain.stages.learner.modelfiles import ModelSpec
+    from posttrain.stages.models.model_files import ModelSpec
 
     prepare(work)
     path = builtin_path(work.model) or work.model
@@ -150,7 +150,7 @@ def run_posttrain(work: Work) -> Report:
     from posttrain.stages.data.pack import pack, plan_micro_batches, token_weights
     from posttrain.stages.learner.experience import experience
     from posttrain.stages.learner.losses import PolicyLoss
-    from posttrain.stages.learner.modelfiles import ModelSpec
+    from posttrain.stages.models.model_files import ModelSpec
     from posttrain.stages.rollout.engine import TransformersEngine
     from posttrain.types import Prompt, SamplingParams, Score, ScoredGroup
 

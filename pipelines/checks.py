@@ -75,7 +75,7 @@ def check_families(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
 
     Raises InputError.
     """
-    from posttrain.stages.learner.families import check_family
+    from posttrain.stages.models.families import check_family
 
     recipe = loaded.recipe
     for node in nodes:

@@ -242,7 +242,7 @@ def prune(
     if (keep is None) == (not chosen):
         raise InputError("say what stays: --keep N or --layers 0,2,4, one of them")
     from posttrain.stages.data.models import builtin_path
-    from posttrain.stages.learner.prune import prune as cut
+    from posttrain.stages.models.prune import prune as cut
 
     kept = cut(builtin_path(model) or model, out, layers=chosen, keep=keep)
     typer.echo(f"{out}: layers {', '.join(map(str, kept))}")

@@ -24,10 +24,11 @@ from posttrain.stages.data.schedule import BatchSchedule
 from posttrain.stages.data.stored import FOLDER, read_stored
 from posttrain.stages.data.supply import PromptSupply, numbered
 from posttrain.stages.learner.experience import guided, sequence
+from posttrain.stages.learner.frozen_names import teacher_name
 from posttrain.stages.learner.losses import PLACES, DivergenceLoss, PolicyLoss
-from posttrain.stages.learner.modelfiles import ModelSpec, teacher_name
 from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.learner.teachers import TeacherPool
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout.collect import completion_metrics, sampling_params
 from posttrain.stages.rollout.episodes import rollouts
 from posttrain.types import Group, Prompt, Sample

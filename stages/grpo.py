@@ -21,9 +21,9 @@ from posttrain.stages.data.load import derive_seed, load_all
 from posttrain.stages.data.store import write_rows
 from posttrain.stages.data.supply import PromptSupply
 from posttrain.stages.learner.experience import Experience, has_signal
-from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.learner.trainer import PolicyTrainer
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout.carry import restore_ahead, save_ahead
 from posttrain.stages.rollout.collect import (
     completion_metrics,

@@ -49,7 +49,7 @@ def sampled(options: argparse.Namespace, path: str, head: str) -> tuple[list[Any
 
     from posttrain.configs.schema import Cluster, LearnerCluster, RolloutCluster
     from posttrain.stages.learner.experience import sequence
-    from posttrain.stages.learner.modelfiles import ModelSpec
+    from posttrain.stages.models.model_files import ModelSpec
     from posttrain.types import SamplingParams
 
     cluster = Cluster(

@@ -82,7 +82,7 @@ def by_itself(options: argparse.Namespace, folder: str) -> list[float]:
 def by_worker(options: argparse.Namespace, folder: str) -> list[float]:
     """A rollout worker in its actor: groups with ids, log-probabilities, versions and text."""
     from posttrain.configs.schema import Cluster
-    from posttrain.stages.learner.modelfiles import ModelSpec
+    from posttrain.stages.models.model_files import ModelSpec
     from posttrain.types import SamplingParams
 
     rates = []

@@ -89,7 +89,7 @@ def random_checkpoint(shape: str) -> Iterator[str]:
     from transformers import AutoTokenizer
 
     from posttrain.stages.data.models import builtin_path
-    from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model
+    from posttrain.stages.models.model_files import ModelSpec, export_model, load_model
 
     tiny = str(builtin_path("builtin:tiny"))
     model = load_model(ModelSpec(path=tiny, scratch=SHAPES[shape]), torch.bfloat16, "sdpa")

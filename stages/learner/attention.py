@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from posttrain.stages.data.pack import PackedBatch
-from posttrain.stages.learner.families import check_scores
+from posttrain.stages.models.families import check_scores
 
 NAME = "posttrain_packed"
 PART = 16

@@ -19,8 +19,8 @@ from posttrain.stages.data.pack import PackedBatch
 from posttrain.stages.learner.attention import NAME, Layout
 from posttrain.stages.learner.head import chunk_size
 from posttrain.stages.learner.kernels import use_kernels
-from posttrain.stages.learner.modelfiles import ModelSpec, load_model
 from posttrain.stages.learner.policy import Policy
+from posttrain.stages.models.model_files import ModelSpec, load_model
 
 _HEADS = ("lm_head.weight", "model.embed_tokens.weight")
 """Where a checkpoint keeps its head: its own, or the embedding that it shares."""

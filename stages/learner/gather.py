@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from posttrain.stages.learner.modelfiles import merged_names
+from posttrain.stages.models.model_files import merged_names
 
 BUCKET_BYTES = 256 << 20
 

@@ -19,9 +19,9 @@ from posttrain.stages.data.stored import Form, merged_draws
 from posttrain.stages.gpus import Gpus
 from posttrain.stages.learner.losses import Loss
 from posttrain.stages.learner.memory import MEMORY, most
-from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.schedule import learning_rate
 from posttrain.stages.learner.teachers import TeacherPool
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.ray_calls import LOAD_TIMEOUT, answers
 from posttrain.types import Sample
 

@@ -24,7 +24,7 @@ from posttrain.stages.data.chat import ChatFormat, check_handover, open_chat
 from posttrain.stages.data.models import model_path
 from posttrain.stages.learner.group import Learner
 from posttrain.stages.learner.memory import PEAK
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.models.model_files import ModelSpec
 
 STATE = "state.json"
 

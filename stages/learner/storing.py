@@ -12,7 +12,8 @@ from posttrain.stages.data.load import derive_seed
 from posttrain.stages.data.models import model_path
 from posttrain.stages.data.row_checks import row_messages
 from posttrain.stages.data.stored import FOLDER, ROWS_A_FILE, Form, write_stored
-from posttrain.stages.learner.modelfiles import ModelSpec, teacher_name
+from posttrain.stages.learner.frozen_names import teacher_name
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.thinking import split_thinking
 from posttrain.types import Message, Sample
 

@@ -15,7 +15,8 @@ import ray
 from posttrain.configs.schema import Cluster, TeacherCluster
 from posttrain.stages.data.pack import PackedBatch
 from posttrain.stages.gpus import Gpus
-from posttrain.stages.learner.modelfiles import ModelSpec, teacher_name
+from posttrain.stages.learner.frozen_names import teacher_name
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.ray_calls import LOAD_TIMEOUT, answers
 
 

@@ -20,6 +20,7 @@ from posttrain.errors import RunError
 from posttrain.stages.data.pack import PackedBatch
 from posttrain.stages.learner.attention import NAME, Layout
 from posttrain.stages.learner.frozen import FrozenModels
+from posttrain.stages.learner.frozen_names import teacher_name
 from posttrain.stages.learner.gather import named_weights
 from posttrain.stages.learner.guides import Guide, HeadGuide, StoredGuide
 from posttrain.stages.learner.head import chunk_size
@@ -33,10 +34,10 @@ from posttrain.stages.learner.losses import (
     policy_loss,
 )
 from posttrain.stages.learner.memory import measure
-from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model, merged_names, teacher_name
 from posttrain.stages.learner.optimizer import DTYPES, forget, start_engine
 from posttrain.stages.learner.policy import Policy
 from posttrain.stages.learner.surrogates import Sequences
+from posttrain.stages.models.model_files import ModelSpec, export_model, load_model, merged_names
 
 MEET_TIMEOUT = 300.0
 """Seconds that a rank waits for the others to start."""

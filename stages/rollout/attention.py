@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from posttrain.stages.learner.families import check_scores
+from posttrain.stages.models.families import check_scores
 
 NAME = "posttrain_rows"
 

@@ -12,7 +12,7 @@ from posttrain.configs.schema import ModelSource, Sampling
 from posttrain.stages.context import StageContext
 from posttrain.stages.data.chat import ChatFormat, open_chat
 from posttrain.stages.data.models import model_path
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout.episodes import Environments, rollouts
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.thinking import split_thinking

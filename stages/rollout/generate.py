@@ -29,7 +29,7 @@ def generate_text(
     import torch
     from transformers import AutoTokenizer
 
-    from posttrain.stages.learner.modelfiles import ModelSpec, load_model
+    from posttrain.stages.models.model_files import ModelSpec, load_model
     from posttrain.stages.rollout.engine import TransformersEngine
 
     source = ModelSource.model_validate({"from": model})

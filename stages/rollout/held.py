@@ -23,7 +23,7 @@ from posttrain.rewards.contract import ChatClient, Conversation, RewardModelClie
 from posttrain.rewards.endpoint import EndpointHost
 from posttrain.stages.data.models import judge_source, model_path
 from posttrain.stages.gpus import Gpus
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout.judges import JudgeHolder
 from posttrain.stages.rollout.pool import START_TIMEOUT, RolloutPool
 from posttrain.stages.rollout.reward_model import RewardModelHolder, RewardModelPool

@@ -12,7 +12,7 @@ from posttrain.configs.schema import ModelSource, RolloutCluster
 from posttrain.rewards.contract import Conversation, RewardModelClient, RowError
 from posttrain.rewards.endpoint import EndpointHost
 from posttrain.stages.data.models import model_path
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout.reward_model import RewardModelWorker
 
 

@@ -10,7 +10,7 @@ import ray
 from posttrain.configs.schema import JudgeModel
 from posttrain.errors import InputError, RunError
 from posttrain.rewards.contract import Conversation, RowError
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.types import Prompt, SamplingParams
 

@@ -11,7 +11,7 @@ import ray
 from posttrain.configs.schema import Cluster, RolloutCluster
 from posttrain.errors import RunError
 from posttrain.stages.gpus import Gpus
-from posttrain.stages.learner.modelfiles import ModelSpec, load_model
+from posttrain.stages.models.model_files import ModelSpec, load_model
 from posttrain.stages.ray_calls import LOAD_TIMEOUT, answers
 from posttrain.stages.rollout.weights import WeightPath, path_between
 from posttrain.types import Group, Prompt, SamplingParams

@@ -12,7 +12,7 @@ from posttrain.configs.schema import Cluster, RolloutCluster
 from posttrain.errors import InputError, RunError
 from posttrain.rewards.contract import Conversation, RowError
 from posttrain.stages.gpus import Gpus
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.ray_calls import answers
 from posttrain.stages.rollout.judges import Actors
 from posttrain.stages.rollout.pool import START_TIMEOUT

@@ -23,7 +23,7 @@ import torch
 
 from posttrain.configs.schema import RolloutCluster
 from posttrain.errors import RecipeError, RunError
-from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model
+from posttrain.stages.models.model_files import ModelSpec, export_model, load_model
 from posttrain.stages.rollout.loop import EventLoop
 from posttrain.stages.rollout.own_log import last_error, written
 from posttrain.stages.rollout.vllm_engine import VllmEngine

@@ -18,7 +18,7 @@ from posttrain.stages.data.chat import ChatFormat
 from posttrain.stages.data.models import builtin_path
 from posttrain.stages.learner.experience import sequence
 from posttrain.stages.learner.losses import CrossEntropy, PolicyLoss
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout import weights
 from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.types import Completion, Prompt, SamplingParams, Source

@@ -31,8 +31,8 @@ def measure(dtypes: list[str]) -> None:
     from posttrain.stages.data.models import builtin_path
     from posttrain.stages.data.pack import pack, token_weights
     from posttrain.stages.learner.losses import CrossEntropy
-    from posttrain.stages.learner.modelfiles import ModelSpec
     from posttrain.stages.learner.worker import LearnerWorker
+    from posttrain.stages.models.model_files import ModelSpec
     from posttrain.types import Sample
 
     def held() -> int:

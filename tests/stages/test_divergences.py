@@ -30,8 +30,8 @@ from posttrain.stages.learner.divergences import (
 from posttrain.stages.learner.frozen import head_weight
 from posttrain.stages.learner.guides import StoredGuide
 from posttrain.stages.learner.losses import PLACES, DivergenceLoss, PolicyLoss, PolicyTokens, by_place, policy_loss
-from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.surrogates import Sequences
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.types import Prompt, Sample
 
 from .stand_ins import backward
@@ -238,7 +238,7 @@ def test_chunks_equal_the_naive_computation(
     """Forward and backward, against one tensor [tokens, vocabulary] and plain transformers."""
     from transformers import AutoModelForCausalLM
 
-    from posttrain.stages.learner.modelfiles import keep_layers
+    from posttrain.stages.models.model_files import keep_layers
 
     samples = make_samples()
     monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", 7 * loaded.policy.vocabulary)

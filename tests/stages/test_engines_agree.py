@@ -18,7 +18,7 @@ from posttrain.errors import InputError
 from posttrain.stages.data.pack import PackedBatch, pack, plan_micro_batches
 from posttrain.stages.distill import make_samples
 from posttrain.stages.learner.losses import CrossEntropy
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout.engine import TransformersEngine
 from posttrain.types import Completion, Group, Prompt, SamplingParams
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from posttrain.stages.learner.modelfiles import export_model
+from posttrain.stages.models.model_files import export_model
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from posttrain.errors import InputError
 from posttrain.pipelines.plan import make_plan
 from posttrain.stages.data.pack import pack
 from posttrain.stages.learner.attention import NAME, Layout, packed_attention
-from posttrain.stages.learner.families import FAMILIES
-from posttrain.stages.learner.modelfiles import ModelSpec, load_model
 from posttrain.stages.learner.policy import Policy
+from posttrain.stages.models.families import FAMILIES
+from posttrain.stages.models.model_files import ModelSpec, load_model
 from posttrain.stages.rollout.attention import row_attention
 from posttrain.stages.rollout.cache import RowCache
 from posttrain.stages.rollout.engine import TransformersEngine

@@ -110,8 +110,8 @@ def test_a_reference_with_the_policys_weights_is_the_policy(random_model: Path, 
     """In bfloat16, to the last bit: a KL that isn't 0 at the start would pull."""
     from posttrain.configs.schema import LearnerCluster
     from posttrain.stages.data.pack import pack
-    from posttrain.stages.learner.modelfiles import ModelSpec
     from posttrain.stages.learner.worker import LearnerWorker
+    from posttrain.stages.models.model_files import ModelSpec
     from posttrain.types import Sample
 
     worker = LearnerWorker(0, 1, LearnerCluster(dtype="bfloat16", float32_head=float32_head), 1)

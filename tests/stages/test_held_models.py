@@ -18,7 +18,7 @@ from posttrain.errors import InputError, RewardError
 from posttrain.rewards.cli import score_lines
 from posttrain.rewards.contract import RowError
 from posttrain.stages.gpus import Gpus
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout.held import HeldModel, ModelActors, Place, RunHost
 from posttrain.stages.rollout.in_process import ProcessHost
 from posttrain.stages.rollout.reward_model import RewardModelWorker

@@ -14,7 +14,7 @@ from posttrain.stages.data.pack import PackedBatch, pack, plan_micro_batches, to
 from posttrain.stages.learner import attention
 from posttrain.stages.learner import head as head_module
 from posttrain.stages.learner.losses import CrossEntropy, DivergenceLoss
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.types import Sample
 
 from .stand_ins import backward

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from posttrain.configs.schema import LearnerCluster, Optimizer
 from posttrain.stages.learner.losses import CrossEntropy
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.types import Sample
 
 from .test_learner import batches, make_samples

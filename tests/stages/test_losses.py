@@ -15,9 +15,9 @@ import torch
 from posttrain.configs.schema import LearnerCluster, Optimizer
 from posttrain.stages.data.pack import PackedBatch, pack, plan_micro_batches, token_weights
 from posttrain.stages.learner.losses import PolicyLoss, PolicyTokens, kl_estimate, policy_loss
-from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.offpolicy import Importance, importance_weights, stale_mask
 from posttrain.stages.learner.surrogates import SURROGATES, Sequences
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.types import Sample
 
 from .stand_ins import backward

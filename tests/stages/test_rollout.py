@@ -17,7 +17,7 @@ from posttrain.configs.schema import RolloutCluster
 from posttrain.errors import InputError
 from posttrain.stages.data.chat import ChatFormat
 from posttrain.stages.data.models import builtin_path
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.stages.rollout.engine import TransformersEngine
 from posttrain.stages.rollout.gate import Gate

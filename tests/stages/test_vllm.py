@@ -25,7 +25,7 @@ from posttrain.configs.schema import RolloutCluster
 from posttrain.errors import InputError, RunError
 from posttrain.stages.data.chat import ChatFormat
 from posttrain.stages.data.models import builtin_path
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout import vllm_start
 from posttrain.stages.rollout.budget import ThinkingBudget
 from posttrain.stages.rollout.loop import EventLoop

@@ -17,8 +17,8 @@ import torch
 
 from posttrain.configs.schema import LearnerCluster, Lora, Optimizer, RolloutCluster
 from posttrain.errors import RunError
-from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.worker import LearnerWorker
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout import shared, weights
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.stages.rollout.weights import DevicePath, IpcSender, NcclSender, ObjectStore, path_between

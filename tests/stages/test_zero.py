@@ -13,8 +13,8 @@ import pytest
 from posttrain.configs.schema import Cluster, LearnerCluster, Lora, Optimizer, TeacherCluster
 from posttrain.stages.data.stored import Form
 from posttrain.stages.learner.losses import CrossEntropy, DivergenceLoss, Loss, PolicyLoss
-from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.offpolicy import Importance
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.types import Sample
 
 MICRO_TOKENS = 80  # the samples below need several micro-batches a rank

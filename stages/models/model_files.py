@@ -1,4 +1,4 @@
-"""Loads a model for training (weights, random, pruned, LoRA) and exports it for everybody else."""
+"""A model in its files: loaded for training (weights, random, pruned, LoRA), exported as a Hugging Face checkpoint."""
 
 from __future__ import annotations
 
@@ -12,15 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from posttrain.configs.schema import Lora, ModelSource
 from posttrain.errors import RecipeError
-from posttrain.stages.learner.families import check_family
-
-REFERENCE = "reference"
-"""The learner's name for the frozen model that a KL holds the policy to."""
-
-
-def teacher_name(number: int = 0) -> str:
-    """The learner's name for a stage's teacher of this number."""
-    return f"teacher{number}"
+from posttrain.stages.models.families import check_family
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from posttrain.errors import InputError
 from posttrain.folders import check_empty
-from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model
+from posttrain.stages.models.model_files import ModelSpec, export_model, load_model
 
 
 def evenly(total: int, keep: int) -> tuple[int, ...]:
