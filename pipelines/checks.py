@@ -343,12 +343,11 @@ def _check_dialogues(loaded: LoadedRecipe, source: PromptSource) -> None:
 
 def _check_modes(row: Mapping[str, Any], where: str) -> None:
     """Raises DataError where `modes` says something else than the flags do: it would be measured wrongly."""
-    from posttrain.stages.data.chat import flagged
-    from posttrain.thinking import last_flag
+    from posttrain.flags import FLAGS, flagged, last_flag
 
     said = [row.get("system") or ""]
     for turn, (query, flag, mode) in enumerate(zip(row["queries"], row["flags"], row["modes"], strict=True)):
-        if flag not in ("", "/think", "/no_think"):
+        if flag not in ("", *FLAGS):
             raise DataError(f"flags[{turn}] is {flag!r}", where=where, fix='use "/think", "/no_think" or ""')
         said.append(flagged(query, flag) if flag else query)
         wanted = last_flag(said) or "think"

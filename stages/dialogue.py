@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from posttrain.flags import flagged
 from posttrain.rewards.modes import follows
-from posttrain.stages.data.chat import flagged
 from posttrain.stages.measures import Row, Table, summary
 from posttrain.thinking import answer_of
 from posttrain.types import Group, Mode, Prompt, Score, ScoredGroup

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("configs", "sandbox", "rewards", "stages", "pipelines")
 """From the bottom of the ladder to the top: a room imports itself and those before it."""
 
-GROUND = ("types", "errors", "thinking", "folders")
+GROUND = ("types", "errors", "thinking", "flags", "folders")
 KINDS = ("curate", "sample", "sft", "grpo", "distill", "evaluate")
 SUBROOMS = ("data", "rollout", "learner")
 FENCES = {

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posttrain.errors import DataError, HandoverError
+from posttrain.flags import with_mode
 from posttrain.stages.data.templates import training_template
-from posttrain.thinking import CLOSE, EARLY_STOP, OPEN, last_flag
+from posttrain.thinking import CLOSE, EARLY_STOP, OPEN
 from posttrain.types import Message, Mode, Prompt, Sample, Turn
 
 _SAID = "posttrain-assistant-turn"
@@ -173,51 +174,6 @@ class ChatFormat:
                 if t in vocabulary
             },
         }
-
-
-def with_mode(prompt: Prompt) -> tuple[Message, ...]:
-    """The prompt's messages, a soft switch appended to the last user turn (report, Table 9: after a space)."""
-    if prompt.mode not in ("think", "no_think"):
-        return prompt.messages
-    return with_flag(prompt.messages, f"/{prompt.mode}")
-
-
-def with_flag(messages: Sequence[Message], flag: str) -> tuple[Message, ...]:
-    """Append `flag` to the last user turn, after a space (report, Table 9).
-
-    Where a flag at the end would be part of a quotation or of code, it stands on a line of its own, behind the turn or
-    before it.
-    """
-    last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
-    if last is None:
-        raise DataError("a prompt has no user turn to put a flag on")
-    return (
-        *messages[:last],
-        {**messages[last], "content": flagged(messages[last]["content"], flag)},
-        *messages[last + 1 :],
-    )
-
-
-def with_system_flag(messages: Sequence[Message], flag: str) -> tuple[Message, ...]:
-    """Append `flag` to the system message; without one, the flag alone becomes it (report, 4.3: either place)."""
-    if messages and messages[0]["role"] == "system":
-        return ({**messages[0], "content": flagged(messages[0]["content"], flag)}, *messages[1:])
-    return ({"role": "system", "content": flag}, *messages)
-
-
-def flagged(text: str, flag: str) -> str:
-    """`text` with `flag` where it counts."""
-    forms = (f"{text} {flag}", f"{text}\n{flag}", f"{flag}\n{text}")
-    return next((form for form in forms if last_flag([form]) == flag[1:]), forms[0])
-
-
-def without_flag(messages: Sequence[Message], flag: str) -> tuple[Message, ...]:
-    """Undo `with_flag`: `flag` is gone from the end of each user turn that has it there."""
-
-    def bare(text: str) -> str:
-        return text.removesuffix(flag)[:-1] if text.endswith((f" {flag}", f"\n{flag}")) else text
-
-    return tuple({**m, "content": bare(m["content"])} if m["role"] == "user" else m for m in messages)
 
 
 def check_handover(ours: Mapping[str, Any], theirs: Mapping[str, Any], left: str, right: str) -> None:

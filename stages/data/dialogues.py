@@ -12,13 +12,12 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from posttrain.flags import FLAGS, flagged
 from posttrain.stages.data.builtin import arithmetic, final_answer, instructions
-from posttrain.stages.data.chat import flagged
 
 Row = dict[str, Any]
 
 VARIANTS = ("user", "system", "quoted", "hard")
-FLAGS = ("/think", "/no_think")
 _SYSTEM = ("You are a helpful assistant.", "Answer exactly.", "")
 _QUOTING = (
     '{query} My notes say "{flag}".',

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from posttrain.configs.schema import ModelSource, Store
+from posttrain.flags import with_flag
 from posttrain.stages.context import StageContext
-from posttrain.stages.data.chat import ChatFormat, open_chat, with_flag
+from posttrain.stages.data.chat import ChatFormat, open_chat
 from posttrain.stages.data.load import derive_seed
 from posttrain.stages.data.models import model_path
 from posttrain.stages.data.row_checks import row_messages

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from posttrain.errors import DataError, HandoverError
-from posttrain.stages.data.chat import ChatFormat, check_handover, with_flag
+from posttrain.flags import last_flag, with_flag
+from posttrain.stages.data.chat import ChatFormat, check_handover
 from posttrain.stages.data.templates import trl_template
-from posttrain.thinking import last_flag, split_thinking
+from posttrain.thinking import split_thinking
 from posttrain.types import Prompt
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from posttrain.configs.schema import DataSource, Sft
 from posttrain.errors import DataError
+from posttrain.flags import flag_in_force
 from posttrain.stages import sft
 from posttrain.stages.data.chat import ChatFormat
 from posttrain.stages.data.fusion import Earlier, Example, dialogue, example, targets
-from posttrain.thinking import flag_in_force
 
 from .stand_ins import Context, write
 
