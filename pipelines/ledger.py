@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from posttrain.errors import HandoverError, InputError, RunError
-from posttrain.folders import sync
+from posttrain.folders import sync, write_json
 from posttrain.pipelines.keys import Hashes, StageKey
 
 State = Literal["done", "running", "failed", "pending"]
@@ -217,22 +217,6 @@ def reading(path: Path, fix: str) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise InputError(f"it can't be read: {type(error).__name__}: {first}", where=str(path), fix=fix) from None
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write `data` so that the file is whole or as it was before."""
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to a temporary name, fsync, rename."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(name, 0o644)
-    os.replace(name, path)
 
 
 def _flock(handle: IO[str], how: int) -> bool:

@@ -17,8 +17,9 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from posttrain.folders import write_text
 from posttrain.pipelines.board import Board
-from posttrain.pipelines.ledger import LIVE, read_json, write_text
+from posttrain.pipelines.ledger import LIVE, read_json
 from posttrain.pipelines.loggers import SafeLoggers
 from posttrain.pipelines.terminal import print_line
 

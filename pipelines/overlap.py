@@ -12,8 +12,9 @@ from pathlib import Path
 
 from posttrain.configs.load import LoadedRecipe, load_recipe
 from posttrain.configs.schema import Evaluate, PromptSource, Sft
+from posttrain.folders import write_json
 from posttrain.pipelines.dag import GIVES, sources
-from posttrain.pipelines.ledger import Ledger, write_json
+from posttrain.pipelines.ledger import Ledger
 from posttrain.pipelines.plan import Plan, StagePlan
 from posttrain.pipelines.results import OVERLAP
 from posttrain.stages.data.load import derive_seed, load_prompts, load_rows

@@ -17,13 +17,14 @@ from rich.console import Console
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.errors import PosttrainError, Stopped
+from posttrain.folders import write_json, write_text
 from posttrain.pipelines.board import Board
 from posttrain.pipelines.card import write_card
 from posttrain.pipelines.checks import check_data, check_judges, check_machine, check_sandbox
 from posttrain.pipelines.cluster import ClusterWorkers
 from posttrain.pipelines.environment import describe_environment, package_versions
 from posttrain.pipelines.gates import failure_text, judge_gate
-from posttrain.pipelines.ledger import Ledger, write_json, write_text
+from posttrain.pipelines.ledger import Ledger
 from posttrain.pipelines.live import EventLog, MetricFile, StageView, duration, main_metrics
 from posttrain.pipelines.loggers import SafeLoggers, check_loggers
 from posttrain.pipelines.overlap import write_overlap

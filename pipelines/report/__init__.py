@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from posttrain.pipelines.ledger import read_json, reading, write_text
+from posttrain.folders import write_text
+from posttrain.pipelines.ledger import read_json, reading
 from posttrain.pipelines.live import count_of, duration, main_metrics, read_live
 from posttrain.pipelines.matrix import Matrix
 from posttrain.pipelines.report.costs import StageCost, stage_costs

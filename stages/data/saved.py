@@ -6,10 +6,11 @@ A part is whole or isn't there. A stage whose key changed starts in a new folder
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
+
+from posttrain.folders import whole_file
 
 
 class Parts:
@@ -28,13 +29,8 @@ class Parts:
     def put(self, number: int, value: Any) -> None:
         """Keep a finished part."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(number)
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", encoding="ascii") as file:
-            json.dump(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with whole_file(self._path(number)) as temporary:
+            temporary.write_text(json.dumps(value), encoding="ascii")
 
     def clear(self) -> None:
         """The stage is done: its parts stand in the artifact."""

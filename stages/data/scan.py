@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from posttrain.folders import write_text
 from posttrain.stages.data.minhash import BANDS, PERMUTATIONS
 from posttrain.stages.data.scan_shard import Hashes, Row, shard_path
 from posttrain.stages.data.shard_pool import ShardPool
@@ -119,12 +120,7 @@ class Scan:
                 file.flush()
                 os.fsync(file.fileno())
         self.sizes.append(len(hashes["alive"]))
-        temporary = (self.folder / STATE).with_suffix(".tmp")
-        with temporary.open("w") as file:
-            json.dump({"rows": self.sizes}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.folder / STATE)
+        write_text(self.folder / STATE, json.dumps({"rows": self.sizes}))
 
     def _cut(self) -> None:
         """What a killed run appended behind its last whole shard isn't part of anything."""

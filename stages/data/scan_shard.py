@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from posttrain.configs.schema import Domains
-from posttrain.folders import sync
+from posttrain.folders import whole_file
 from posttrain.stages.data.content import content, hash64
 from posttrain.stages.data.domains import domain_of
 from posttrain.stages.data.funnel import asked_text
@@ -71,11 +70,8 @@ class ScanShard:
             "domain": [_encodable(domain_of(prompt, self.domains)) for prompt in prompts],
         }
         table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-        path = shard_path(self.folder, number)
-        temporary = path.with_suffix(f".tmp-{os.getpid()}")
-        pq.write_table(table, temporary, compression="zstd")
-        sync(temporary)
-        temporary.replace(path)
+        with whole_file(shard_path(self.folder, number)) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
 
 
 def as_row(prompt: Prompt) -> Row:
