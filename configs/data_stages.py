@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from posttrain.configs.inputs import Model, PromptSource, RewardUse, Sampling, as_mapping
+from posttrain.configs.declaration import (
+    Actor,
+    Declaration,
+    Generation,
+    ModelInput,
+    reward_inputs,
+    source_inputs,
+)
+from posttrain.configs.inputs import Model, PromptSource, RewardUse, Sampling, as_mapping, judge_source
 from posttrain.configs.judges import JudgeModel
 from posttrain.configs.stage import StageBase
 from posttrain.configs.strict import Strict
@@ -108,6 +117,37 @@ class Curate(StageBase):
             raise ValueError("`domains.judge` names the domains to choose from: two or more")
         return self
 
+    def declare(self) -> Declaration:
+        """A model answers where the stage has one, for pass rates or for `without_thinking`."""
+        answers = self.model is not None or self.without_thinking is not None
+        return Declaration(
+            gives="data",
+            inputs=(
+                *([ModelInput(at=("model",), source=self.model)] if self.model else ()),
+                *source_inputs("prompts", self.prompts, "prompts"),
+                *source_inputs("exclude", self.exclude, "comparison"),
+                *source_inputs("held_out", self.held_out, "comparison"),
+                *self._other_models(),
+            ),
+            rewards=reward_inputs(self.rewards),
+            generations=(
+                Generation(
+                    model=self.model, sources=self.prompts, max_tokens=self.sampling.max_tokens,
+                    rewards=self.rewards if answers else (), group_size=self.n,
+                ),
+            ),
+            actors=frozenset({"rollout"} if answers else ()),
+            endpoints=(self.judge,) if self.judge else (),
+            sifts_rows=True,
+            drops_unanswered="no_answer" in self.rules,
+        )  # fmt: skip
+
+    def _other_models(self) -> Iterator[ModelInput]:
+        if self.without_thinking is not None and self.without_thinking.model is not None:
+            yield ModelInput(at=("without_thinking", "model"), source=self.without_thinking.model)
+        if self.judge is not None and self.judge.source is not None:
+            yield ModelInput(at=("judge",), source=judge_source(self.judge))
+
 
 class FilterUse(Strict):
     """A response filter by name; every other key is one of its parameters.
@@ -187,3 +227,32 @@ class Sample(StageBase):
         if any(use.use == "similar" for use in self.filters) and not self.held_out:
             raise ValueError("the filter `similar` compares with `held_out`: name the sets kept for evaluation")
         return self
+
+    def declare(self) -> Declaration:
+        """Rewards are asked for the filter `correct` alone; without it, scores decide nothing."""
+        judged = any(use.use == "correct" for use in self.filters)
+        answers = self.model is not None and self.model.source not in NO_MODEL
+        actors: set[Actor] = {"rollout"} if answers else set()
+        known = all(source.n for source in self.prompts)
+        return Declaration(
+            gives="data",
+            inputs=(
+                *([ModelInput(at=("model",), source=self.model)] if self.model else ()),
+                *source_inputs("prompts", self.prompts, "prompts"),
+                *source_inputs("held_out", self.held_out, "comparison"),
+                *source_inputs("reviewed", self.reviewed, "material"),
+            ),
+            rewards=reward_inputs(self.rewards),
+            generations=(
+                Generation(
+                    model=self.model, sources=self.prompts, max_tokens=self.sampling.max_tokens,
+                    rewards=self.rewards if judged else (), group_size=self.n,
+                ),
+            ),
+            actors=frozenset(actors),
+            tokens=sum(source.n or 0 for source in self.prompts) * self.n * self.sampling.max_tokens if known else None,
+            filters=self.filters,
+            endpoints=(self.endpoint,) if self.endpoint else (),
+            mode=self.mode,
+            gives_responses=True,
+        )  # fmt: skip

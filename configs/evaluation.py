@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from posttrain.configs.declaration import Declaration, Generation, ModelInput, reward_inputs, source_inputs
 from posttrain.configs.inputs import Model, PromptSource, RewardUse, TaskUse
 from posttrain.configs.stage import StageBase
 from posttrain.configs.strict import Strict
@@ -56,6 +57,43 @@ class Evaluate(StageBase):
     kind: Literal["evaluate"]
     model: Model
     suites: tuple[Suite, ...]
+
+    def declare(self) -> Declaration:
+        """The model answers every question of every suite; turns of a dialogue share a context."""
+        suites = list(enumerate(self.suites))
+        return Declaration(
+            gives="table",
+            inputs=(
+                ModelInput(at=("model",), source=self.model),
+                *(
+                    found
+                    for number, suite in suites
+                    for found in source_inputs("prompts", suite.prompts, "questions", "suites", number)
+                ),
+            ),
+            rewards=tuple(
+                found for number, suite in suites for found in reward_inputs(suite.rewards, "suites", number)
+            ),
+            suites=self.suites,
+            generations=tuple(
+                Generation(
+                    model=self.model, sources=suite.prompts, max_tokens=suite.sampling.max_tokens,
+                    rewards=suite.rewards, group_size=suite.k, all_rows=True,
+                )
+                for suite in self.suites
+                if suite.measure != "mode_following"
+            ),
+            actors=frozenset({"rollout"}),
+            tokens=self._tokens(),
+        )  # fmt: skip
+
+    def _tokens(self) -> int | None:
+        counts = [
+            source.n * suite.k * len(suite.modes) * suite.sampling.max_tokens if source.n else None
+            for suite in self.suites
+            for source in suite.prompts
+        ]
+        return None if None in counts else sum(count or 0 for count in counts)
 
 
 class AutoEvaluate(Strict):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from posttrain.configs.algorithms import ALGORITHMS, Algorithm
+from posttrain.configs.declaration import Declaration, Generation, ModelInput, reward_inputs, source_inputs
 from posttrain.configs.inputs import ModelSource, PromptSource, RewardUse, Sampling, TaskUse, as_mapping
 from posttrain.configs.stage import StageBase
 from posttrain.configs.strict import Strict, differing
@@ -241,6 +242,36 @@ class Grpo(TrainingStage):
         if min(self.tau) <= 0:
             raise ValueError("tau are temperatures: over 0")
         return self
+
+    def declare(self) -> Declaration:
+        """The policy samples and learns; a teacher is held by the learner."""
+        watch, max_tokens = self.watch, self.sampling.max_tokens
+        watched = [
+            Generation(
+                model=self.model, sources=one.prompts, max_tokens=max_tokens, rewards=one.rewards or self.rewards
+            )
+            for one in ([watch] if watch else [])
+        ]
+        return Declaration(
+            gives="model",
+            inputs=(
+                ModelInput(at=("model",), source=self.model, holder="learner"),
+                *([ModelInput(at=("teacher",), source=self.teacher, holder="learner")] if self.teacher else ()),
+                *source_inputs("prompts", self.prompts, "prompts"),
+                *source_inputs("prompts", watch.prompts if watch else (), "questions", "watch"),
+            ),
+            rewards=(*reward_inputs(self.rewards), *reward_inputs((watch and watch.rewards) or (), "watch")),
+            generations=(
+                *watched,
+                Generation(
+                    model=self.model, sources=self.prompts, max_tokens=max_tokens, rewards=self.rewards,
+                    group_size=self.group_size,
+                ),
+            ),
+            actors=frozenset({"learner", "rollout"}),
+            tokens=self.steps * self.prompts_per_step * self.group_size * max_tokens,
+            training=self,
+        )  # fmt: skip
 
     @field_validator("sampling")
     @classmethod

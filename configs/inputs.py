@@ -82,6 +82,11 @@ class DataSource(PromptSource):
     )
 
 
+def judge_source(judge: JudgeModel) -> ModelSource:
+    """The model of a judge that the run holds."""
+    return ModelSource.model_validate({"from": judge.source, "revision": judge.revision})
+
+
 def as_mapping(value: Any, key: str) -> Any:
     return {key: value} if isinstance(value, str) else value
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from posttrain.configs.declaration import Declaration
 from posttrain.configs.gates import Gate
 from posttrain.configs.inputs import Model, as_mapping
 from posttrain.configs.strict import Strict
@@ -14,9 +15,14 @@ from posttrain.configs.strict import Strict
 class StageBase(Strict):
     """What all stages share."""
 
+    kind: str
     seed: int | None = Field(None, description="the recipe's seed if not given")
     model: Model | None = None
     gate: tuple[Gate, ...] = Field((), description="what its evaluation must show; one, or a list")
+
+    def declare(self) -> Declaration:
+        """What plans, checks and reports may know of the stage."""
+        raise NotImplementedError(f"{type(self).__name__} has no `declare`")
 
     @field_validator("gate", mode="before")
     @classmethod

@@ -10,6 +10,15 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
+from posttrain.configs.declaration import (
+    Actor,
+    Declaration,
+    Generation,
+    ModelInput,
+    RowForm,
+    SourceInput,
+    source_inputs,
+)
 from posttrain.configs.inputs import DataSource, Model, ModelSource, PromptSource, Sampling, as_mapping
 from posttrain.configs.stage import StageBase
 from posttrain.configs.strict import Strict, differing
@@ -51,6 +60,11 @@ class TrainingStage(StageBase):
         3, ge=1, description="steps in a row with a loss or gradient that isn't finite, and no effect, that end the run"
     )
 
+    @property
+    def length(self) -> tuple[Literal["steps", "epochs"], float]:
+        """How long it trains, and the field that sets it."""
+        return "steps", self.steps
+
 
 class Validation(Strict):
     """Rows whose loss is taken while a stage trains, and which it learns nothing from."""
@@ -89,6 +103,27 @@ class Sft(TrainingStage):
         if isinstance(data, Mapping) and data.get("epochs") is not None and data.get("steps") is not None:
             raise ValueError("say either epochs or steps")
         return data
+
+    @property
+    def length(self) -> tuple[Literal["steps", "epochs"], float]:
+        return ("steps", self.steps) if self.epochs is None else ("epochs", self.epochs)
+
+    def declare(self) -> Declaration:
+        """The learner alone: it trains on rows."""
+        form: RowForm = "documents" if self.text else "conversations"
+        validation = self.validation.data if self.validation else ()
+        return Declaration(
+            gives="model",
+            inputs=(
+                ModelInput(at=("model",), source=self.model, holder="learner"),
+                *source_inputs("data", self.data, "training", form=form),
+                *source_inputs("data", validation, "validation", "validation", form=form),
+            ),
+            actors=frozenset({"learner"}),
+            tokens=None if self.epochs else self.steps * self.batch_size * self.max_length,
+            training=self,
+            rendering="posttrain.stages.data.training_rows",
+        )
 
     @model_serializer(mode="wrap")
     def _as_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -155,6 +190,31 @@ class Distill(TrainingStage):
         if self.top_k and self.divergence == "policy_gradient":
             raise ValueError("divergence: policy_gradient looks at the sampled token alone: leave top_k out")
         return self
+
+    def declare(self) -> Declaration:
+        """The student samples and its teachers score; with `stored`, nothing is sampled."""
+        samples = self.stored is None
+        actors: set[Actor] = {"learner", "rollout", "teacher"} if samples else {"learner"}
+        return Declaration(
+            gives="model",
+            inputs=(
+                ModelInput(at=("model",), source=self.model, holder="learner"),
+                *(
+                    ModelInput(at=("teacher", number), source=teacher, holder="learner")
+                    for number, teacher in enumerate(self.teacher)
+                ),
+                *source_inputs("prompts", self.prompts, "prompts"),
+                *([SourceInput(at=("stored",), source=self.stored, role="material")] if self.stored else ()),
+            ),
+            generations=(
+                (Generation(model=self.model, sources=self.prompts, max_tokens=self.sampling.max_tokens),)
+                if samples
+                else ()
+            ),
+            actors=frozenset(actors),
+            tokens=self.steps * self.prompts_per_step * self.group_size * self.sampling.max_tokens,
+            training=self,
+        )
 
     @model_validator(mode="after")
     def _none_without_effect(self) -> Distill:

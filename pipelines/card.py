@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.schema import PromptSource, Recipe, Sft, TrainingStage
+from posttrain.configs.schema import Recipe, TrainingStage
 from posttrain.pipelines.plan import StagePlan
 from posttrain.stages.context import StageResult
 
@@ -37,22 +37,18 @@ def write_card(folder: Path, loaded: LoadedRecipe, stage: StagePlan, result: Sta
 
 def model_card(loaded: LoadedRecipe, stage: StagePlan, result: StageResult) -> str:
     """The card of the model that `stage` made."""
-    recipe, spec = loaded.recipe, stage.node.spec
-    assert isinstance(spec, TrainingStage)
+    recipe, spec, declared = loaded.recipe, stage.node.spec, stage.node.declaration
     ancestors = lineage(recipe, stage.name)
-    optimizer = spec.optimizer
     rows = {
         "recipe": recipe.name,
         "stage": f"{stage.name} ({spec.kind})",
         "key": f"`{stage.key.key}`",
-        "parent": ancestors[-2],
+        "parent": ancestors[-2] if len(ancestors) > 1 else "",
         "lineage": " > ".join(ancestors),
-        **({"epochs": f"{epochs:g}"} if (epochs := getattr(spec, "epochs", None)) else {}),
-        "steps": int(result.metrics.get("steps", spec.steps)),
+        **(_length(declared.training, result) if declared.training else {}),
         "seed": recipe.seed if spec.seed is None else spec.seed,
-        "optimizer": f"AdamW, learning rate {optimizer.lr:g}, {optimizer.schedule}, warm-up {optimizer.warmup} steps",
-        "weights": "LoRA, merged" if spec.lora else "full",
-        "data": ", ".join(source.source for source in _data(spec)),
+        **(_optimization(declared.training) if declared.training else {}),
+        "data": ", ".join(named.source.source for named in declared.sources if named.role in ("prompts", "training")),
         "stop tokens": ", ".join(map(str, result.provenance.get("stop_ids", ()))),
     }
     parts = [_front(stage, ancestors[0]), f"# {recipe.name}: {stage.name}", recipe.description]
@@ -74,8 +70,18 @@ def lineage(recipe: Recipe, name: str) -> list[str]:
     return names
 
 
-def _data(spec: TrainingStage) -> tuple[PromptSource, ...]:
-    return spec.data if isinstance(spec, Sft) else getattr(spec, "prompts", ())
+def _length(training: TrainingStage, result: StageResult) -> dict[str, object]:
+    field, length = training.length
+    epochs = {"epochs": f"{length:g}"} if field == "epochs" else {}
+    return {**epochs, "steps": int(result.metrics.get("steps", training.steps))}
+
+
+def _optimization(training: TrainingStage) -> dict[str, object]:
+    optimizer = training.optimizer
+    return {
+        "optimizer": f"AdamW, learning rate {optimizer.lr:g}, {optimizer.schedule}, warm-up {optimizer.warmup} steps",
+        "weights": "LoRA, merged" if training.lora else "full",
+    }
 
 
 def _front(stage: StagePlan, origin: str) -> str:

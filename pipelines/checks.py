@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from posttrain.configs.data_stages import NO_MODEL
+from posttrain.configs.declaration import Actor
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.machine import Actors, gpus_of
-from posttrain.configs.schema import (
-    Cluster,
-    Curate,
-    Distill,
-    Evaluate,
-    Grpo,
-    JudgeModel,
-    ModelSource,
-    PromptSource,
-    RewardUse,
-    Sample,
-    Sft,
-    Stage,
-)
-from posttrain.configs.training import TrainingStage
+from posttrain.configs.schema import Cluster, JudgeModel, PromptSource, RewardUse
 from posttrain.errors import DataError, InputError, RecipeError, RewardError
 from posttrain.pipelines.contexts import PromptLengths
-from posttrain.pipelines.dag import Node, reward_uses, sources
+from posttrain.pipelines.dag import Node
 from posttrain.pipelines.keys import model_folder
 from posttrain.pipelines.ledger import read_json
 from posttrain.pipelines.prompts import Prompts
@@ -46,12 +32,12 @@ def check_rewards(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
     from posttrain.rewards.base import check_use
 
     for node in nodes:
-        for inside, use in reward_uses(node.spec):
+        for reward in node.declaration.rewards:
             try:
-                check_use(use, loaded.recipe_dir)
-                _check_model(loaded, use)
+                check_use(reward.use, loaded.recipe_dir)
+                _check_model(loaded, reward.use)
             except InputError as error:
-                raise type(error)(error.what, where=loaded.where((*node.at, *inside)), fix=error.fix) from None
+                raise type(error)(error.what, where=loaded.where((*node.at, *reward.at)), fix=error.fix) from None
 
 
 def _check_model(loaded: LoadedRecipe, use: RewardUse) -> None:
@@ -79,20 +65,18 @@ def check_families(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
 
     recipe = loaded.recipe
     for node in nodes:
-        for inside, source in sources(node.spec):
-            if not isinstance(source, ModelSource) or ("rewards" in inside and inside[-1] == "model"):
+        for named in node.declaration.models:
+            in_engine = named.holder == "engine" and recipe.cluster.rollout.engine == "transformers"
+            if named.holder != "learner" and not in_engine:
                 continue
-            learns = isinstance(node.spec, TrainingStage) and inside[0] in ("model", "teacher")
-            if not learns and recipe.cluster.rollout.engine != "transformers":
-                continue
-            source = recipe.base if source.source == "base" and recipe.base else source
+            source = recipe.base if named.source.source == "base" and recipe.base else named.source
             folder = model_folder(source.source, loaded.recipe_dir)
             kind = (source.scratch or (read_json(folder / "config.json") if folder else {})).get("model_type")
             try:
                 if kind is not None:
                     check_family(kind, source.source)
             except InputError as error:
-                raise InputError(error.what, where=loaded.where((*node.at, *inside)), fix=error.fix) from None
+                raise InputError(error.what, where=loaded.where((*node.at, *named.at)), fix=error.fix) from None
 
 
 def check_judges(loaded: LoadedRecipe, plan: Plan) -> None:
@@ -104,10 +88,9 @@ def check_judges(loaded: LoadedRecipe, plan: Plan) -> None:
     from posttrain.rewards.gold import check_judge
 
     for stage in plan.pending:
-        spec = stage.node.spec
-        asked = spec.endpoint if isinstance(spec, Sample) else spec.judge if isinstance(spec, Curate) else None
-        if asked is not None and asked.endpoint is not None:
-            _check_endpoint(asked, loaded.where(stage.node.at))
+        for judge in stage.node.declaration.endpoints:
+            if judge.endpoint is not None:
+                _check_endpoint(judge, loaded.where(stage.node.at))
     tried: list[RewardUse] = []
     for stage in plan.pending:
         for use in stage.node.rewards:
@@ -151,13 +134,13 @@ def check_environments(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
     from posttrain.rewards.environments.registry import check_environment
 
     for node in nodes:
-        for inside, source in sources(node.spec):
-            use = source.environment if isinstance(source, PromptSource) else None
+        for named in node.declaration.sources:
+            use = named.source.environment
             if use is None:
                 continue
-            where = loaded.where((*node.at, *inside, "environment"))
-            if inside[0] not in ("prompts", "suites", "watch"):
-                raise RecipeError(f"`{inside[0]}` are no prompts that a model answers", where=where, fix="remove it")
+            where = loaded.where((*node.at, *named.at, "environment"))
+            if named.role not in ("prompts", "questions"):
+                raise RecipeError(f"`{named.at[0]}` are no prompts that a model answers", where=where, fix="remove it")
             try:
                 check_environment(use, loaded.recipe_dir)
             except InputError as error:
@@ -167,7 +150,7 @@ def check_environments(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
 def check_filters(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
     """Refuse filters that don't exist, and parameters that they haven't. Raises RecipeError."""
     for node in nodes:
-        for index, use in enumerate(node.spec.filters if isinstance(node.spec, Sample) else ()):
+        for index, use in enumerate(node.declaration.filters):
             from posttrain.stages.data.filters import check_filter
 
             try:
@@ -197,12 +180,11 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> DataRead:
     prompts = Prompts(loaded)
     lengths, trials = PromptLengths(loaded, prompts), RewardTrials(loaded, prompts)
     for stage in plan.pending:
-        spec = stage.node.spec
-        for _, source in sources(spec):
-            if not isinstance(source, PromptSource) or source.source in loaded.recipe.stages:
+        for named in stage.node.declaration.sources:
+            source = named.source
+            if source.source in loaded.recipe.stages:
                 continue
-            text = isinstance(spec, Sft) and spec.text
-            report = check_source(source, loaded.recipe_dir, kind=spec.kind, text=text)
+            report = check_source(source, loaded.recipe_dir, form=named.form)
             columns = list(report.columns)
             read = {"stage": stage.name, "from": source.source, "rows": report.rows, "columns": columns}
             if source.n is not None and report.rows < source.n:
@@ -212,7 +194,7 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> DataRead:
         for entry in found:
             if entry["stage"] == stage.name and long.get(entry["from"]):
                 entry["too_long"] = long[entry["from"]]
-        for source in _dialogues(spec):
+        for source in _dialogues(stage.node):
             if source.source not in loaded.recipe.stages:
                 _check_dialogues(loaded, source)
         lengths.check(stage.node)
@@ -230,7 +212,7 @@ def check_machine(loaded: LoadedRecipe, plan: Plan) -> None:
             "engine vllm: vLLM isn't installed", where=loaded.where(("cluster", "rollout", "engine")),
             fix="pip install 'posttrain[vllm]', or say engine: transformers",
         )  # fmt: skip
-    groups = _groups(cluster, [stage.node.spec for stage in plan.pending])
+    groups = _groups(cluster, {actor for stage in plan.pending for actor in stage.node.declaration.actors})
     if needed := gpus_of(list(groups.values())):
         import torch
 
@@ -250,28 +232,10 @@ def check_machine(loaded: LoadedRecipe, plan: Plan) -> None:
             )  # fmt: skip
 
 
-def _groups(cluster: Cluster, specs: Sequence[Stage]) -> dict[str, Actors]:
-    """The actors that stages ask for, by their name in `cluster`."""
-    found: dict[str, Actors] = {}
-    if any(isinstance(spec, TrainingStage) for spec in specs):
-        found["learner"] = cluster.learner
-    if any(map(_writes, specs)):
-        found["rollout"] = cluster.rollout
-    if any(isinstance(spec, Distill) and spec.stored is None for spec in specs):
-        found["teacher"] = cluster.teacher
-    return found
-
-
-def _writes(spec: Stage) -> bool:
-    """Whether a stage has a model of the run write something."""
-    match spec:
-        case Curate():
-            return spec.model is not None or spec.without_thinking is not None
-        case Sample():
-            return spec.model is not None and spec.model.source not in NO_MODEL
-        case Distill():
-            return spec.stored is None
-    return isinstance(spec, Grpo | Evaluate)
+def _groups(cluster: Cluster, actors: Set[Actor]) -> dict[str, Actors]:
+    """The actors that stages take, by their name in `cluster`."""
+    known: dict[Actor, Actors] = {"learner": cluster.learner, "rollout": cluster.rollout, "teacher": cluster.teacher}
+    return {name: group for name, group in known.items() if name in actors}
 
 
 def check_sandbox(loaded: LoadedRecipe, plan: Plan) -> None:
@@ -319,9 +283,9 @@ def needs_sandbox(uses: Sequence[RewardUse]) -> bool:
     return any(use.use in BUILTINS and BUILTINS[use.use].needs == "judge" for use in uses)
 
 
-def _dialogues(spec: object) -> Iterator[PromptSource]:
+def _dialogues(node: Node) -> Iterator[PromptSource]:
     """Sources of suites that measure mode following."""
-    for suite in spec.suites if isinstance(spec, Evaluate) else ():
+    for suite in node.declaration.suites:
         if suite.measure == "mode_following":
             yield from suite.prompts
 

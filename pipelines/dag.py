@@ -7,42 +7,26 @@ a file, a folder, or a Hub id. Each is settled here, before anything starts.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from posttrain.configs.declaration import Declaration, Gives
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.problems import Path_, closest, dotted
 from posttrain.configs.schema import (
-    Curate,
-    Distill,
     EnvironmentUse,
     Evaluate,
-    Grpo,
     ModelSource,
     PromptSource,
     Recipe,
     RewardUse,
-    Sft,
-    Stage,
+    StageBase,
 )
 from posttrain.errors import InputError, RecipeError
-from posttrain.stages.data.models import judge_source
 
 What = Literal["stage", "base", "builtin", "generator", "hub", "file", "folder"]
-Gives = Literal["model", "data", "table"]
-
-GIVES: Mapping[str, Gives] = {
-    "curate": "data",
-    "sample": "data",
-    "sft": "model",
-    "grpo": "model",
-    "distill": "model",
-    "evaluate": "table",
-}
-"""What each kind of stage leaves behind."""
-
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SCHEMES: Mapping[str, What] = {"builtin": "builtin", "reasoning_gym": "generator", "hf": "hub"}
 
@@ -65,7 +49,7 @@ class Node:
     """A stage in the graph; `eval-NAME` stages are expanded from `evaluate`."""
 
     name: str
-    spec: Stage
+    spec: StageBase
     at: Path_
     references: tuple[Reference, ...]
     inputs: tuple[str, ...]
@@ -74,15 +58,20 @@ class Node:
     """The stage (or `base`) that an evaluation is of."""
 
     @property
+    def declaration(self) -> Declaration:
+        """What the stage declares of itself."""
+        return self.spec.declare()
+
+    @property
     def rewards(self) -> tuple[RewardUse, ...]:
         """All rewards that the stage uses, those of its suites too."""
-        return tuple(use for _, use in reward_uses(self.spec))
+        return tuple(reward.use for reward in self.declaration.rewards)
 
     @property
     def environments(self) -> tuple[EnvironmentUse, ...]:
         """All environments that the stage's prompts name."""
-        named = (source for _, source in sources(self.spec) if isinstance(source, PromptSource))
-        return tuple(source.environment for source in named if source.environment is not None)
+        found = (asked.source.environment for asked in self.declaration.sources)
+        return tuple(use for use in found if use is not None)
 
 
 def build_dag(loaded: LoadedRecipe) -> dict[str, Node]:
@@ -94,54 +83,6 @@ def build_dag(loaded: LoadedRecipe) -> dict[str, Node]:
     """
     with loaded.masking():
         return _in_order(loaded, _Settler(loaded).nodes())
-
-
-def sources(spec: Stage) -> Iterator[tuple[Path_, ModelSource | PromptSource]]:
-    """Every node of a stage that has a `from`, with its path inside the stage."""
-    if (model := getattr(spec, "model", None)) is not None:
-        yield ("model",), model
-    match spec:
-        case Grpo() if spec.teacher is not None:
-            yield ("teacher",), spec.teacher
-        case Distill():
-            for index, teacher in enumerate(spec.teacher):
-                yield ("teacher", index), teacher
-    for field in ("prompts", "data", "exclude", "held_out", "reviewed"):
-        for index, source in enumerate(getattr(spec, field, ())):
-            yield (field, index), source
-    if (stored := getattr(spec, "stored", None)) is not None:
-        yield ("stored",), stored
-    if isinstance(spec, Curate):
-        if spec.without_thinking is not None and spec.without_thinking.model is not None:
-            yield ("without_thinking", "model"), spec.without_thinking.model
-        if spec.judge is not None and spec.judge.source is not None:
-            yield ("judge",), judge_source(spec.judge)
-    for index, suite in enumerate(getattr(spec, "suites", ())):
-        for number, source in enumerate(suite.prompts):
-            yield ("suites", index, "prompts", number), source
-    if (watch := getattr(spec, "watch", None)) is not None:
-        for index, source in enumerate(watch.prompts):
-            yield ("watch", "prompts", index), source
-    if isinstance(spec, Sft) and spec.validation is not None:
-        for index, source in enumerate(spec.validation.data):
-            yield ("validation", "data", index), source
-    for at, use in reward_uses(spec):
-        if use.judge is not None and use.judge.source is not None:
-            yield (*at, "judge"), judge_source(use.judge)
-        if use.model is not None:
-            yield (*at, "model"), use.model
-
-
-def reward_uses(spec: Stage) -> Iterator[tuple[Path_, RewardUse]]:
-    """Every reward of a stage, those of its suites too, with its path inside the stage."""
-    for index, use in enumerate(getattr(spec, "rewards", ())):
-        yield ("rewards", index), use
-    for index, suite in enumerate(getattr(spec, "suites", ())):
-        for number, use in enumerate(suite.rewards):
-            yield ("suites", index, "rewards", number), use
-    if (watch := getattr(spec, "watch", None)) is not None:
-        for index, use in enumerate(watch.rewards or ()):
-            yield ("watch", "rewards", index), use
 
 
 def check_model_name(source: str, folder: Path) -> None:
@@ -166,8 +107,8 @@ class _Settler:
         if "base" in after:
             nodes["eval-base"] = self._node("eval-base", evaluations["base"], ("evaluate",), evaluates="base")
         for name, spec in recipe.stages.items():
-            named = spec.model.source if isinstance(spec, Evaluate) else None
-            nodes[name] = self._node(name, spec, ("stages", name), evaluates=named)
+            model = spec.model if spec.declare().gives == "table" else None
+            nodes[name] = self._node(name, spec, ("stages", name), evaluates=model.source if model else None)
             if name in after:
                 title = f"eval-{name}"
                 if title in recipe.stages:
@@ -183,8 +124,8 @@ class _Settler:
             raise self._error(("base",), "the base is where stages start: name a builtin:, a folder or a Hub id")
         self._settle(base, ("base",))
 
-    def _node(self, name: str, spec: Stage, at: Path_, *, evaluates: str | None = None) -> Node:
-        references = tuple(self._settle(source, (*at, *inside)) for inside, source in sources(spec))
+    def _node(self, name: str, spec: StageBase, at: Path_, *, evaluates: str | None = None) -> Node:
+        references = tuple(self._settle(named.source, (*at, *named.at)) for named in spec.declare().all_inputs)
         inputs = dict.fromkeys(ref.source for ref in references if ref.what == "stage")
         return Node(name=name, spec=spec, at=at, references=references, inputs=tuple(inputs), evaluates=evaluates)
 
@@ -192,9 +133,8 @@ class _Settler:
         wants: Gives = "model" if isinstance(node, ModelSource) else "data"
         source, recipe = node.source, self.recipe
         if source in recipe.stages:
-            gives = GIVES[recipe.stages[source].kind]
+            gives, kind = recipe.stages[source].declare().gives, recipe.stages[source].kind
             if gives != wants:
-                kind = recipe.stages[source].kind
                 raise self._error(at, f"`{source}` is a {kind} stage, which gives {gives}; {wants} is needed here")
             return Reference(at=at, source=source, what="stage", wants=wants)
         if source == "base":
@@ -253,7 +193,7 @@ class _Settler:
         return self.loaded.recipe_dir / Path(source).expanduser()
 
     def _no_stage(self, source: str, at: Path_, wants: Gives) -> RecipeError:
-        valid = [name for name, spec in self.recipe.stages.items() if GIVES[spec.kind] == wants]
+        valid = [name for name, spec in self.recipe.stages.items() if spec.declare().gives == wants]
         valid += ["base", "builtin:tiny"] if wants == "model" else []
         return self._error(at, f"there is no stage {source!r}; {closest(source, valid)}")
 
@@ -265,7 +205,7 @@ def _evaluations(loaded: LoadedRecipe) -> dict[str, Evaluate]:
     """One Evaluate stage for each name in `evaluate.after`."""
     evaluate, stages = loaded.recipe.evaluate, loaded.recipe.stages
     suites = {suite.name: suite for suite in evaluate.suites}
-    trained = ["base", *(name for name, spec in stages.items() if GIVES[spec.kind] == "model")]
+    trained = ["base", *(name for name, spec in stages.items() if spec.declare().gives == "model")]
 
     def refuse(at: Path_, what: str) -> RecipeError:
         return RecipeError(f"{dotted(at)}: {what}", where=loaded.where(at))

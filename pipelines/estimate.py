@@ -8,16 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.schema import (
-    Distill,
-    Evaluate,
-    Grpo,
-    LearnerCluster,
-    ModelSource,
-    Sample,
-    Sft,
-    TrainingStage,
-)
+from posttrain.configs.schema import LearnerCluster, ModelSource
 from posttrain.pipelines.dag import Node
 from posttrain.pipelines.keys import model_folder
 from posttrain.pipelines.ledger import read_json
@@ -45,41 +36,24 @@ class Estimate:
 
 def estimate(loaded: LoadedRecipe, node: Node) -> Estimate:
     """The estimate of one stage."""
-    cluster, spec = loaded.recipe.cluster, node.spec
+    cluster, declared = loaded.recipe.cluster, node.declaration
     learner = f"{cluster.learner.workers} x {'GPU' if cluster.learner.gpus else 'CPU'} learner"
     rollout = f"{cluster.rollout.workers} x {'GPU' if cluster.rollout.gpus else 'CPU'} rollout"
-    if not isinstance(spec, TrainingStage):
-        return Estimate(devices=rollout, tokens=_tokens(spec))
-    parameters = _parameters(loaded, spec.model)
-    devices = learner if isinstance(spec, Sft) else f"{learner}, {rollout}"
+    training = declared.training
+    if training is None:
+        return Estimate(devices=rollout, tokens=declared.tokens)
+    parameters = _parameters(loaded, training.model)
+    devices = f"{learner}, {rollout}" if "rollout" in declared.actors else learner
     if parameters is None:
-        return Estimate(devices=devices, tokens=_tokens(spec))
-    copies = 1 + (spec.keep_checkpoints * 3 if spec.checkpoint_every else 0)  # a checkpoint: weights and AdamW
+        return Estimate(devices=devices, tokens=declared.tokens)
+    copies = 1 + (training.keep_checkpoints * 3 if training.checkpoint_every else 0)  # a checkpoint: weights and AdamW
     return Estimate(
         devices=devices,
         parameters=parameters,
         memory_gib=round(_bytes_a_rank(parameters, cluster.learner) / GIB, 3),
         disk_gib=round(parameters * 4 * copies / GIB, 3),
-        tokens=_tokens(spec),
+        tokens=declared.tokens,
     )
-
-
-def _tokens(spec: Any) -> int | None:
-    match spec:
-        case Sft():
-            return None if spec.epochs else spec.steps * spec.batch_size * spec.max_length
-        case Grpo() | Distill():
-            return spec.steps * spec.prompts_per_step * spec.group_size * spec.sampling.max_tokens
-        case Evaluate():
-            counts = [
-                source.n * suite.k * len(suite.modes) * suite.sampling.max_tokens if source.n else None
-                for suite in spec.suites
-                for source in suite.prompts
-            ]
-            return None if None in counts else sum(count or 0 for count in counts)
-        case Sample() if all(source.n for source in spec.prompts):
-            return sum(source.n or 0 for source in spec.prompts) * spec.n * spec.sampling.max_tokens
-    return None
 
 
 def _bytes_a_rank(parameters: int, learner: LearnerCluster) -> float:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.problems import closest
-from posttrain.configs.schema import Gate, Suite, TrainingStage
+from posttrain.configs.schema import Gate, Suite
 from posttrain.errors import RecipeError
 from posttrain.pipelines.dag import Node
 from posttrain.pipelines.thresholds import METRICS
@@ -139,7 +139,7 @@ def _settle(loaded: LoadedRecipe, dag: Mapping[str, Node], node: Node, index: in
 
     evaluation, suite = _suite_after(dag, node.name, gate.suite)
     if suite is None:
-        suites = [suite.name for other in _evaluations(dag, node.name) for suite in getattr(other.spec, "suites", ())]
+        suites = [suite.name for other in _evaluations(dag, node.name) for suite in other.declaration.suites]
         what = f"no suite {gate.suite!r} is run after it; {closest(gate.suite, suites)}" if suites else (
             "nothing is evaluated after it"
         )  # fmt: skip
@@ -151,8 +151,8 @@ def _settle(loaded: LoadedRecipe, dag: Mapping[str, Node], node: Node, index: in
         raise refuse(what, f"set its `mode` to one of: {', '.join(modes)}")
     before, needs = None, [evaluation]
     if gate.no_drop is not None:
-        spec = node.spec
-        before = spec.model.source if isinstance(spec, TrainingStage) else None
+        training = node.declaration.training
+        before = training.model.source if training else None
         earlier, asked = _suite_after(dag, before, gate.suite) if before else ("", None)
         if before is None or asked is None or (suite.measure != "mode_following" and mode not in asked.modes):
             what = f"`no_drop` compares with {before or 'its start'}, which isn't asked suite {gate.suite}"
@@ -187,7 +187,7 @@ def _evaluations(dag: Mapping[str, Node], stage: str) -> list[Node]:
 def _suite_after(dag: Mapping[str, Node], stage: str, name: str) -> tuple[str, Suite | None]:
     """The evaluation of `stage` that asks the suite, and the suite."""
     for node in _evaluations(dag, stage):
-        for suite in getattr(node.spec, "suites", ()):
+        for suite in node.declaration.suites:
             if suite.name == name:
                 return node.name, suite
     return "", None

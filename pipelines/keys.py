@@ -92,7 +92,7 @@ def digest_of(data: Any) -> str:
 
 def _semantic(loaded: LoadedRecipe, node: Node) -> dict[str, Any]:
     if node.at[0] == "evaluate":  # expanded: the suites' own nodes, with their references to the environment
-        names = {suite.name for suite in getattr(node.spec, "suites", ())}
+        names = {suite.name for suite in node.declaration.suites}
         suites = [_judged(suite) for suite in loaded.resolved["evaluate"]["suites"] if suite["name"] in names]
         return {
             "kind": "evaluate",

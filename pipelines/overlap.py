@@ -10,10 +10,10 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
+from posttrain.configs.declaration import SourceInput
 from posttrain.configs.load import LoadedRecipe, load_recipe
-from posttrain.configs.schema import Evaluate, PromptSource, Sft
+from posttrain.configs.schema import PromptSource
 from posttrain.folders import write_json
-from posttrain.pipelines.dag import GIVES, sources
 from posttrain.pipelines.ledger import Ledger
 from posttrain.pipelines.plan import Plan, StagePlan
 from posttrain.pipelines.results import OVERLAP
@@ -53,17 +53,12 @@ class _Reader:
     def __init__(self, loaded: LoadedRecipe, plan: Plan) -> None:
         self.loaded, self.stages = loaded, plan.due
         ledger = Ledger(plan.run_dir)
-        artifacts = {s.name: ledger.artifact(s.name) for s in plan.due if GIVES[s.node.spec.kind] == "data"}
+        artifacts = {s.name: ledger.artifact(s.name) for s in plan.due if s.node.declaration.gives == "data"}
         self.inputs = {name: folder for name, folder in artifacts.items() if (folder / FILE).is_file()}
 
     def suites(self) -> dict[str, list[Prompt]]:
         """The prompts of each suite, seeded as `evaluate` seeds them."""
-        specs = {
-            suite.name: suite
-            for stage in self.stages
-            if isinstance(stage.node.spec, Evaluate)
-            for suite in stage.node.spec.suites
-        }
+        specs = {suite.name: suite for stage in self.stages for suite in stage.node.declaration.suites}
         return {
             name: [p for source in suite.prompts for p in self._prompts(source, derive_seed("suite", name))]
             for name, suite in specs.items()
@@ -75,10 +70,11 @@ class _Reader:
         texts: list[str] = []
         for name in self.inputs:
             rows[name] = self._prompts(PromptSource.model_validate({"from": name}), 0)
-        for stage, source in self._sources():
+        for stage, named in self._sources():
+            source = named.source
             seed = self.loaded.recipe.seed if stage.node.spec.seed is None else stage.node.spec.seed
             label = f"{seed} {source.model_dump_json()}"
-            if isinstance(stage.node.spec, Sft) and stage.node.spec.text:
+            if named.form == "documents":
                 texts += _texts(self.loaded.recipe_dir, source, seed)
             elif label not in rows:
                 rows[label] = self._prompts(source, seed)
@@ -93,21 +89,13 @@ class _Reader:
             named.add(recipe.base.source)
         return _packaged_corpus(frozenset(TINY[name] for name in TINY if name in named))
 
-    def _sources(self) -> Iterator[tuple[StagePlan, PromptSource]]:
-        """Sources that aren't stages, of all stages that aren't evaluations; what is excluded isn't read."""
+    def _sources(self) -> Iterator[tuple[StagePlan, SourceInput]]:
+        """Sources that aren't stages and that stages learn from or make data of."""
         for stage in self.stages:
-            if isinstance(stage.node.spec, Evaluate):
-                continue
-            for (field, *_), source in sources(stage.node.spec):
-                if (
-                    field not in ("exclude", "held_out", "watch", "validation")
-                    and isinstance(source, PromptSource)
-                    and not self._is_stage(source)
-                ):
-                    yield stage, source
-
-    def _is_stage(self, source: PromptSource) -> bool:
-        return source.source in self.loaded.recipe.stages
+            for named in stage.node.declaration.sources:
+                is_stage = named.source.source in self.loaded.recipe.stages
+                if named.role in ("prompts", "training", "material") and not is_stage:
+                    yield stage, named
 
     def _prompts(self, source: PromptSource, seed: int) -> list[Prompt]:
         (prompts,) = load_prompts([source], recipe_dir=self.loaded.recipe_dir, inputs=self.inputs, seed=seed)
@@ -122,8 +110,7 @@ def _packaged_corpus(stages: frozenset[str]) -> Seen | None:
     origin = load_recipe("tiny-base")
     drawn: dict[str, PromptSource] = {}
     for name in sorted(stages):
-        spec = origin.recipe.stages[name]
-        for source in spec.data if isinstance(spec, Sft) else ():
+        for source in (s.source for s in origin.recipe.stages[name].declare().sources if s.role == "training"):
             draw = source.model_dump_json(exclude={"n"})
             if draw not in drawn or (drawn[draw].n or 0) < (source.n or 0):
                 drawn[draw] = source

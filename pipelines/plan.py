@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.schema import TrainingStage
 from posttrain.errors import InputError
 from posttrain.pipelines.checks import check_environments, check_families, check_filters, check_rewards
 from posttrain.pipelines.contexts import check_max_tokens
-from posttrain.pipelines.dag import GIVES, Node, build_dag
+from posttrain.pipelines.dag import Node, build_dag
 from posttrain.pipelines.environment import package_versions
 from posttrain.pipelines.estimate import Estimate, estimate
 from posttrain.pipelines.gates import SettledGate, settle_gates
@@ -76,11 +75,11 @@ class Plan:
                 {
                     "name": stage.name,
                     "kind": stage.node.spec.kind,
-                    "gives": GIVES[stage.node.spec.kind],
+                    "gives": stage.node.declaration.gives,
                     "inputs": list(stage.node.inputs),
                     "evaluates": stage.node.evaluates,
                     "continues": _continues(stage.node),
-                    "control": isinstance(stage.node.spec, TrainingStage) and stage.node.spec.control,
+                    "control": stage.node.declaration.training is not None and stage.node.declaration.training.control,
                     "key": stage.key.key,
                     "action": stage.action,
                     "why": stage.why,
@@ -96,8 +95,8 @@ class Plan:
 
 def _continues(node: Node) -> str | None:
     """The stage whose model this one trains on, if any."""
-    spec = node.spec
-    return spec.model.source if isinstance(spec, TrainingStage) and spec.model.source in node.inputs else None
+    training = node.declaration.training
+    return training.model.source if training and training.model.source in node.inputs else None
 
 
 def make_plan(
@@ -190,14 +189,14 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def _only_more_steps(recorded: Mapping[str, Any], key: StageKey, loaded: LoadedRecipe, node: Node) -> bool:
     """Steps, or epochs, were raised, nothing else changed, and the schedule doesn't depend on their number."""
-    optimizer, spec = getattr(node.spec, "optimizer", None), recorded.get("spec", {})
-    name = length_of(spec)
-    if optimizer is None or optimizer.schedule != "constant" or name not in key.payload["spec"]:
+    training, spec = node.declaration.training, recorded.get("spec", {})
+    if training is None or training.optimizer.schedule != "constant" or training.length[0] != length_of(spec):
         return False
+    name, now = training.length
     theirs = {**recorded, "spec": {**spec, name: None}}
     ours = {**key.payload, "spec": {**key.payload["spec"], name: None}}
     same = all(theirs.get(part) == ours[part] for part in ours)
-    was, now = spec.get(name), getattr(node.spec, name)  # the payload's may be a reference to the environment
+    was = spec.get(name)  # that of the payload may be a reference to the environment
     learner = loaded.recipe.cluster.learner
     same_shards = (recorded.get("ranks"), recorded.get("zero")) == (learner.workers, learner.stage)
     return same and same_shards and isinstance(was, int | float) and was < now
@@ -241,8 +240,8 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], before: str
 def _checks(loaded: LoadedRecipe, dag: Mapping[str, Node]) -> tuple[Check, ...]:
     suites: dict[str, dict[str, list[str]]] = {}
     for node in dag.values():
-        for suite in getattr(node.spec, "suites", ()):
-            modes = list(suite.modes) if suite.measure == "reward" else []
+        for suite in node.declaration.suites:
+            modes: list[str] = list(suite.modes) if suite.measure == "reward" else []
             suites.setdefault(node.name, {})[suite.name] = modes
             if node.evaluates:
                 suites.setdefault(node.evaluates, {})[suite.name] = modes

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from posttrain.configs.declaration import Declaration
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.schema import Curate, PromptSource
+from posttrain.configs.schema import PromptSource
 from posttrain.types import Prompt
 
 TRIED = 20_000
-"""Rows of a source that `curate` may have millions of; all are checked as rows."""
+"""Rows of a source that may have millions of them; all are checked as rows."""
 _KEPT = 200_000
 """Rows at a time, or one source: a stage's sources are looked at one after the other, more than once."""
 
@@ -22,12 +23,12 @@ class Prompts:
         self._kept: OrderedDict[str, list[Prompt]] = OrderedDict()
         self._bad: dict[str, int] = {}
 
-    def of(self, source: PromptSource, spec: object) -> list[Prompt]:
-        """The prompts of a source of a stage with `spec`. Raises DataError as `load_prompts`."""
+    def of(self, source: PromptSource, stage: Declaration) -> list[Prompt]:
+        """The prompts of a source of the stage. Raises DataError as `load_prompts`."""
         from posttrain.stages.data.files import BadRows
         from posttrain.stages.data.load import load_prompts
 
-        source = _tried(source, spec)
+        source = _tried(source, stage)
         name = repr(source)
         if name not in self._kept:
             bad = BadRows(source)
@@ -39,12 +40,12 @@ class Prompts:
             self._kept.popitem(last=False)
         return self._kept[name]
 
-    def skipped(self, source: PromptSource, spec: object) -> int:
+    def skipped(self, source: PromptSource, stage: Declaration) -> int:
         """How many malformed rows were left out of what `of` gave."""
-        return self._bad.get(repr(_tried(source, spec)), 0)
+        return self._bad.get(repr(_tried(source, stage)), 0)
 
 
-def _tried(source: PromptSource, spec: object) -> PromptSource:
-    if not isinstance(spec, Curate):
+def _tried(source: PromptSource, stage: Declaration) -> PromptSource:
+    if not stage.sifts_rows:
         return source
     return source.model_copy(update={"n": min(source.n or TRIED, TRIED)})

@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import count
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from posttrain.configs.data_stages import NO_MODEL
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.schema import DataSource, ModelSource, Sft
+from posttrain.configs.schema import ModelSource
 from posttrain.errors import InputError
 from posttrain.pipelines.dag import Node
-from posttrain.stages.data.lengths import most_tokens
 
 if TYPE_CHECKING:
     from posttrain.stages.data.chat import ChatFormat
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StageReading:
-    """What of a stage's context its data depend on (`sft.Reading`), and where its tokenizer is."""
+    """What of a stage's context its data depend on (`training_rows.Reading`), and where its tokenizer is."""
 
     loaded: LoadedRecipe
     node: Node
@@ -60,7 +59,7 @@ class StageReading:
         from posttrain.stages.data.chat import open_chat
         from posttrain.stages.data.models import model_path
 
-        source = self._trained_from(getattr(self.node.spec, "model", None) or self.base)
+        source = self._trained_from(self.node.spec.model or self.base)
         path, settled = model_path(self, source)
         try:
             return open_chat(path, settled.revision)
@@ -71,7 +70,7 @@ class StageReading:
     def _trained_from(self, source: ModelSource | None) -> ModelSource:
         stages = self.loaded.recipe.stages
         while source is not None and source.source in stages and source.source not in self.inputs:
-            source = getattr(stages[source.source], "model", None)
+            source = stages[source.source].model
         if source is None or source.source in NO_MODEL:
             source = self.base
         if source is None:
@@ -80,69 +79,11 @@ class StageReading:
 
 
 def check_lengths(loaded: LoadedRecipe, node: Node) -> dict[str, int]:
-    """Rows that are longer than an `sft` stage takes, by source; those of other stages aren't there to be read yet.
-
-    A text has no more tokens than bytes, so that most rows are short without asking a tokenizer. Where it can't be
-    loaded yet, nothing is said: the stage will, before its first step.
-
-    Raises:
-        DataError: a row is too long, with file and line; or, where such rows are skipped, too many are.
-    """
-    spec, stages = node.spec, loaded.recipe.stages
-    if not isinstance(spec, Sft) or spec.text:
+    """The rows of a training stage that are too long for it, by source. Raises DataError as its `long_rows` does."""
+    if not node.declaration.rendering:
         return {}
     reading = StageReading(loaded=loaded, node=node, inputs={})
-    found: dict[str, int] = {}
-    chat: ChatFormat | None = None
-    for source in (*spec.data, *(spec.validation.data if spec.validation else ())):
-        if source.source in stages:
-            continue
-        long = _long(reading, source, spec.max_length)
-        if not long:
-            continue
-        try:
-            chat = chat or reading.chat()
-        except InputError:
-            return found
-        found[source.source] = _count(reading, source, spec, chat)
+    found: dict[str, int] = import_module(node.declaration.rendering).long_rows(
+        reading, node.spec, reading.chat, loaded.recipe.stages
+    )
     return found
-
-
-def _long(reading: StageReading, source: DataSource, most: int) -> bool:
-    return any(_bytes(row) > most for row, _ in _rows(reading, source))
-
-
-def _bytes(row: Mapping[str, Any]) -> int:
-    turns = row.get("messages") or [{"content": row.get("prompt")}]
-    return most_tokens([*turns, {"content": row.get("response")}], row.get("tools"))
-
-
-def _rows(reading: StageReading, source: DataSource) -> Iterator[tuple[dict[str, Any], str]]:
-    from posttrain.stages.data.load import check_row, read
-
-    def make(row: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
-        check_row(row, source, where, kind="sft")
-        return row, where
-
-    return read(source, make, recipe_dir=reading.recipe_dir, inputs={}, seed=reading.seed)
-
-
-def _count(reading: StageReading, source: DataSource, spec: Sft, chat: ChatFormat) -> int:
-    """How many rows of a source are skipped as too long. Raises DataError as `check_lengths`."""
-    from posttrain.stages.data.files import BadRows
-    from posttrain.stages.data.fusion import example
-    from posttrain.stages.sft import render, row_seed, too_long
-
-    bad, numbers, seed = BadRows(source), count(1), row_seed(reading, source)
-    for row, where in _rows(reading, source):
-        number = next(numbers)
-        tokens = 0
-        if _bytes(row) > spec.max_length:
-            made = example(row, source, where, number, seed)
-            tokens = max(sample.tokens for sample in render(chat, spec, made, made)[0])
-        if tokens > spec.max_length:
-            bad.met(too_long(tokens, spec, where))
-        else:
-            bad.rows += 1
-    bad.settle()
-    return bad.skipped

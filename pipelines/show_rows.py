@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,9 @@ from rich.text import Text
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.problems import closest
-from posttrain.configs.schema import Sample as SampleStage
-from posttrain.configs.schema import Sft
+from posttrain.configs.schema import PromptSource
 from posttrain.errors import InputError
-from posttrain.pipelines.dag import GIVES, Node, build_dag
+from posttrain.pipelines.dag import Node, build_dag
 from posttrain.pipelines.ledger import Ledger
 from posttrain.pipelines.reading import StageReading
 
@@ -55,20 +55,22 @@ def shown_rows(loaded: LoadedRecipe, stage: str, n: int, run_dir: Path) -> Itera
         raise InputError(f"no stage {stage!r}; {closest(stage, dag)}")
     node = dag[stage]
     reading = StageReading(loaded=loaded, node=node, inputs=_finished(dag, Ledger(run_dir)))
-    if isinstance(node.spec, Sft):
-        _need(reading, [source.source for source in node.spec.data])
-        yield from _trained(reading, node.spec, n)
-    elif isinstance(node.spec, SampleStage) and stage in reading.inputs:
+    declared = node.declaration
+    prompts = [named.source for named in declared.sources if named.role == "prompts"]
+    if declared.rendering:
+        _need(reading, [named.source.source for named in declared.sources if named.role == "training"])
+        yield from _trained(reading, declared.rendering, n)
+    elif declared.gives_responses and stage in reading.inputs:
         yield from _left(reading, n)
-    elif getattr(node.spec, "prompts", ()):
-        _need(reading, [source.source for source in node.spec.prompts])  # type: ignore[union-attr]
-        yield from _prompts(reading, n)
+    elif prompts:
+        _need(reading, [source.source for source in prompts])
+        yield from _prompts(reading, prompts, n)
     else:
         raise InputError(f"{stage} is a stage of kind {node.spec.kind}, which reads no rows of its own")
 
 
 def _finished(dag: dict[str, Node], ledger: Ledger) -> dict[str, Path]:
-    names = [name for name, node in dag.items() if GIVES[node.spec.kind] != "table" and ledger.manifest(name)]
+    names = [name for name, node in dag.items() if node.declaration.gives != "table" and ledger.manifest(name)]
     return {name: ledger.artifact(name) for name in names}
 
 
@@ -81,22 +83,10 @@ def _need(reading: StageReading, sources: Sequence[str]) -> None:
             )
 
 
-def _trained(reading: StageReading, spec: Sft, n: int) -> Iterator[ShownRow]:
-    from posttrain.stages.sft import build_sources, conversations, render
-
+def _trained(reading: StageReading, rendering: str, n: int) -> Iterator[ShownRow]:
     chat = reading.chat()
-    if spec.text:
-        few = spec.model_copy(update={"data": tuple(s.model_copy(update={"n": n}) for s in spec.data)})
-        for source, samples in zip(few.data, build_sources(reading, chat, few), strict=True):
-            for number, sample in enumerate(samples, 1):
-                yield _shown(chat, sample, f"{source.source}:{number}")
-        return
-    for _, pairs in conversations(reading, spec):
-        for row, joined in pairs[:n]:
-            samples, _ = render(chat, spec, row, joined)
-            for sample in samples:
-                long = f" (longer than max_length={spec.max_length})" if sample.tokens > spec.max_length else ""
-                yield _shown(chat, sample, row.where + long)
+    for where, sample in import_module(rendering).shown_rows(reading, reading.node.spec, chat, n):
+        yield _shown(chat, sample, where)
 
 
 def _left(reading: StageReading, n: int) -> Iterator[ShownRow]:
@@ -116,14 +106,13 @@ def _left(reading: StageReading, n: int) -> Iterator[ShownRow]:
     yield from read(source, make, recipe_dir=reading.recipe_dir, inputs=reading.inputs, seed=reading.seed)
 
 
-def _prompts(reading: StageReading, n: int) -> Iterator[ShownRow]:
+def _prompts(reading: StageReading, sources: Sequence[PromptSource], n: int) -> Iterator[ShownRow]:
     from posttrain.stages.data.load import prompt_maker, read
     from posttrain.types import Prompt
 
     chat = reading.chat()
-    mode = getattr(reading.node.spec, "mode", None)
-    for source in reading.node.spec.prompts:  # type: ignore[union-attr]
-        make = prompt_maker(source, mode)
+    for source in sources:
+        make = prompt_maker(source, reading.node.declaration.mode)
 
         def placed(row: dict, where: str, make: Callable[[dict, str], Prompt] = make) -> tuple[str, Prompt]:
             return where, make(row, where)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from posttrain.configs.declaration import Generation
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.schema import Curate, Evaluate, Grpo, PromptSource, RewardUse, Sample
+from posttrain.configs.schema import PromptSource, RewardUse
 from posttrain.errors import DataError, RecipeError
 from posttrain.pipelines.dag import Node
 from posttrain.pipelines.prompts import TRIED, Prompts
@@ -15,15 +15,6 @@ from posttrain.types import Prompt
 
 _SHOWN = 8
 """Values of a column that are told."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """Prompts whose answers rewards judge, `group` of a prompt in one call."""
-
-    sources: Sequence[PromptSource]
-    uses: Sequence[RewardUse]
-    group: int
 
 
 class RewardTrials:
@@ -43,42 +34,44 @@ class RewardTrials:
             RecipeError: no reward applies to any row, or a reward can't be loaded.
         """
         notes: list[str] = []
-        for one in judged(node):
-            conditions = _Conditions(one.uses)
+        for one in node.declaration.generations:
+            if not one.rewards:
+                continue
+            conditions = _Conditions(one.rewards)
             for source in one.sources:
                 if source.source in self._loaded.recipe.stages:
                     conditions.unknown = True
                     continue
-                pair = f"{source!r} {one.uses!r}"  # the same suites come after many stages
+                pair = f"{source!r} {one.rewards!r}"  # the same suites come after many stages
                 if pair in self._tried and not conditions.open:
                     continue
-                prompts = self._read.of(source, node.spec)
+                prompts = self._read.of(source, node.declaration)
                 if pair not in self._tried:
-                    self._try(source, one, prompts, node.spec)
+                    self._try(source, one, prompts, node)
                     self._tried.add(pair)
                 # An environment adds columns when an episode is over; of a crawl not all rows were looked at.
                 conditions.unknown |= source.environment is not None
-                conditions.unknown |= isinstance(node.spec, Curate) and len(prompts) >= TRIED
+                conditions.unknown |= node.declaration.sifts_rows and len(prompts) >= TRIED
                 conditions.see(prompts)
             found = conditions.idle()
-            if found and len(found) == len(one.uses):
+            if found and len(found) == len(one.rewards):
                 what = f"{node.name}: no reward applies to any row; {found[0]}"
                 raise RecipeError(what, where=self._loaded.where(node.at), fix="mend `when`, or the rows' columns")
             notes += found
         return notes
 
-    def _try(self, source: PromptSource, one: Judged, prompts: list[Prompt], spec: object) -> None:
+    def _try(self, source: PromptSource, one: Generation, prompts: list[Prompt], node: Node) -> None:
         from posttrain.rewards.base import check_columns
         from posttrain.rewards.gold import check_functions, check_gold
         from posttrain.stages.data.query_rules import answered
 
-        if isinstance(spec, Curate):  # rows without an answer are dropped there, with the reason
-            prompts = answered(prompts, spec, self._loaded.recipe_dir)
+        if node.declaration.drops_unanswered:
+            prompts = answered(prompts, one.rewards, self._loaded.recipe_dir)
         try:
-            check_columns(one.uses, prompts, self._loaded.recipe_dir)
-            check_gold(one.uses, prompts, self._loaded.recipe_dir)
+            check_columns(one.rewards, prompts, self._loaded.recipe_dir)
+            check_gold(one.rewards, prompts, self._loaded.recipe_dir)
             if source.environment is None:
-                check_functions(one.uses, prompts, self._loaded.recipe_dir, one.group)
+                check_functions(one.rewards, prompts, self._loaded.recipe_dir, one.group_size)
         except DataError as error:
             raise DataError(error.what, where=f"{source.source}: {error.where}", fix=error.fix) from None
 
@@ -123,22 +116,3 @@ class _Conditions:
             some = f"`{name}` is {', '.join(values[:_SHOWN])}{more}"
             found.append(some if values else f"no row has a column `{name}`")
         return "; ".join(found)
-
-
-def judged(node: Node) -> Iterator[Judged]:
-    """Sources of prompts with the rewards that will judge the answers."""
-    spec = node.spec
-    if isinstance(spec, Evaluate):
-        for suite in spec.suites:
-            if suite.measure != "mode_following":
-                yield Judged(sources=suite.prompts, uses=suite.rewards, group=suite.k)
-        return
-    if isinstance(spec, Grpo) and spec.watch is not None:
-        yield Judged(sources=spec.watch.prompts, uses=spec.watch.rewards or spec.rewards, group=1)
-    if isinstance(spec, Curate) and spec.model is None and spec.without_thinking is None:
-        return  # nobody answers
-    if not isinstance(spec, Sample) or any(use.use == "correct" for use in spec.filters):  # else scores decide nothing
-        uses = getattr(spec, "rewards", ())
-        if uses:
-            group = int(getattr(spec, "group_size", getattr(spec, "n", 1)))
-            yield Judged(sources=getattr(spec, "prompts", ()), uses=uses, group=group)

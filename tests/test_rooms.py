@@ -108,6 +108,30 @@ def test_kinds_never_import_each_other_and_subrooms_no_kind() -> None:
     assert wrong == []
 
 
+def test_pipelines_ask_what_a_stage_declares_and_never_its_type() -> None:
+    """`TrainingStage` types what a declaration gives, and the graph makes `Evaluate` stages of `evaluate`."""
+    kinds = {model.__name__ for model in _below(schema.StageBase)}
+    wrong = []
+    for path in FILES:
+        if path.parts[0] != "pipelines":
+            continue
+        for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "getattr"):
+                asked = ast.unparse(node)
+                if "spec" in asked or kinds & {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}:
+                    wrong.append(f"{path}: {asked}")
+            elif isinstance(node, ast.Compare) and ast.unparse(node.left).endswith("spec.kind"):
+                wrong.append(f"{path}: {ast.unparse(node)}")
+    assert len(kinds) > len(KINDS)
+    assert wrong == []
+
+
+def _below(model: type) -> Iterator[type]:
+    for child in model.__subclasses__():
+        yield child
+        yield from _below(child)
+
+
 @pytest.mark.parametrize("library", FENCES)
 def test_a_library_stays_behind_its_fence(library: str) -> None:
     outside = [

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from posttrain.configs.declaration import RowForm
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
 from posttrain.stages.data import builtin, dialogues, scraped, task_agents, task_skills, task_text
@@ -296,8 +297,8 @@ def _unseen(identity: str, seen: dict[str, int]) -> str:
     return new
 
 
-def check_source(source: PromptSource, recipe_dir: Path, *, kind: str, text: bool = False) -> SourceReport:
-    """Read a source that isn't a stage and check every row; `kind` is the consuming stage's.
+def check_source(source: PromptSource, recipe_dir: Path, *, form: RowForm) -> SourceReport:
+    """Read a source that isn't a stage and check that every row has the form.
 
     Raises:
         DataError: with file and line.
@@ -305,7 +306,7 @@ def check_source(source: PromptSource, recipe_dir: Path, *, kind: str, text: boo
     columns: set[str] = set()
 
     def look(row: Row, where: str) -> None:
-        check_row(row, source, where, kind=kind, text=text)
+        check_row(row, source, where, form=form)
         columns.update(map(str, row))
 
     bad = BadRows(source)
@@ -314,15 +315,15 @@ def check_source(source: PromptSource, recipe_dir: Path, *, kind: str, text: boo
     return SourceReport(rows=bad.rows, columns=tuple(sorted(columns)), skipped=bad.skipped)
 
 
-def check_row(row: Row, source: PromptSource, where: str, *, kind: str, text: bool = False) -> None:
-    """Raises DataError if a row isn't what a stage of `kind` reads."""
-    if text:
+def check_row(row: Row, source: PromptSource, where: str, *, form: RowForm) -> None:
+    """Raises DataError if a row doesn't have the form."""
+    if form == "documents":
         check_document(row, where)
         return
     messages = row_messages(row, where)
-    if kind == "sft":
+    if form == "conversations":
         check_response(row, messages, where)
-    if kind == "sft" or source.mode is None:
+    if form == "conversations" or source.mode is None:
         row_mode(row, where)
 
 

@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from posttrain.configs.schema import JudgeModel, ModelSource
+from posttrain.configs.schema import ModelSource
 from posttrain.errors import InputError
 from posttrain.stages.data import smollm2
 
@@ -35,11 +35,6 @@ def model_path(context: Any, source: ModelSource) -> tuple[str, ModelSource]:
         return builtin, source
     folder = context.recipe_dir / Path(name).expanduser()
     return (str(folder) if folder.is_dir() else name), source
-
-
-def judge_source(judge: JudgeModel) -> ModelSource:
-    """The model of a judge that the run holds."""
-    return ModelSource.model_validate({"from": judge.source, "revision": judge.revision})
 
 
 def builtin_path(name: str) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from posttrain.configs.schema import Curate, RewardUse
+from posttrain.configs.schema import RewardUse
 from posttrain.rewards.base import applies, needed_columns, row_columns
 from posttrain.rewards.detect import prose
 from posttrain.types import Prompt
@@ -183,10 +183,10 @@ def unverifiable(
     return None
 
 
-def answered(prompts: Sequence[Prompt], spec: Curate, recipe_dir: Path) -> list[Prompt]:
-    """Those that the rule `no_answer`, where the stage has it, leaves."""
-    needed = {use.use: needed_columns(use, recipe_dir) for use in spec.rewards}
-    return [p for p in prompts if "no_answer" not in spec.rules or _has_answer(p, spec.rewards, needed)]
+def answered(prompts: Sequence[Prompt], rewards: Sequence[RewardUse], recipe_dir: Path) -> list[Prompt]:
+    """The prompts that the rule `no_answer` keeps."""
+    needed = {use.use: needed_columns(use, recipe_dir) for use in rewards}
+    return [prompt for prompt in prompts if _has_answer(prompt, rewards, needed)]
 
 
 def _has_answer(prompt: Prompt, rewards: Sequence[RewardUse], needed: Mapping[str, Sequence[str]]) -> bool:

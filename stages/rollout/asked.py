@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from posttrain.configs.inputs import judge_source
 from posttrain.configs.schema import JudgeModel
 from posttrain.rewards.contract import ChatClient, Conversation, RowError
 from posttrain.rewards.endpoint import EndpointHost
 from posttrain.stages.context import StageContext
 from posttrain.stages.data.load import derive_seed
-from posttrain.stages.data.models import judge_source
 from posttrain.stages.rollout.collect import load_policy
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.types import Prompt, SamplingParams

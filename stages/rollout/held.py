@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from posttrain.configs.inputs import judge_source
 from posttrain.configs.schema import Cluster, JudgeModel, ModelSource
 from posttrain.errors import RewardError, RunError
 from posttrain.rewards.answers import Answers, content_key, gather
 from posttrain.rewards.contract import ChatClient, Conversation, RewardModelClient, RowError
 from posttrain.rewards.endpoint import EndpointHost
-from posttrain.stages.data.models import judge_source, model_path
+from posttrain.stages.data.models import model_path
 from posttrain.stages.gpus import Gpus
 from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout.judges import JudgeHolder

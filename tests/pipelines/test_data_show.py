@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 
 from posttrain.configs.load import load_recipe
 from posttrain.errors import DataError, InputError
-from posttrain.pipelines import reading
 from posttrain.pipelines.checks import check_data
 from posttrain.pipelines.cli import app
 from posttrain.pipelines.dag import build_dag
@@ -25,7 +24,7 @@ from posttrain.pipelines.plan import make_plan
 from posttrain.pipelines.reading import StageReading
 from posttrain.pipelines.show_rows import ShownRow, plain_lines, print_rows, printable, shown_rows
 from posttrain.stages.data.store import write_rows
-from posttrain.stages.sft import build_sources
+from posttrain.stages.data.training_rows import build_sources
 
 RECIPE = """
 name: r
@@ -192,14 +191,14 @@ def test_more_long_rows_than_the_cap_are_refused_before_anything_starts(recipe: 
 def test_no_tokenizer_is_asked_about_rows_that_are_short_in_bytes(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading.StageReading, "chat", lambda self: pytest.fail("loaded a tokenizer"))
+    monkeypatch.setattr(StageReading, "chat", lambda self: pytest.fail("loaded a tokenizer"))
     assert checked(recipe)
 
 
 @pytest.mark.parametrize("text", ["1+1" * 40, "日本語" * 30, '🙂\\"\n' * 25, "x" * 200, ""])
 def test_no_row_has_more_tokens_than_its_estimate(recipe: Path, text: str) -> None:
+    from posttrain.stages.data import training_rows
     from posttrain.stages.data.fusion import example
-    from posttrain.stages.sft import render
 
     loaded = load_recipe(str(recipe), ())
     node = build_dag(loaded)["tuned"]
@@ -208,5 +207,5 @@ def test_no_row_has_more_tokens_than_its_estimate(recipe: Path, text: str) -> No
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
     for row in ({"messages": turns, "response": f"<think>\n{text}\n</think>\n\n{text}", "tools": [tool]}, ROWS[0]):
         made = example(row, node.spec.data[0], "x:1", 1)  # type: ignore[union-attr]
-        (sample,) = render(chat, node.spec, made, made)[0]  # type: ignore[arg-type]
-        assert sample.tokens <= reading._bytes(row)
+        (sample,) = training_rows.render(chat, node.spec, made, made)[0]  # type: ignore[arg-type]
+        assert sample.tokens <= training_rows.most_tokens_of(row)

@@ -100,10 +100,10 @@ def test_trls_completions_are_responses_once_mapped(tmp_path: Path) -> None:
     row = {"prompt": [{"role": "user", "content": "1+1?"}], "completion": [{"role": "assistant", "content": "2"}]}
     source = rows(tmp_path, row)
     with pytest.raises(DataError) as error:
-        check_source(source, tmp_path, kind="sft")
+        check_source(source, tmp_path, form="conversations")
     assert "columns: {response: completion}" in str(error.value.fix)
     mapped = source.model_copy(update={"columns": {"response": "completion"}})
-    assert check_source(mapped, tmp_path, kind="sft").rows == 1
+    assert check_source(mapped, tmp_path, form="conversations").rows == 1
 
 
 def test_a_completion_that_says_more_than_text_keeps_it(tmp_path: Path) -> None:
@@ -113,13 +113,13 @@ def test_a_completion_that_says_more_than_text_keeps_it(tmp_path: Path) -> None:
     ((row,),) = (load_rows(mapped, recipe_dir=tmp_path, inputs={}, seed=0),)
     assert row["messages"] == [{"role": "user", "content": "1+1?"}, turn]
     assert "response" not in row
-    assert check_source(mapped, tmp_path, kind="sft").rows == 1
+    assert check_source(mapped, tmp_path, form="conversations").rows == 1
 
 
 @pytest.mark.parametrize("response", ["", " \n"])
 def test_an_empty_response_is_no_answer_to_learn(tmp_path: Path, response: str) -> None:
     with pytest.raises(DataError, match="`response` is empty"):
-        check_source(rows(tmp_path, {"prompt": "1+1?", "response": response}), tmp_path, kind="sft")
+        check_source(rows(tmp_path, {"prompt": "1+1?", "response": response}), tmp_path, form="conversations")
 
 
 def test_the_plan_takes_what_run_takes_and_says_where_rows_are_few(recipe: Path, posttrain: Any) -> None:

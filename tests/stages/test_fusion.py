@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from posttrain.configs.schema import DataSource, Sft
 from posttrain.errors import DataError
 from posttrain.flags import flag_in_force
-from posttrain.stages import sft
 from posttrain.stages.data.chat import ChatFormat
 from posttrain.stages.data.fusion import Earlier, Example, dialogue, example, targets
+from posttrain.stages.data.training_rows import build_sources
 
 from .stand_ins import Context, write
 
@@ -202,7 +202,7 @@ def built(folder: Path, chat: ChatFormat, rows: list[dict[str, Any]], **fields: 
     data = {"from": "rows.jsonl", **fields.pop("data", {})}
     spec = Sft.model_validate({"kind": "sft", "model": "base", "data": data, **fields})
     context = Context(folder, "fusion", spec, seed=1)
-    return sft.build_sources(context, chat, spec)[0], context
+    return build_sources(context, chat, spec)[0], context
 
 
 def test_samples_of_one_row_share_no_target_and_cover_each_turn(tmp_path: Path, chat: ChatFormat) -> None:
@@ -262,7 +262,7 @@ def test_a_few_long_rows_of_another_stage_are_skipped_since_nobody_can_mend_them
     spec = Sft.model_validate({"kind": "sft", "model": "base", "data": "made", "max_length": 64})
     context = Context(tmp_path, "fusion", spec, seed=1)
     context.inputs = {"made": tmp_path / "made"}
-    assert len(sft.build_sources(context, chat, spec)[0]) == 199
+    assert len(build_sources(context, chat, spec)[0]) == 199
 
 
 def test_a_history_that_makes_a_row_too_long_is_left_out(tmp_path: Path, chat: ChatFormat) -> None:

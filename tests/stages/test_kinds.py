@@ -392,19 +392,19 @@ def source(name: str, **fields: Any) -> PromptSource:
 def test_a_malformed_row_is_reported_with_file_and_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "rows.jsonl").write_text(text)
     with pytest.raises(DataError, match=message):
-        check_source(source("rows.jsonl"), tmp_path, kind="grpo")
+        check_source(source("rows.jsonl"), tmp_path, form="prompts")
 
 
 def test_a_byte_that_is_not_utf8_is_reported_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b'{"prompt": "a"}\n{"prompt": "b"}\n{"prompt": "caf\xe9"}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl:3: not UTF-8: byte 0xe9"):
-        check_source(source("rows.jsonl"), tmp_path, kind="grpo")
+        check_source(source("rows.jsonl"), tmp_path, form="prompts")
 
 
 def test_the_line_of_a_bad_byte_is_right_behind_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\n\xe9')
     with pytest.raises(DataError, match=r"rows\.jsonl:2: not UTF-8: byte 0xe9"):
-        check_source(source("rows.jsonl"), tmp_path, kind="grpo")
+        check_source(source("rows.jsonl"), tmp_path, form="prompts")
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_content(tmp_path: Path) -> None:
@@ -416,7 +416,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_content(tmp_path: Path) 
 def test_a_broken_parquet_source_is_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "rows.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match=r"rows\.parquet: can't be read as Parquet"):
-        check_source(source("rows.parquet"), tmp_path, kind="grpo")
+        check_source(source("rows.parquet"), tmp_path, form="prompts")
 
 
 @pytest.mark.parametrize("response", ["null", "3", '["a"]'])
@@ -425,12 +425,12 @@ def test_a_response_that_is_no_text_is_refused_with_file_and_line(tmp_path: Path
         f'{{"prompt": "a", "response": "b"}}\n{{"prompt": "a", "response": {response}}}'
     )
     with pytest.raises(DataError, match=r"rows\.jsonl:2: `response` must be text, this is .*" + re.escape(response)):
-        check_source(source("rows.jsonl"), tmp_path, kind="sft")
+        check_source(source("rows.jsonl"), tmp_path, form="conversations")
 
 
 def test_a_mode_that_the_source_overrides_is_no_mistake(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "mode": "exam"}\n')
-    assert check_source(source("rows.jsonl", mode="think"), tmp_path, kind="grpo").rows == 1
+    assert check_source(source("rows.jsonl", mode="think"), tmp_path, form="prompts").rows == 1
     with pytest.raises(DataError, match=r"rows\.jsonl:1: no mode 'exam'"):
         load_prompts([source("rows.jsonl")], recipe_dir=tmp_path, inputs={}, seed=0)
 

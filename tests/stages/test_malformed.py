@@ -60,7 +60,7 @@ def written(folder: Path, bad: bytes, good: int = 3) -> None:
 def test_a_malformed_row_is_refused_with_its_file_and_line(tmp_path: Path, bad: bytes, message: str) -> None:
     written(tmp_path, bad)
     with pytest.raises(DataError) as caught:
-        check_source(source(), tmp_path, kind="curate")
+        check_source(source(), tmp_path, form="prompts")
     assert message in str(caught.value)
     assert "rows.jsonl:3" in str(caught.value)
     assert "on_bad_row: skip" in str(caught.value)
@@ -72,7 +72,7 @@ def test_a_malformed_row_is_skipped_and_counted_where_the_recipe_says_so(
 ) -> None:
     written(tmp_path, bad)
     lenient = source(on_bad_row="skip", max_bad_share=0.2)
-    report = check_source(lenient, tmp_path, kind="curate")
+    report = check_source(lenient, tmp_path, form="prompts")
     assert (report.rows, report.skipped) == (5, 1)
     counted = BadRows(lenient)
     (prompts,) = load_prompts([lenient], recipe_dir=tmp_path, inputs={}, seed=0, bad=[counted])
@@ -84,8 +84,8 @@ def test_a_malformed_row_is_skipped_and_counted_where_the_recipe_says_so(
 def test_more_malformed_rows_than_the_cap_are_an_error_that_shows_some(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join([GOOD, b"{", GOOD, b"[]", GOOD]))
     with pytest.raises(DataError, match=r"2 of 5 rows are malformed.*max_bad_share=0\.3.*jsonl:2.*jsonl:4"):
-        check_source(source(on_bad_row="skip", max_bad_share=0.3), tmp_path, kind="curate")
-    assert check_source(source(on_bad_row="skip", max_bad_share=0.4), tmp_path, kind="curate").skipped == 2
+        check_source(source(on_bad_row="skip", max_bad_share=0.3), tmp_path, form="prompts")
+    assert check_source(source(on_bad_row="skip", max_bad_share=0.4), tmp_path, form="prompts").skipped == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf", b"\r\n"])
@@ -93,13 +93,13 @@ def test_no_row_at_all_is_an_error_whatever_is_skipped(tmp_path: Path, content: 
     (tmp_path / "rows.jsonl").write_bytes(content)
     for on_bad_row in ("refuse", "skip"):
         with pytest.raises(DataError, match="there isn't a single row"):
-            check_source(source(on_bad_row=on_bad_row), tmp_path, kind="curate")
+            check_source(source(on_bad_row=on_bad_row), tmp_path, form="prompts")
 
 
 def test_only_malformed_rows_are_no_rows(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b"{\n{\n")
     with pytest.raises(DataError, match=r"isn't a single row: all 2 are malformed.*jsonl:1"):
-        check_source(source(on_bad_row="skip", max_bad_share=1.0), tmp_path, kind="curate")
+        check_source(source(on_bad_row="skip", max_bad_share=1.0), tmp_path, form="prompts")
 
 
 def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) -> None:
@@ -111,29 +111,29 @@ def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) 
 def test_a_response_that_teaches_nothing_is_skipped_in_training_data(tmp_path: Path, response: bytes) -> None:
     written(tmp_path, b'{"prompt": "x", "response": ' + response + b"}")
     with pytest.raises(DataError, match=r"rows\.jsonl:3"):
-        check_source(source(), tmp_path, kind="sft")
-    report = check_source(source(on_bad_row="skip", max_bad_share=0.5), tmp_path, kind="sft")
+        check_source(source(), tmp_path, form="conversations")
+    report = check_source(source(on_bad_row="skip", max_bad_share=0.5), tmp_path, form="conversations")
     assert (report.rows, report.skipped) == (5, 1)
 
 
 def test_a_file_that_is_utf16_is_told_to_be_converted(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(GOOD.decode().encode("utf-16"))
     with pytest.raises(DataError, match="iconv"):
-        check_source(source(), tmp_path, kind="curate")
+        check_source(source(), tmp_path, form="prompts")
 
 
 def test_malformed_rows_of_parquet_have_a_number_and_are_skipped_too(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": ["a", None, "", "d"]}), tmp_path / "rows.parquet")
     with pytest.raises(DataError, match=r"rows\.parquet:2"):
-        check_source(source("rows.parquet"), tmp_path, kind="curate")
-    report = check_source(source("rows.parquet", on_bad_row="skip", max_bad_share=0.5), tmp_path, kind="curate")
+        check_source(source("rows.parquet"), tmp_path, form="prompts")
+    report = check_source(source("rows.parquet", on_bad_row="skip", max_bad_share=0.5), tmp_path, form="prompts")
     assert (report.rows, report.skipped) == (2, 2)
 
 
 def test_a_row_as_long_as_is_allowed_is_read(tmp_path: Path) -> None:
     line = b'{"prompt": "' + b"x " * (LONGEST_LINE // 2 - 20) + b'"}'
     (tmp_path / "rows.jsonl").write_bytes(line)
-    assert check_source(source(), tmp_path, kind="curate").rows == 1
+    assert check_source(source(), tmp_path, form="prompts").rows == 1
 
 
 def test_rows_that_are_asked_for_are_counted_without_the_skipped(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def source(folder: Path, row: dict[str, Any], **fields: Any) -> PromptSource:
 
 def test_sharegpts_turns_have_roles(tmp_path: Path) -> None:
     read = source(tmp_path, {"conversations": SHAREGPT}, columns={"messages": "conversations"})
-    assert check_source(read, tmp_path, kind="sft").rows == 1
+    assert check_source(read, tmp_path, form="conversations").rows == 1
     ((prompt,),) = load_prompts([read], recipe_dir=tmp_path, inputs={}, seed=0)
     assert prompt.messages == (
         {"role": "system", "content": "Be short."},
@@ -36,7 +36,7 @@ def test_sharegpts_turns_have_roles(tmp_path: Path) -> None:
 )
 def test_a_turn_that_is_nobodys_is_told(tmp_path: Path, turn: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"needs role and content|no role"):
-        check_source(source(tmp_path, {"messages": [turn]}), tmp_path, kind="sft")
+        check_source(source(tmp_path, {"messages": [turn]}), tmp_path, form="conversations")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_turn_that_is_nobodys_is_told(tmp_path: Path, turn: dict[str, Any]) ->
 )
 def test_a_column_that_could_be_meant_is_named(tmp_path: Path, row: dict[str, Any], mapping: str) -> None:
     with pytest.raises(DataError) as told:
-        check_source(source(tmp_path, row), tmp_path, kind="sft")
+        check_source(source(tmp_path, row), tmp_path, form="conversations")
     assert f"columns: {mapping}" in told.value.fix
 
 
@@ -59,10 +59,10 @@ def test_a_column_that_could_be_meant_is_named(tmp_path: Path, row: dict[str, An
 def test_an_empty_last_turn_teaches_nothing(tmp_path: Path, content: str | None) -> None:
     turns = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": content}]
     with pytest.raises(DataError, match=r"the last turn is empty|content must be text"):
-        check_source(source(tmp_path, {"messages": turns}), tmp_path, kind="sft")
+        check_source(source(tmp_path, {"messages": turns}), tmp_path, form="conversations")
 
 
 def test_a_call_without_words_is_something_to_learn(tmp_path: Path) -> None:
     call = {"type": "function", "function": {"name": "f", "arguments": {}}}
     turns = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
-    assert check_source(source(tmp_path, {"messages": turns}), tmp_path, kind="sft").rows == 1
+    assert check_source(source(tmp_path, {"messages": turns}), tmp_path, form="conversations").rows == 1
