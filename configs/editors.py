@@ -32,6 +32,9 @@ _OTHER_FORMS: dict[str, Node] = {
 _TASKS, _BY_TASKS = "tasks", ("prompts", "rewards")
 """Where there are tasks, the others may be left out."""
 
+_OWN_KIND: Node = {"type": "object", "properties": {"kind": {"pattern": ":"}}, "required": ["kind"]}
+"""A stage of a kind of the user's: its fields are known to its class alone."""
+
 _NONE: Node = {"type": "null"}
 _ENVIRONMENT: Node = {"type": "string", "pattern": r"^\$\{[^}]*\}$"}
 
@@ -45,6 +48,8 @@ def json_schema() -> Node:
     del whole[Recipe.__name__]["properties"][KEY]
     child = change[f"{Recipe.__name__}{_CHANGE}"]
     child["required"] = [KEY, OWN]
+    for stages in (whole[Recipe.__name__]["properties"]["stages"], child["properties"]["stages"]["anyOf"][0]):
+        stages["additionalProperties"] = _or(stages["additionalProperties"], _OWN_KIND)
     child["properties"][KEY] = {**child["properties"][KEY], "anyOf": [{"type": "string"}]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

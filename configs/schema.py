@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from posttrain.configs.agents import EnvironmentUse as EnvironmentUse
 from posttrain.configs.data_stages import Curate as Curate
@@ -47,6 +54,7 @@ from posttrain.configs.machine import LearnerCluster as LearnerCluster
 from posttrain.configs.machine import RolloutCluster as RolloutCluster
 from posttrain.configs.machine import SandboxCluster as SandboxCluster
 from posttrain.configs.machine import TeacherCluster as TeacherCluster
+from posttrain.configs.own_kinds import own_kind
 from posttrain.configs.stage import StageBase as StageBase
 from posttrain.configs.strict import Strict as Strict
 from posttrain.configs.training import Distill as Distill
@@ -56,7 +64,19 @@ from posttrain.configs.training import Sft as Sft
 from posttrain.configs.training import TeacherChoice as TeacherChoice
 from posttrain.configs.training import TrainingStage as TrainingStage
 
-Stage = Annotated[Curate | Sample | Sft | Grpo | Distill | Evaluate, Field(discriminator="kind")]
+
+def _stage(value: Any, packaged: ValidatorFunctionWrapHandler) -> Any:
+    """A stage of a kind of the user's is checked by its own class."""
+    own = own_kind(value.get("kind")) if isinstance(value, dict) else None
+    return packaged(value) if own is None else own.model_validate(value)
+
+
+Stage = Annotated[
+    Curate | Sample | Sft | Grpo | Distill | Evaluate,
+    Field(discriminator="kind"),
+    WrapValidator(_stage),
+    SerializeAsAny(),
+]
 
 
 class Logging(Strict):

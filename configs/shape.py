@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from posttrain.configs.own_kinds import own_kind
 from posttrain.configs.schema import (
     Covariance,
     DataSource,
@@ -67,6 +68,8 @@ def options(annotation: Any, value: Any = None) -> list[Any]:
     if get_origin(annotation) is Annotated:
         return options(get_args(annotation)[0], value)
     if get_origin(annotation) in (Union, UnionType):
+        if isinstance(value, dict) and (own := own_kind(value.get("kind"))) is not None:
+            return [own]
         found = [o for arg in get_args(annotation) if arg is not type(None) for o in options(arg, value)]
         kind = value.get("kind") if isinstance(value, dict) else None
         chosen = [o for o in found if _is_model(o) and kind in _kinds(o)]

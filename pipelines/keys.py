@@ -180,8 +180,9 @@ def model_folder(source: str, recipe_dir: Path) -> Path | None:
 
 
 def reward_files(loaded: LoadedRecipe, node: Node) -> list[Path]:
-    """The files of rewards and environments that are named by path, and those that an environment is given."""
-    uses = [use.use for use in node.rewards] + [use.use for use in node.environments]
+    """The files of rewards, environments and kinds of stage that are named by path, and those that an environment is
+    given."""
+    uses = [node.spec.kind, *(use.use for use in node.rewards), *(use.use for use in node.environments)]
     named = tuple(use for use in uses if ":" in use)
     values = [value for use in node.environments for value in use.params.values() if isinstance(value, str)]
     given = [path for value in values if (path := loaded.recipe_dir / Path(value).expanduser()).is_file()]
