@@ -16,12 +16,13 @@ from posttrain.pipelines.contexts import PromptLengths
 from posttrain.pipelines.dag import Node
 from posttrain.pipelines.keys import model_folder
 from posttrain.pipelines.ledger import read_json
-from posttrain.pipelines.prompts import Prompts
 from posttrain.pipelines.reading import check_lengths
+from posttrain.pipelines.sources import Sources
 from posttrain.pipelines.trials import RewardTrials
 
 if TYPE_CHECKING:
     from posttrain.pipelines.plan import Plan
+    from posttrain.types import Prompt
 
 _CROWD = 4
 """Workers a core that a test of many ranks may want."""
@@ -173,30 +174,29 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> DataRead:
     Raises:
         DataError: a row is malformed, lacks a column, or its gold doesn't satisfy a reward; with file and line.
     """
-    from posttrain.stages.data.load import check_source
-
     check_rooms(loaded, plan)
     found, notes = list[dict[str, Any]](), list[str]()
-    prompts = Prompts(loaded)
-    lengths, trials = PromptLengths(loaded, prompts), RewardTrials(loaded, prompts)
+    read_once = Sources(loaded)
+    lengths, trials = PromptLengths(loaded, read_once), RewardTrials(loaded, read_once)
     for stage in plan.pending:
+        seed = loaded.recipe.seed if stage.node.spec.seed is None else stage.node.spec.seed
         for named in stage.node.declaration.sources:
             source = named.source
             if source.source in loaded.recipe.stages:
                 continue
-            report = check_source(source, loaded.recipe_dir, form=named.form)
+            report = read_once.report(source, named.form, stage.node.declaration, seed)
             columns = list(report.columns)
             read = {"stage": stage.name, "from": source.source, "rows": report.rows, "columns": columns}
             if source.n is not None and report.rows < source.n:
                 read["asked"] = source.n
             found.append({**read, "skipped": report.skipped} if report.skipped else read)
-        long = check_lengths(loaded, stage.node)
+        long = check_lengths(loaded, stage.node, read_once)
         for entry in found:
             if entry["stage"] == stage.name and long.get(entry["from"]):
                 entry["too_long"] = long[entry["from"]]
         for source in _dialogues(stage.node):
             if source.source not in loaded.recipe.stages:
-                _check_dialogues(loaded, source)
+                _check_dialogues(source, read_once.prompts(source, stage.node.declaration))
         lengths.check(stage.node)
         notes += [f"{stage.name}: {note}" for note in trials.check(stage.node)]
     return DataRead(found, notes)
@@ -290,11 +290,9 @@ def _dialogues(node: Node) -> Iterator[PromptSource]:
             yield from suite.prompts
 
 
-def _check_dialogues(loaded: LoadedRecipe, source: PromptSource) -> None:
-    from posttrain.stages.data.load import load_rows
-
+def _check_dialogues(source: PromptSource, prompts: Sequence[Prompt]) -> None:
     needed = ("queries", "flags", "modes")
-    for number, row in enumerate(load_rows(source, recipe_dir=loaded.recipe_dir, inputs={}, seed=0), 1):
+    for number, row in enumerate((prompt.columns for prompt in prompts), 1):
         turns = {len(row[name]) if isinstance(row.get(name), list) else 0 for name in needed}
         if len(turns) != 1 or 0 in turns:
             raise DataError(

@@ -74,19 +74,20 @@ def plan(
     run_dir: RunDir = None,
     until: Until = None,
     force: Force = None,
-    check: Annotated[bool, typer.Option("--check", help="Read the data too.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Check all that `run` checks before it starts.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what `run` would do, and why. Starts nothing."""
     from posttrain.configs.load import load_recipe
-    from posttrain.pipelines.checks import DataRead, check_data
+    from posttrain.pipelines.checks import DataRead
     from posttrain.pipelines.plan import make_plan
+    from posttrain.pipelines.preflight import preflight
     from posttrain.pipelines.show import print_plan
 
     loaded = load_recipe(recipe, overrides or ())
     with loaded.masking():
         made = make_plan(loaded, _run_dir(loaded, run_dir), until=until, force=tuple(force or ()))
-        data = check_data(loaded, made) if check else None
+    data = preflight(loaded, made) if check else None
     if as_json:
         read = {} if data is None else {"data": data.sources, "notes": data.notes}
         _print_json(loaded.mask_data(made.to_json() | read))

@@ -12,8 +12,8 @@ from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError, InputError, RecipeError
 from posttrain.pipelines.dag import Node
 from posttrain.pipelines.estimate import config_of
-from posttrain.pipelines.prompts import Prompts
 from posttrain.pipelines.reading import StageReading
+from posttrain.pipelines.sources import Sources
 from posttrain.stages.data.lengths import Fit, Room, context_tokens
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def check_max_tokens(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
 class PromptLengths:
     """Of one command: what several stages ask of a source is looked at once."""
 
-    def __init__(self, loaded: LoadedRecipe, prompts: Prompts) -> None:
-        self._loaded, self._read = loaded, prompts
+    def __init__(self, loaded: LoadedRecipe, sources: Sources) -> None:
+        self._loaded, self._sources = loaded, sources
         self._seen: set[str] = set()
 
     def check(self, node: Node) -> None:
@@ -62,13 +62,13 @@ class PromptLengths:
     def _look(self, node: Node, room: Room | None, source: PromptSource, *, all_rows: bool) -> None:
         from posttrain.stages.data.files import BadRows
 
-        prompts = self._read.of(source, node.declaration)
+        prompts = self._sources.prompts(source, node.declaration)
         fit = Fit(room=room, chat=self._chat(node) if room is not None and any(map(room.may_lack, prompts)) else None)
         try:
             if all_rows:
                 fit.check(prompts, source.source)
             else:
-                skipped = self._read.skipped(source, node.declaration)
+                skipped = self._sources.skipped(source, node.declaration)
                 fit.answerable(prompts, BadRows(source, rows=len(prompts), skipped=skipped))
         except DataError as error:
             raise DataError(f"{node.name}: {error.what}", where=error.where, fix=error.fix) from None

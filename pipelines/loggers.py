@@ -10,9 +10,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from posttrain.configs.load import LoadedRecipe
 from posttrain.errors import InputError
+
+if TYPE_CHECKING:
+    from posttrain.pipelines.plan import Plan
 
 
 class Logger(Protocol):
@@ -82,9 +86,9 @@ LOGGERS: Mapping[str, Callable[[Path, str, str], Logger]] = {
 """By their names in `logging.to`, which are their packages' names too."""
 
 
-def check_loggers(names: Sequence[str]) -> None:
+def check_loggers(loaded: LoadedRecipe, plan: Plan) -> None:
     """Raises InputError for a logger whose package isn't installed."""
-    for name in names:
+    for name in loaded.recipe.logging.to:
         if find_spec(name) is None:
             fix = f"pip install 'posttrain[{name}]', or take it out of `logging.to`"
             raise InputError(f"`logging.to` names {name}, which isn't installed", fix=fix)

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from posttrain.configs.data_stages import NO_MODEL
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.schema import ModelSource
+from posttrain.configs.schema import DataSource, ModelSource
 from posttrain.errors import InputError
 from posttrain.pipelines.dag import Node
+from posttrain.pipelines.sources import Sources
+from posttrain.stages.data.load import Row
 
 if TYPE_CHECKING:
     from posttrain.stages.data.chat import ChatFormat
@@ -78,12 +80,16 @@ class StageReading:
         return source
 
 
-def check_lengths(loaded: LoadedRecipe, node: Node) -> dict[str, int]:
+def check_lengths(loaded: LoadedRecipe, node: Node, sources: Sources) -> dict[str, int]:
     """The rows of a training stage that are too long for it, by source. Raises DataError as its `long_rows` does."""
     if not node.declaration.rendering:
         return {}
     reading = StageReading(loaded=loaded, node=node, inputs={})
+
+    def rows_of(source: DataSource) -> list[tuple[Row, str]] | None:
+        return None if source.source in loaded.recipe.stages else sources.conversations(source, reading.seed)
+
     found: dict[str, int] = import_module(node.declaration.rendering).long_rows(
-        reading, node.spec, reading.chat, loaded.recipe.stages
+        reading, node.spec, reading.chat, rows_of
     )
     return found

@@ -20,15 +20,15 @@ from posttrain.errors import PosttrainError, Stopped
 from posttrain.folders import write_json, write_text
 from posttrain.pipelines.board import Board
 from posttrain.pipelines.card import write_card
-from posttrain.pipelines.checks import check_data, check_judges, check_machine, check_sandbox
 from posttrain.pipelines.cluster import ClusterWorkers
 from posttrain.pipelines.environment import describe_environment, package_versions
 from posttrain.pipelines.gates import failure_text, judge_gate
 from posttrain.pipelines.ledger import Ledger
 from posttrain.pipelines.live import EventLog, MetricFile, StageView, duration, main_metrics
-from posttrain.pipelines.loggers import SafeLoggers, check_loggers
+from posttrain.pipelines.loggers import SafeLoggers
 from posttrain.pipelines.overlap import write_overlap
 from posttrain.pipelines.plan import Plan, StagePlan, checkpoints, make_plan
+from posttrain.pipelines.preflight import preflight
 from posttrain.pipelines.refresh import Refresher
 from posttrain.pipelines.report import write_report
 from posttrain.pipelines.results import OVERLAP, evaluation_rows, read_results
@@ -57,11 +57,7 @@ def run_recipe(
     """
     with loaded.masking():
         plan = make_plan(loaded, run_dir, until=until, force=force)
-        check_loggers(loaded.recipe.logging.to)
-        check_machine(loaded, plan)
-        notes = check_data(loaded, plan).notes
-        check_sandbox(loaded, plan)
-        check_judges(loaded, plan)
+    notes = preflight(loaded, plan).notes
     ledger = Ledger(run_dir)
     with ledger.lock():
         # Again, now alone: what was true before the lock may not be any more.

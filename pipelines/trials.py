@@ -10,7 +10,7 @@ from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import PromptSource, RewardUse
 from posttrain.errors import DataError, RecipeError
 from posttrain.pipelines.dag import Node
-from posttrain.pipelines.prompts import TRIED, Prompts
+from posttrain.pipelines.sources import TRIED, Sources
 from posttrain.types import Prompt
 
 _SHOWN = 8
@@ -20,8 +20,8 @@ _SHOWN = 8
 class RewardTrials:
     """Of one command: what several stages have in common is tried once."""
 
-    def __init__(self, loaded: LoadedRecipe, prompts: Prompts) -> None:
-        self._loaded, self._read = loaded, prompts
+    def __init__(self, loaded: LoadedRecipe, sources: Sources) -> None:
+        self._loaded, self._sources = loaded, sources
         self._tried: set[str] = set()
 
     def check(self, node: Node) -> list[str]:
@@ -45,7 +45,7 @@ class RewardTrials:
                 pair = f"{source!r} {one.rewards!r}"  # the same suites come after many stages
                 if pair in self._tried and not conditions.open:
                     continue
-                prompts = self._read.of(source, node.declaration)
+                prompts = self._sources.prompts(source, node.declaration)
                 if pair not in self._tried:
                     self._try(source, one, prompts, node)
                     self._tried.add(pair)

@@ -283,8 +283,13 @@ def load_prompts(
         counted = bad[number] if bad else None
         make = prompt_maker(source, mode)
         prompts = read(source, make, recipe_dir=recipe_dir, inputs=inputs, seed=seed, bad=counted)
-        result.append([replace(prompt, id=_unseen(prompt.id, seen)) for prompt in prompts])
+        result.append(with_unique_ids(prompts, seen))
     return result
+
+
+def with_unique_ids(prompts: Iterable[Prompt], seen: dict[str, int]) -> list[Prompt]:
+    """The prompts, with a suffix where an id is `seen` already."""
+    return [replace(prompt, id=_unseen(prompt.id, seen)) for prompt in prompts]
 
 
 def _unseen(identity: str, seen: dict[str, int]) -> str:
@@ -297,20 +302,29 @@ def _unseen(identity: str, seen: dict[str, int]) -> str:
     return new
 
 
-def check_source(source: PromptSource, recipe_dir: Path, *, form: RowForm) -> SourceReport:
-    """Read a source that isn't a stage and check that every row has the form.
+def check_source(
+    source: PromptSource,
+    recipe_dir: Path,
+    *,
+    form: RowForm,
+    seed: int = 0,
+    look: Callable[[Row, str], None] | None = None,
+) -> SourceReport:
+    """Read a source that isn't a stage and check that every row has the form; `look` gets each that has.
 
     Raises:
         DataError: with file and line.
     """
     columns: set[str] = set()
 
-    def look(row: Row, where: str) -> None:
+    def check(row: Row, where: str) -> None:
         check_row(row, source, where, form=form)
         columns.update(map(str, row))
+        if look is not None:
+            look(row, where)
 
     bad = BadRows(source)
-    for _ in read(source, look, recipe_dir=recipe_dir, inputs={}, seed=0, bad=bad):
+    for _ in read(source, check, recipe_dir=recipe_dir, inputs={}, seed=seed, bad=bad):
         pass
     return SourceReport(rows=bad.rows, columns=tuple(sorted(columns)), skipped=bad.skipped)
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -141,10 +141,15 @@ def _documents(context: Reading, chat: ChatFormat, spec: Sft, source: DataSource
     return found
 
 
+Rows = Sequence[tuple[Row, str]]
+"""Checked rows, each with its place."""
+
+
 def long_rows(
-    reading: Reading, spec: Sft, open_chat: Callable[[], ChatFormat], stages: Container[str]
+    reading: Reading, spec: Sft, open_chat: Callable[[], ChatFormat], rows_of: Callable[[DataSource], Rows | None]
 ) -> dict[str, int]:
-    """The number of rows that are longer than the stage takes, by source; those of other `stages` can't be read yet.
+    """The number of rows that are longer than the stage takes, by source; `rows_of` gives None where they can't be
+    read yet.
 
     A text has no more tokens than bytes, so most rows are short without asking a tokenizer. Where it can't be loaded
     yet, the result is empty: the stage checks its rows before its first step.
@@ -155,13 +160,14 @@ def long_rows(
     found: dict[str, int] = {}
     chat: ChatFormat | None = None
     for source in () if spec.text else (*spec.data, *(spec.validation.data if spec.validation else ())):
-        if source.source in stages or not _may_be_long(reading, source, spec.max_length):
+        rows = rows_of(source) or ()
+        if not any(most_tokens_of(row) > spec.max_length for row, _ in rows):
             continue
         try:
             chat = chat or open_chat()
         except InputError:
             return found
-        found[source.source] = _long_of_source(reading, source, spec, chat)
+        found[source.source] = _long_of_source(reading, source, rows, spec, chat)
     return found
 
 
@@ -181,28 +187,16 @@ def shown_rows(reading: Reading, spec: Sft, chat: ChatFormat, n: int) -> Iterato
                 yield row.where + long, sample
 
 
-def _may_be_long(reading: Reading, source: DataSource, max_length: int) -> bool:
-    return any(most_tokens_of(row) > max_length for row, _ in _rows(reading, source))
-
-
 def most_tokens_of(row: Mapping[str, Any]) -> int:
     """The most tokens that a row may have, by its bytes."""
     turns = row.get("messages") or [{"content": row.get("prompt")}]
     return most_tokens([*turns, {"content": row.get("response")}], row.get("tools"))
 
 
-def _rows(reading: Reading, source: DataSource) -> Iterator[tuple[dict[str, Any], str]]:
-    def make(row: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
-        check_row(row, source, where, form="conversations")
-        return row, where
-
-    return read(source, make, recipe_dir=reading.recipe_dir, inputs={}, seed=reading.seed)
-
-
-def _long_of_source(reading: Reading, source: DataSource, spec: Sft, chat: ChatFormat) -> int:
+def _long_of_source(reading: Reading, source: DataSource, rows: Rows, spec: Sft, chat: ChatFormat) -> int:
     """How many rows of a source are skipped as too long. Raises DataError as `long_rows`."""
     bad, numbers, seed = BadRows(source), count(1), row_seed(reading, source)
-    for row, where in _rows(reading, source):
+    for row, where in rows:
         number = next(numbers)
         tokens = 0
         if most_tokens_of(row) > spec.max_length:
