@@ -175,7 +175,7 @@ def one(folder: Path, here: bool) -> None:
     from posttrain.configs.schema import Cluster, Curate
     from posttrain.pipelines.cluster import ClusterWorkers
     from posttrain.stages import curate
-    from posttrain.stages.data.shard_pool import Here
+    from posttrain.stages.actors.shard_pool import Here
 
     spec = Curate.model_validate({"kind": "curate", "prompts": "rows.jsonl", "held_out": "eval.jsonl"})
     started = time.perf_counter()

@@ -152,7 +152,7 @@ def check_filters(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
     """Refuse filters that don't exist, and parameters that they haven't. Raises RecipeError."""
     for node in nodes:
         for index, use in enumerate(node.declaration.filters):
-            from posttrain.stages.data.filters import check_filter
+            from posttrain.stages.filters import check_filter
 
             try:
                 check_filter(use)

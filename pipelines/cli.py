@@ -242,7 +242,7 @@ def prune(
         raise InputError(f"--layers {layers!r} are no numbers", fix="write them as 0,2,4") from None
     if (keep is None) == (not chosen):
         raise InputError("say what stays: --keep N or --layers 0,2,4, one of them")
-    from posttrain.stages.data.models import builtin_path
+    from posttrain.stages.models.locations import builtin_path
     from posttrain.stages.models.prune import prune as cut
 
     kept = cut(builtin_path(model) or model, out, layers=chosen, keep=keep)
@@ -264,7 +264,7 @@ def generate(
     check_model_name(model, Path.cwd())
     if no_think and thinking_budget is not None:
         raise InputError("--no-think leaves nothing for a --thinking-budget", fix="say one of them")
-    from posttrain.stages.rollout.generate import generate_text
+    from posttrain.stages.rollout.generation import generate_text
 
     try:
         answer = generate_text(

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from posttrain.rewards.environments.client import EnvironmentPool
     from posttrain.rewards.mix import Scorer
     from posttrain.sandbox.pool import SandboxPool
-    from posttrain.stages.data.shard_pool import ShardPool
-    from posttrain.stages.gpus import Gpus
-    from posttrain.stages.learner.group import Learner
+    from posttrain.stages.actors.gpus import Gpus
+    from posttrain.stages.actors.shard_pool import ShardPool
+    from posttrain.stages.learner.ranks import Learner
     from posttrain.stages.learner.teachers import TeacherPool
-    from posttrain.stages.rollout.held import ModelActors, RunHost
     from posttrain.stages.rollout.pool import RolloutPool
+    from posttrain.stages.serving.resident_models import ModelActors, RunHost
 
 FORWARDED = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "CUDA_", "NCCL_", "OMP_", "POSTTRAIN_")
 """Environment variables that actors on other nodes need too, by prefix."""
@@ -68,7 +68,7 @@ class ClusterWorkers:
         """The learner's ranks."""
         if self._learner is None:
             gpus = self._gpus()
-            from posttrain.stages.learner.group import Learner
+            from posttrain.stages.learner.ranks import Learner
 
             self._learner = Learner(self._cluster, gpus)
         return self._learner
@@ -105,7 +105,7 @@ class ClusterWorkers:
         self._inputs, self._base = inputs, base
 
     def _host(self) -> RunHost:
-        from posttrain.stages.rollout.held import ModelActors, Place, RunHost
+        from posttrain.stages.serving.resident_models import ModelActors, Place, RunHost
 
         if self._models is None:
             self._models = ModelActors(self._cluster, self._gpus)
@@ -122,7 +122,7 @@ class ClusterWorkers:
 
     def shards(self) -> ShardPool:
         """Processes that work on shards of data, an actor a core; they end with the `with` block."""
-        from posttrain.stages.data.shard_pool import RayShards
+        from posttrain.stages.actors.shard_pool import RayShards
 
         return RayShards(self._start, len(os.sched_getaffinity(0)))
 
@@ -158,7 +158,7 @@ class ClusterWorkers:
     def _gpus(self) -> Gpus:
         """Who stands on which GPU; Ray is up."""
         self._start()
-        from posttrain.stages.gpus import Gpus
+        from posttrain.stages.actors.gpus import Gpus
 
         self._shared = self._shared or Gpus(self._cluster)
         return self._shared

@@ -14,10 +14,10 @@ from posttrain.pipelines.dag import Node
 from posttrain.pipelines.estimate import config_of
 from posttrain.pipelines.reading import StageReading
 from posttrain.pipelines.sources import Sources
-from posttrain.stages.data.lengths import Fit, Room, context_tokens
+from posttrain.stages.data.context_fit import Fit, Room, context_tokens
 
 if TYPE_CHECKING:
-    from posttrain.stages.data.chat import ChatFormat
+    from posttrain.stages.models.chat import ChatFormat
 
 
 def check_max_tokens(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:

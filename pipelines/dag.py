@@ -154,7 +154,7 @@ class _Settler:
         if not source.startswith("builtin:"):
             return
         from posttrain.stages.data.load import GENERATORS
-        from posttrain.stages.data.models import BUILTIN
+        from posttrain.stages.models.locations import BUILTIN
 
         name = source.removeprefix("builtin:")
         known, what = (GENERATORS, "generator") if wants == "data" else ((*BUILTIN, "oracle", "given"), "model")

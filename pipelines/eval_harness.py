@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import InputError
-from posttrain.stages.data.models import builtin_path
+from posttrain.stages.models.locations import builtin_path
 
 NORMAL_95 = 1.96
 

@@ -19,7 +19,7 @@ from posttrain.configs.judges import HOW
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.references import has_reference, resolve
 from posttrain.pipelines.dag import Node, Reference
-from posttrain.stages.data import smollm2
+from posttrain.stages.models import smollm2
 
 VERSION = 1
 """Raised when the meaning of a recipe changes, so that old results don't pass for new ones."""

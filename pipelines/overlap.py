@@ -17,8 +17,8 @@ from posttrain.folders import write_json
 from posttrain.pipelines.ledger import Ledger
 from posttrain.pipelines.plan import Plan, StagePlan
 from posttrain.pipelines.results import OVERLAP
+from posttrain.stages.curation.overlap import Seen, SuiteOverlap, overlap, seen_in_documents, seen_in_rows
 from posttrain.stages.data.load import derive_seed, load_prompts, load_rows
-from posttrain.stages.data.overlap import Seen, SuiteOverlap, overlap, seen_in_documents, seen_in_rows
 from posttrain.stages.data.store import FILE
 from posttrain.types import Prompt
 

@@ -20,7 +20,7 @@ from posttrain.pipelines.sources import Sources
 from posttrain.stages.data.load import Row
 
 if TYPE_CHECKING:
-    from posttrain.stages.data.chat import ChatFormat
+    from posttrain.stages.models.chat import ChatFormat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,8 @@ class StageReading:
         Raises:
             InputError: the stage names no model of its own, or its tokenizer can't be loaded.
         """
-        from posttrain.stages.data.chat import open_chat
-        from posttrain.stages.data.models import model_path
+        from posttrain.stages.models.chat import open_chat
+        from posttrain.stages.models.locations import model_path
 
         source = self._trained_from(self.node.spec.model or self.base)
         path, settled = model_path(self, source)

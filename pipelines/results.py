@@ -13,7 +13,7 @@ from posttrain.errors import InputError
 from posttrain.pipelines.gates import GateVerdict, SettledGate, judge_gate
 from posttrain.pipelines.ledger import Ledger, reading
 from posttrain.pipelines.thresholds import Cell, Verdict, judge, parse_check
-from posttrain.stages.data.overlap import SuiteOverlap
+from posttrain.stages.curation.overlap import SuiteOverlap
 
 TABLE = "table.json"
 OVERLAP = "overlap.json"

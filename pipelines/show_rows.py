@@ -22,7 +22,7 @@ from posttrain.pipelines.ledger import Ledger
 from posttrain.pipelines.reading import StageReading
 
 if TYPE_CHECKING:
-    from posttrain.stages.data.chat import ChatFormat
+    from posttrain.stages.models.chat import ChatFormat
     from posttrain.types import Sample
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

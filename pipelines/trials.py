@@ -63,7 +63,7 @@ class RewardTrials:
     def _try(self, source: PromptSource, one: Generation, prompts: list[Prompt], node: Node) -> None:
         from posttrain.rewards.base import check_columns
         from posttrain.rewards.gold import check_functions, check_gold
-        from posttrain.stages.data.query_rules import answered
+        from posttrain.stages.curation.query_rules import answered
 
         if node.declaration.drops_unanswered:
             prompts = answered(prompts, one.rewards, self._loaded.recipe_dir)

@@ -1,4 +1,4 @@
-"""The six kinds of stage, one file each, over three sub-rooms: data, rollout, learner.
+"""The six kinds of stage, one file each, over the sub-rooms that they share.
 
 Kinds never import each other. `KINDS` is the registry that pipelines call; modules are imported on first use,
 so that planning a run needs no torch.

@@ -17,8 +17,8 @@ from posttrain.errors import Stopped
 if TYPE_CHECKING:
     from posttrain.rewards.environments.client import EnvironmentPool
     from posttrain.rewards.mix import Scorer
-    from posttrain.stages.data.shard_pool import ShardPool
-    from posttrain.stages.learner.group import Learner
+    from posttrain.stages.actors.shard_pool import ShardPool
+    from posttrain.stages.learner.ranks import Learner
     from posttrain.stages.learner.teachers import TeacherPool
     from posttrain.stages.rollout.pool import RolloutPool
 

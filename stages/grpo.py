@@ -16,25 +16,25 @@ import numpy as np
 
 from posttrain.configs.schema import Grpo
 from posttrain.stages.context import StageContext, StageResult
-from posttrain.stages.data.lengths import Fit
+from posttrain.stages.data.context_fit import Fit
 from posttrain.stages.data.load import derive_seed, load_all
 from posttrain.stages.data.store import write_rows
 from posttrain.stages.data.supply import PromptSupply
+from posttrain.stages.evaluation.reward_watch import RewardWatch
 from posttrain.stages.learner.experience import Experience, has_signal
 from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.learner.trainer import PolicyTrainer
 from posttrain.stages.models.model_files import ModelSpec
-from posttrain.stages.rollout.carry import restore_ahead, save_ahead
-from posttrain.stages.rollout.collect import (
+from posttrain.stages.rollout.group_source import Ahead, Asking, Feed, Now
+from posttrain.stages.rollout.in_flight import restore_ahead, save_ahead
+from posttrain.stages.rollout.pool import RolloutPool
+from posttrain.stages.rollout.scoring import (
     completion_metrics,
     pass_rate_histogram,
     rollout_rows,
     sampling_params,
     score_metrics,
 )
-from posttrain.stages.rollout.feed import Ahead, Asking, Feed, Now
-from posttrain.stages.rollout.pool import RolloutPool
-from posttrain.stages.rollout.watch import RewardWatch
 from posttrain.types import Prompt, ScoredGroup
 
 

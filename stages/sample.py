@@ -19,20 +19,20 @@ from posttrain.configs.data_stages import NO_MODEL
 from posttrain.configs.schema import Sample
 from posttrain.errors import DataError
 from posttrain.stages.context import StageContext, StageResult
-from posttrain.stages.data.builtin import final_answer
-from posttrain.stages.data.choose import Choice, choose
+from posttrain.stages.curation.decontamination import HeldOut
+from posttrain.stages.curation.review import decided, review_row, write_review
 from posttrain.stages.data.content import content
-from posttrain.stages.data.filters import Filter, bound
+from posttrain.stages.data.context_fit import Fit
 from posttrain.stages.data.funnel import Funnel, dropped_row, write_dropped
-from posttrain.stages.data.held_out import HeldOut
-from posttrain.stages.data.lengths import Fit
 from posttrain.stages.data.load import derive_seed, load_all, load_rows, to_prompt
-from posttrain.stages.data.review import decided, review_row, write_review
-from posttrain.stages.data.saved import Parts
+from posttrain.stages.data.part_store import Parts
 from posttrain.stages.data.store import write_rows
-from posttrain.stages.learner.storing import store_distributions
-from posttrain.stages.rollout.collect import collect, load_policy, sampling_params
-from posttrain.stages.rollout.teacher import EndpointTeacher
+from posttrain.stages.filters import Filter, bound
+from posttrain.stages.filters.selection import Choice, choose
+from posttrain.stages.generators.builtin import final_answer
+from posttrain.stages.learner.distribution_scoring import store_distributions
+from posttrain.stages.rollout.scoring import collect, load_policy, sampling_params
+from posttrain.stages.serving.teacher_endpoint import EndpointTeacher
 from posttrain.thinking import CLOSE, OPEN
 from posttrain.types import Completion, Group, Message, Prompt, ScoredGroup
 
@@ -252,7 +252,7 @@ def with_answers(prompts: Sequence[Prompt], writer: str, where: str) -> tuple[li
     kept = [p for p in prompts if isinstance(p.columns.get(column), str) and p.columns[column].strip()]
     if prompts and not kept:
         fixes = {
-            ORACLE: "builtin:arithmetic, builtin:instructions or a task of stages/data/worked.py",
+            ORACLE: "builtin:arithmetic, builtin:instructions or a task of stages/generators/worked_solutions.py",
             GIVEN: "rows with their responses",
         }
         what = f"{writer} needs the column `{column}`, and no row has it"

@@ -14,12 +14,12 @@ import numpy as np
 
 from posttrain.configs.schema import Sft
 from posttrain.stages.context import StageContext, StageResult
-from posttrain.stages.data.chat import ChatFormat
-from posttrain.stages.data.schedule import BatchSchedule
+from posttrain.stages.data.batch_schedule import BatchSchedule
 from posttrain.stages.data.training_rows import build_sources
-from posttrain.stages.learner.group import Learner
-from posttrain.stages.learner.losses import CrossEntropy
+from posttrain.stages.learner.losses.losses import CrossEntropy
+from posttrain.stages.learner.ranks import Learner
 from posttrain.stages.learner.session import TrainingSession
+from posttrain.stages.models.chat import ChatFormat
 from posttrain.types import Sample
 
 

@@ -24,11 +24,10 @@ SUBROOMS = ("data", "rollout", "learner")
 FENCES = {
     "ray": (
         "sandbox/pool",
-        "stages/data/shard_pool",
+        "stages/actors",
         "stages/rollout",
         "stages/learner",
-        "stages/ray_calls",
-        "stages/gpus",
+        "stages/serving",
         "pipelines/cluster",
     ),
     "deepspeed": ("stages/learner",),

@@ -88,7 +88,7 @@ def random_checkpoint(shape: str) -> Iterator[str]:
     import torch
     from transformers import AutoTokenizer
 
-    from posttrain.stages.data.models import builtin_path
+    from posttrain.stages.models.locations import builtin_path
     from posttrain.stages.models.model_files import ModelSpec, export_model, load_model
 
     tiny = str(builtin_path("builtin:tiny"))

@@ -16,7 +16,7 @@ import numpy as np
 
 from posttrain.pipelines.results import Row
 from posttrain.stages.data.store import iter_rows
-from posttrain.stages.measures import Table, pass_at, question_means
+from posttrain.stages.evaluation.intervals import Table, pass_at, question_means
 from posttrain.thinking import split_thinking
 
 COMPLETIONS = "completions.parquet"

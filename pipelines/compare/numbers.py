@@ -23,7 +23,7 @@ from posttrain.pipelines.compare.recipes import differences, show_value
 from posttrain.pipelines.keys import Hashes
 from posttrain.pipelines.ledger import Ledger
 from posttrain.pipelines.results import Row, RunResults, evaluation_rows
-from posttrain.stages.measures import bootstrap_interval, difference_interval
+from posttrain.stages.evaluation.intervals import bootstrap_interval, difference_interval
 
 Basis = Literal["paired", "unpaired", "means only", "suites differ"]
 

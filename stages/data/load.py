@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from posttrain.configs.declaration import RowForm
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
-from posttrain.stages.data import builtin, dialogues, scraped, task_agents, task_skills, task_text
-from posttrain.stages.data.builtin import held_out
 from posttrain.stages.data.files import BadRows, Placed, file_rows, row_count
 from posttrain.stages.data.row_checks import check_document, check_response, row_messages, row_mode, with_messages
 from posttrain.stages.data.store import FILE, iter_rows
-from posttrain.stages.data.worked import worked_solution
+from posttrain.stages.generators import builtin, dialogues, scraped, task_agents, task_skills, task_text
+from posttrain.stages.generators.builtin import held_out
+from posttrain.stages.generators.worked_solutions import worked_solution
 from posttrain.types import Mode, Prompt
 
 if TYPE_CHECKING:
-    from posttrain.stages.data.lengths import Fit
+    from posttrain.stages.data.context_fit import Fit
 
 Row = dict[str, Any]
 S = TypeVar("S", bound=PromptSource)

@@ -14,11 +14,11 @@ import numpy as np
 
 from posttrain.configs.schema import DataSource, Sft
 from posttrain.errors import DataError, InputError
-from posttrain.stages.data.chat import ChatFormat
+from posttrain.stages.data.context_fit import most_tokens
 from posttrain.stages.data.files import BadRows
 from posttrain.stages.data.fusion import Earlier, Example, dialogue, example, targets
-from posttrain.stages.data.lengths import most_tokens
 from posttrain.stages.data.load import Row, check_row, derive_seed, patient, read
+from posttrain.stages.models.chat import ChatFormat
 from posttrain.types import Sample
 
 Pair = tuple[Example, Example]

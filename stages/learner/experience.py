@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posttrain.configs.schema import Grpo
-from posttrain.stages.learner.advantages import group_advantages, multi_reward_advantages, zero_variance
-from posttrain.stages.learner.frozen_names import REFERENCE, teacher_name
-from posttrain.stages.learner.group import Learner
+from posttrain.stages.learner.losses.advantages import group_advantages, multi_reward_advantages, zero_variance
+from posttrain.stages.learner.rank.frozen_names import REFERENCE, teacher_name
+from posttrain.stages.learner.ranks import Learner
 from posttrain.types import Completion, Sample, ScoredGroup
 
 T = TypeVar("T")

@@ -20,10 +20,10 @@ from posttrain.configs.schema import ModelSource, TrainingStage
 from posttrain.errors import RunError, Stopped
 from posttrain.folders import whole_folder
 from posttrain.stages.context import StageContext, StageResult
-from posttrain.stages.data.chat import ChatFormat, check_handover, open_chat
-from posttrain.stages.data.models import model_path
-from posttrain.stages.learner.group import Learner
-from posttrain.stages.learner.memory import PEAK
+from posttrain.stages.learner.rank.memory import PEAK
+from posttrain.stages.learner.ranks import Learner
+from posttrain.stages.models.chat import ChatFormat, check_handover, open_chat
+from posttrain.stages.models.locations import model_path
 from posttrain.stages.models.model_files import ModelSpec
 
 STATE = "state.json"

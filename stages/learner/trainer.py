@@ -11,14 +11,14 @@ import numpy as np
 from posttrain.configs.schema import Grpo
 from posttrain.stages.context import StageContext
 from posttrain.stages.data.load import derive_seed
-from posttrain.stages.data.models import model_path
-from posttrain.stages.learner.entropy import EntropyBand, hold_back
 from posttrain.stages.learner.experience import Experience, experience
-from posttrain.stages.learner.frozen_names import REFERENCE, teacher_name
-from posttrain.stages.learner.losses import PolicyLoss
-from posttrain.stages.learner.memory import most
-from posttrain.stages.learner.offpolicy import Importance
+from posttrain.stages.learner.losses.entropy import EntropyBand, hold_back
+from posttrain.stages.learner.losses.losses import PolicyLoss
+from posttrain.stages.learner.losses.off_policy import Importance
+from posttrain.stages.learner.rank.frozen_names import REFERENCE, teacher_name
+from posttrain.stages.learner.rank.memory import most
 from posttrain.stages.learner.session import TrainingSession
+from posttrain.stages.models.locations import model_path
 from posttrain.stages.models.model_files import ModelSpec
 from posttrain.types import Sample, ScoredGroup
 

@@ -1,1 +1,1 @@
-"""What a model is and how it speaks: files, families, names, chat templates."""
+"""What a model is and how it speaks: where it is stored, its files and family, its chat format."""

@@ -22,8 +22,8 @@ from posttrain.pipelines.keys import Hashes
 from posttrain.pipelines.run import run_recipe
 from posttrain.stages import evaluate
 from posttrain.stages.context import StageContext, StageResult
-from posttrain.stages.data.models import builtin_path
 from posttrain.stages.data.store import read_rows, write_rows
+from posttrain.stages.models.locations import builtin_path
 from posttrain.types import Completion, Group, Prompt, Score, ScoredGroup
 
 RECIPE = """name: r

@@ -19,7 +19,7 @@ from posttrain.errors import InputError
 from posttrain.pipelines.compare import compare_runs
 from posttrain.pipelines.compare.recipes import differences
 from posttrain.pipelines.compare.show import print_comparison
-from posttrain.stages.measures import RESAMPLES
+from posttrain.stages.evaluation.intervals import RESAMPLES
 
 from .comparing import Runs, better, edit, even, make_runs, number, scores
 

@@ -16,7 +16,7 @@ from posttrain.configs.load import load_recipe
 from posttrain.errors import InputError
 from posttrain.pipelines import project
 from posttrain.pipelines.project import FILES, TEMPLATES, run_name, write_project
-from posttrain.stages.data.builtin import held_out
+from posttrain.stages.generators.builtin import held_out
 
 
 def command(*arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:

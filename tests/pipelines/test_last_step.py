@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.stages.learner.group import Learner
+from posttrain.stages.learner.ranks import Learner
 
 RECIPE = """name: last
 seed: 3

@@ -28,10 +28,10 @@ def measure(dtypes: list[str]) -> None:
     import torch
 
     from posttrain.configs.schema import Optimizer
-    from posttrain.stages.data.models import builtin_path
-    from posttrain.stages.data.pack import pack, token_weights
-    from posttrain.stages.learner.losses import CrossEntropy
-    from posttrain.stages.learner.worker import LearnerWorker
+    from posttrain.stages.learner.losses.losses import CrossEntropy
+    from posttrain.stages.learner.rank.packing import pack, token_weights
+    from posttrain.stages.learner.rank.worker import LearnerWorker
+    from posttrain.stages.models.locations import builtin_path
     from posttrain.stages.models.model_files import ModelSpec
     from posttrain.types import Sample
 

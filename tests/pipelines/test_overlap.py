@@ -13,7 +13,7 @@ from posttrain.configs.load import load_recipe
 from posttrain.pipelines.overlap import measure_overlap
 from posttrain.pipelines.plan import make_plan
 from posttrain.pipelines.results import OVERLAP
-from posttrain.stages.data.overlap import SuiteOverlap
+from posttrain.stages.curation.overlap import SuiteOverlap
 from posttrain.stages.data.store import write_rows
 
 RECIPE = """name: r

@@ -204,7 +204,7 @@ def test_the_run_learns_at_every_step(uninterrupted: Run) -> None:
     # Else the comparisons below would hold for a learner that does nothing.
     from safetensors.numpy import load_file
 
-    from posttrain.stages.data.models import builtin_path
+    from posttrain.stages.models.locations import builtin_path
 
     lines = uninterrupted.lines()
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]

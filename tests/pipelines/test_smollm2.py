@@ -15,7 +15,7 @@ from posttrain.configs.load import load_recipe
 from posttrain.configs.schema import Recipe
 from posttrain.errors import InputError, RecipeError
 from posttrain.pipelines.plan import make_plan
-from posttrain.stages.data import smollm2
+from posttrain.stages.models import smollm2
 
 needs_package = pytest.mark.skipif(
     not any(d.metadata["Name"] == smollm2.PACKAGE for d in metadata.distributions()),
@@ -100,7 +100,7 @@ def test_other_text_is_tokenised_as_before(folder: Path) -> None:
 @needs_package
 @pytest.mark.slow
 def test_it_still_knows_the_capital_of_france(folder: Path) -> None:
-    from posttrain.stages.rollout.generate import generate_text
+    from posttrain.stages.rollout.generation import generate_text
 
     answer: dict[str, Any] = generate_text(
         str(folder), "What is the capital of France?", temperature=0.0, max_tokens=16

@@ -14,7 +14,7 @@ from posttrain.pipelines import sources, trials
 from posttrain.pipelines.checks import DataRead, check_data
 from posttrain.pipelines.plan import make_plan
 from posttrain.stages.learner.trainer import why_nothing
-from posttrain.stages.rollout.collect import score_metrics
+from posttrain.stages.rollout.scoring import score_metrics
 from posttrain.types import Completion, Group, Prompt, Score, ScoredGroup
 
 ROWS = [{"prompt": f"{i}+1?", "answer": str(i + 1), "task": task} for i, task in enumerate(["sums", "logic"] * 2)]

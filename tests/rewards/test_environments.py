@@ -21,7 +21,7 @@ from posttrain.rewards.contract import RowError
 from posttrain.rewards.environments.client import EnvironmentPool, EpisodeFailed, cut
 from posttrain.rewards.environments.registry import ENVIRONMENTS, check_environment
 from posttrain.rewards.environments.reward import environment
-from posttrain.stages.data.task_agents import CALCULATOR, GENERATORS
+from posttrain.stages.generators.task_agents import CALCULATOR, GENERATORS
 
 Pool = Callable[..., EnvironmentPool]
 

@@ -30,8 +30,8 @@ def qwen3_tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    from posttrain.stages.data.templates import trl_template
-    from posttrain.stages.data.tokenizer import SPLIT
+    from posttrain.stages.generators.tiny_tokenizer import SPLIT
+    from posttrain.stages.models.templates import trl_template
 
     path = Path(next(iter(found.submodule_search_locations))) / "resources" / "qwen.tiktoken"
     pairs = (line.split() for line in path.read_bytes().splitlines())

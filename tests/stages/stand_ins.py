@@ -10,7 +10,7 @@ from typing import Any
 from posttrain.configs.schema import Cluster, ModelSource
 from posttrain.errors import Stopped
 from posttrain.rewards.mix import Scorer
-from posttrain.stages.data.shard_pool import Here
+from posttrain.stages.actors.shard_pool import Here
 
 
 class Context:

@@ -16,10 +16,10 @@ import torch
 
 from posttrain.configs.schema import Evaluate, RolloutCluster
 from posttrain.stages import evaluate
-from posttrain.stages.data.chat import ChatFormat
 from posttrain.stages.data.store import read_rows
+from posttrain.stages.models.chat import ChatFormat
 from posttrain.stages.models.model_files import ModelSpec
-from posttrain.stages.rollout.generate import generate_text
+from posttrain.stages.rollout.generation import generate_text
 from posttrain.stages.rollout.pool import RolloutWorker
 from posttrain.thinking import EARLY_STOP, split_thinking
 from posttrain.types import Mode, Prompt, SamplingParams, Source

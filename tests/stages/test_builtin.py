@@ -11,8 +11,8 @@ import pytest
 
 from posttrain.rewards.math import math
 from posttrain.rewards.text import exact
-from posttrain.stages.data.builtin import held_out
 from posttrain.stages.data.load import GENERATORS
+from posttrain.stages.generators.builtin import held_out
 from posttrain.stages.sample import oracle_group
 from posttrain.thinking import split_thinking
 from posttrain.types import Prompt

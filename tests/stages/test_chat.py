@@ -9,8 +9,8 @@ import pytest
 
 from posttrain.errors import DataError, HandoverError
 from posttrain.flags import last_flag, with_flag
-from posttrain.stages.data.chat import ChatFormat, check_handover
-from posttrain.stages.data.templates import trl_template
+from posttrain.stages.models.chat import ChatFormat, check_handover
+from posttrain.stages.models.templates import trl_template
 from posttrain.thinking import split_thinking
 from posttrain.types import Prompt
 

@@ -14,11 +14,10 @@ import pytest
 from posttrain.configs.schema import Curate, PromptSource
 from posttrain.errors import DataError, Stopped
 from posttrain.stages import curate
-from posttrain.stages.data import row_judge, scan
+from posttrain.stages.curation import model_passes, row_rules, scan
+from posttrain.stages.curation.query_rules import open_generation, proof, several_questions
 from posttrain.stages.data.load import load_prompts
-from posttrain.stages.data.query_rules import open_generation, proof, several_questions
 from posttrain.stages.data.store import read_rows
-from posttrain.stages.rollout import measure
 from posttrain.types import Prompt
 
 from .stand_ins import Context, write
@@ -67,7 +66,7 @@ def with_rates(monkeypatch: pytest.MonkeyPatch, rates: dict[str, float | None], 
             name = prompt.id.partition("@")[0]
             yield place, rates.get(name, 0.5) if step == key else 0.5
 
-    monkeypatch.setattr(measure, "_rates", answers)
+    monkeypatch.setattr(model_passes, "_rates", answers)
 
 
 # ---------------------------------------------------------------- what each pass drops
@@ -257,8 +256,8 @@ def test_an_interrupted_stage_goes_on_behind_its_last_shard(
     expected = curated(tmp_path, rows)
     monkeypatch.setattr(scan, "SHARD", 4)
     judged: list[str] = []
-    real = row_judge.unverifiable
-    monkeypatch.setattr(row_judge, "unverifiable", lambda p, *more: judged.append(p.id) or real(p, *more))
+    real = row_rules.unverifiable
+    monkeypatch.setattr(row_rules, "unverifiable", lambda p, *more: judged.append(p.id) or real(p, *more))
     with pytest.raises(Stopped):
         curate.run(Context(tmp_path, "queries", node(), 0, stop_after))  # type: ignore[arg-type]
     (tmp_path / "queries/scan/signatures").open("ab").write(b"half a shard")
@@ -382,7 +381,7 @@ def test_rules_tell_the_unverifiable_from_its_neighbours(
 
 def test_generated_queries_with_an_answer_are_verifiable() -> None:
     from posttrain.configs.schema import RewardUse
-    from posttrain.stages.data.query_rules import unverifiable
+    from posttrain.stages.curation.query_rules import unverifiable
 
     source = PromptSource.model_validate({"from": "builtin:arithmetic", "n": 200})
     (prompts,) = load_prompts([source], recipe_dir=Path(), inputs={}, seed=0)
@@ -391,7 +390,7 @@ def test_generated_queries_with_an_answer_are_verifiable() -> None:
 
 
 def test_a_tested_program_may_be_told_at_length() -> None:
-    from posttrain.stages.data.query_rules import unverifiable
+    from posttrain.stages.curation.query_rules import unverifiable
 
     text = "Write a story generator. What does it return? Why?"
     told = Prompt(id="x", messages=({"role": "user", "content": text},), columns={"tests": ["assert f(1)"]})

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.stages.data.query_rules import OPEN, PROOFS, open_generation, proof
+from posttrain.stages.curation.query_rules import OPEN, PROOFS, open_generation, proof
 from posttrain.stages.data.store import join_parts, read_rows, write_part, write_stream
 
 from .stand_ins import write
@@ -27,11 +27,12 @@ from types import SimpleNamespace
 from posttrain.configs.schema import Cluster, Curate
 from posttrain.pipelines.cluster import ClusterWorkers
 from posttrain.stages import curate
-from posttrain.stages.data import kept, scan
-from posttrain.stages.data.shard_pool import Here, RayShards
+from posttrain.stages.curation import scan_output
+from posttrain.stages.curation import scan
+from posttrain.stages.actors.shard_pool import Here, RayShards
 
 folder, out, actors, kill_at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-scan.SHARD, kept.IN_MEMORY = 60, 20  # small ones, written as large ones are
+scan.SHARD, scan_output.IN_MEMORY = 60, 20  # small ones, written as large ones are
 flushed, flush = 0, os.fsync
 
 def fsync(file):
@@ -131,7 +132,7 @@ from pathlib import Path
 from posttrain.configs.schema import Cluster
 from posttrain.errors import DataError, RunError
 from posttrain.pipelines.cluster import ClusterWorkers
-from posttrain.stages.data.shard_pool import AHEAD, RayShards
+from posttrain.stages.actors.shard_pool import AHEAD, RayShards
 
 def work(n):
     if n == "die":

@@ -16,9 +16,9 @@ from posttrain.errors import DataError
 from posttrain.flags import flag_in_force
 from posttrain.pipelines.checks import check_data
 from posttrain.pipelines.plan import make_plan
-from posttrain.stages.data.dialogues import VARIANTS
 from posttrain.stages.data.load import load_prompts
-from posttrain.stages.dialogue import follow, follow_rows
+from posttrain.stages.evaluation.mode_following import follow, follow_rows
+from posttrain.stages.generators.dialogues import VARIANTS
 from posttrain.stages.sample import unsampled_group
 from posttrain.types import Group, Prompt
 

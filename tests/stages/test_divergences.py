@@ -18,19 +18,26 @@ from hypothesis import strategies as st
 from posttrain.configs.schema import Distill, LearnerCluster, Optimizer
 from posttrain.errors import DataError, RunError
 from posttrain.stages import distill
-from posttrain.stages.data.pack import pack, plan_micro_batches, token_weights
-from posttrain.stages.learner import head as head_module
-from posttrain.stages.learner.divergences import (
+from posttrain.stages.learner.losses.divergences import (
     DivergenceKind,
     close_tail,
     divergence,
     sparse_cross_entropy,
     with_tail,
 )
-from posttrain.stages.learner.frozen import head_weight
-from posttrain.stages.learner.guides import StoredGuide
-from posttrain.stages.learner.losses import PLACES, DivergenceLoss, PolicyLoss, PolicyTokens, by_place, policy_loss
-from posttrain.stages.learner.surrogates import Sequences
+from posttrain.stages.learner.losses.losses import (
+    PLACES,
+    DivergenceLoss,
+    PolicyLoss,
+    PolicyTokens,
+    by_place,
+    policy_loss,
+)
+from posttrain.stages.learner.losses.surrogates import Sequences
+from posttrain.stages.learner.rank import head as head_module
+from posttrain.stages.learner.rank.frozen import head_weight
+from posttrain.stages.learner.rank.guides import StoredGuide
+from posttrain.stages.learner.rank.packing import pack, plan_micro_batches, token_weights
 from posttrain.stages.models.model_files import ModelSpec
 from posttrain.types import Prompt, Sample
 

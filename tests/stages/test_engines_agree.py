@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from posttrain.configs.schema import LearnerCluster, Optimizer
 from posttrain.errors import InputError
-from posttrain.stages.data.pack import PackedBatch, pack, plan_micro_batches
 from posttrain.stages.distill import make_samples
-from posttrain.stages.learner.losses import CrossEntropy
+from posttrain.stages.learner.losses.losses import CrossEntropy
+from posttrain.stages.learner.rank.packing import PackedBatch, pack, plan_micro_batches
 from posttrain.stages.models.model_files import ModelSpec
-from posttrain.stages.rollout.engine import TransformersEngine
+from posttrain.stages.rollout.engines.transformers_engine import TransformersEngine
 from posttrain.types import Completion, Group, Prompt, SamplingParams
 
 GAP = 1e-4  # nats; a clip range is 2000 times as wide

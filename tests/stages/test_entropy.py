@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from posttrain.configs.schema import Covariance, EntropyControl
-from posttrain.stages.learner.entropy import EntropyBand, covariances, hold_back
-from posttrain.stages.rollout.watch import Look, suspicion
+from posttrain.stages.evaluation.reward_watch import Look, suspicion
+from posttrain.stages.learner.losses.entropy import EntropyBand, covariances, hold_back
 from posttrain.types import Sample
 
 

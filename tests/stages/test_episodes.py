@@ -17,10 +17,10 @@ from posttrain.errors import HandoverError, RewardError
 from posttrain.rewards.environments.client import EnvironmentPool
 from posttrain.rewards.mix import Scorer
 from posttrain.stages import distill
-from posttrain.stages.data.chat import ChatFormat
-from posttrain.stages.data.filters import FILTERS
-from posttrain.stages.rollout.collect import collect, completion_metrics
+from posttrain.stages.filters import FILTERS
+from posttrain.stages.models.chat import ChatFormat
 from posttrain.stages.rollout.episodes import MALFORMED, rollouts
+from posttrain.stages.rollout.scoring import collect, completion_metrics
 from posttrain.types import Completion, Group, Prompt, SamplingParams, Score, Source, Turn
 
 Script = Callable[[int, int, str], str]

@@ -18,7 +18,7 @@ from posttrain.stages import evaluate
 from posttrain.stages.data.load import load_prompts
 from posttrain.stages.data.store import read_rows
 from posttrain.stages.evaluate import suite_params
-from posttrain.stages.measures import RESAMPLES, bootstrap_interval, difference_interval, pass_at, summary
+from posttrain.stages.evaluation.intervals import RESAMPLES, bootstrap_interval, difference_interval, pass_at, summary
 from posttrain.types import Completion, Group, Prompt
 
 from .stand_ins import Context, write

@@ -14,14 +14,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from posttrain.configs.load import load_recipe
 from posttrain.errors import InputError
 from posttrain.pipelines.plan import make_plan
-from posttrain.stages.data.pack import pack
-from posttrain.stages.learner.attention import NAME, Layout, packed_attention
-from posttrain.stages.learner.policy import Policy
+from posttrain.stages.learner.rank.attention import NAME, Layout, packed_attention
+from posttrain.stages.learner.rank.packing import pack
+from posttrain.stages.learner.rank.policy import Policy
 from posttrain.stages.models.families import FAMILIES
 from posttrain.stages.models.model_files import ModelSpec, load_model
-from posttrain.stages.rollout.attention import row_attention
-from posttrain.stages.rollout.cache import RowCache
-from posttrain.stages.rollout.engine import TransformersEngine
+from posttrain.stages.rollout.engines.attention import row_attention
+from posttrain.stages.rollout.engines.cache import RowCache
+from posttrain.stages.rollout.engines.transformers_engine import TransformersEngine
 from posttrain.types import Sample
 
 WINDOW = 8

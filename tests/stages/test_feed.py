@@ -17,9 +17,9 @@ import pytest
 from posttrain.configs.schema import Asynchronous, Difficulty
 from posttrain.errors import RunError
 from posttrain.stages.data.supply import PromptSupply
-from posttrain.stages.rollout import feed
-from posttrain.stages.rollout.carry import restore_ahead, save_ahead
-from posttrain.stages.rollout.feed import Ahead, Asking, Now
+from posttrain.stages.rollout import group_source
+from posttrain.stages.rollout.group_source import Ahead, Asking, Now
+from posttrain.stages.rollout.in_flight import restore_ahead, save_ahead
 from posttrain.types import Completion, Group, Prompt, SamplingParams, Score, ScoredGroup
 
 ROWS = [Prompt(id=f"q{i}", messages=({"role": "user", "content": str(i)},)) for i in range(40)]
@@ -138,8 +138,8 @@ def test_a_group_whose_time_has_come_is_waited_for() -> None:
 
 
 def test_a_batch_may_take_long_as_long_as_groups_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "GROUP_TIMEOUT", 1.0)
-    monkeypatch.setattr(feed, "_LOOK", 0.05)
+    monkeypatch.setattr(group_source, "GROUP_TIMEOUT", 1.0)
+    monkeypatch.setattr(group_source, "_LOOK", 0.05)
     due = itertools.count(1)
     with Ahead(asking(Pool(lambda _: 0.5 * next(due))), Asynchronous(), first=0, last=0, batch=4) as slow:
         assert len(slow.take(0, 4)) == 4  # the last after 2 s

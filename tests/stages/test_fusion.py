@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from posttrain.configs.schema import DataSource, Sft
 from posttrain.errors import DataError
 from posttrain.flags import flag_in_force
-from posttrain.stages.data.chat import ChatFormat
 from posttrain.stages.data.fusion import Earlier, Example, dialogue, example, targets
 from posttrain.stages.data.training_rows import build_sources
+from posttrain.stages.models.chat import ChatFormat
 
 from .stand_ins import Context, write
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from posttrain.configs.schema import Optimizer
-from posttrain.stages.learner import memory
-from posttrain.stages.learner.group import Learner
-from posttrain.stages.learner.losses import CrossEntropy
+from posttrain.stages.learner.losses.losses import CrossEntropy
+from posttrain.stages.learner.rank import memory
+from posttrain.stages.learner.ranks import Learner
 from posttrain.stages.learner.session import TrainingSession
 from posttrain.types import Sample
 

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from posttrain.configs.schema import Cluster
 from posttrain.errors import RunError
-from posttrain.stages import gpus
-from posttrain.stages.gpus import Gpus
+from posttrain.stages.actors import gpus
+from posttrain.stages.actors.gpus import Gpus
 
 HALVES = {"workers": 2, "gpus": 0.5}
 

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from posttrain.errors import InputError
-from posttrain.stages.learner import head as head_module
-from posttrain.stages.learner.fused import compile_variants
-from posttrain.stages.learner.guides import compare_whole
-from posttrain.stages.learner.kernels import use_kernels
-from posttrain.stages.learner.policy import token_statistics
+from posttrain.stages.learner.rank import head as head_module
+from posttrain.stages.learner.rank.fused import compile_variants
+from posttrain.stages.learner.rank.guides import compare_whole
+from posttrain.stages.learner.rank.kernels import use_kernels
+from posttrain.stages.learner.rank.policy import token_statistics
 
 KINDS = ["forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl"]
 
@@ -109,8 +109,8 @@ def test_an_adapted_head_is_left_alone() -> None:
 def test_a_reference_with_the_policys_weights_is_the_policy(random_model: Path, float32_head: bool) -> None:
     """In bfloat16, to the last bit: a KL that isn't 0 at the start would pull."""
     from posttrain.configs.schema import LearnerCluster
-    from posttrain.stages.data.pack import pack
-    from posttrain.stages.learner.worker import LearnerWorker
+    from posttrain.stages.learner.rank.packing import pack
+    from posttrain.stages.learner.rank.worker import LearnerWorker
     from posttrain.stages.models.model_files import ModelSpec
     from posttrain.types import Sample
 

@@ -17,11 +17,11 @@ from posttrain.configs.schema import Cluster, JudgeModel, ModelSource, RolloutCl
 from posttrain.errors import InputError, RewardError
 from posttrain.rewards.cli import score_lines
 from posttrain.rewards.contract import RowError
-from posttrain.stages.gpus import Gpus
+from posttrain.stages.actors.gpus import Gpus
 from posttrain.stages.models.model_files import ModelSpec
-from posttrain.stages.rollout.held import HeldModel, ModelActors, Place, RunHost
-from posttrain.stages.rollout.in_process import ProcessHost
-from posttrain.stages.rollout.reward_model import RewardModelWorker
+from posttrain.stages.serving.in_process import ProcessHost
+from posttrain.stages.serving.resident_models import HeldModel, ModelActors, Place, RunHost
+from posttrain.stages.serving.reward_models import RewardModelWorker
 
 SETTINGS = RolloutCluster(threads=1, batch=5)
 
@@ -63,7 +63,7 @@ def test_a_conversation_that_is_too_long_costs_itself(worker: RewardModelWorker)
 def test_batches_are_bounded_by_tokens(worker: RewardModelWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     forward = worker._forward
-    monkeypatch.setattr("posttrain.stages.rollout.reward_model.BATCH_TOKENS", 100)
+    monkeypatch.setattr("posttrain.stages.serving.reward_models.BATCH_TOKENS", 100)
     monkeypatch.setattr(worker, "_forward", lambda rows: sizes.append(len(rows) * max(map(len, rows))) or forward(rows))
     before = worker.score(CONVERSATIONS[:3])
     assert len(sizes) > 1
@@ -214,7 +214,7 @@ def test_a_judge_in_rollout_workers_answers_as_the_engine_does(
     long = [{"role": "user", "content": "1+" * 2000}]
     client = host.chat(judge, 60)
     *answers, too_long = client.ask([*asked, long])
-    from posttrain.stages.rollout.generate import generate_text
+    from posttrain.stages.rollout.generation import generate_text
 
     alone = [
         generate_text("builtin:tiny", turns[0]["content"], no_think=True, max_tokens=40, temperature=0)

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.stages.data.held_out import HeldOut
+from posttrain.stages.curation.decontamination import HeldOut
 from posttrain.types import Prompt
 
 RUN = 5

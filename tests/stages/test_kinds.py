@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 from posttrain.configs.schema import Grpo, Optimizer, PromptSource
 from posttrain.errors import DataError
 from posttrain.stages import curate, distill, evaluate, sample
+from posttrain.stages.data.batch_schedule import BatchSchedule
 from posttrain.stages.data.content import content
-from posttrain.stages.data.filters import FILTERS
 from posttrain.stages.data.load import check_source, load_prompts, load_rows
-from posttrain.stages.data.schedule import BatchSchedule
 from posttrain.stages.data.store import read_rows, write_rows
 from posttrain.stages.data.supply import numbered
-from posttrain.stages.learner.advantages import EPSILON, group_advantages, multi_reward_advantages, zero_variance
+from posttrain.stages.filters import FILTERS
 from posttrain.stages.learner.experience import _shuffled, experience
+from posttrain.stages.learner.losses.advantages import EPSILON, group_advantages, multi_reward_advantages, zero_variance
 from posttrain.stages.learner.schedule import FLOOR, learning_rate
-from posttrain.stages.rollout.collect import rollout_rows, score_metrics
+from posttrain.stages.rollout.scoring import rollout_rows, score_metrics
 from posttrain.thinking import split_thinking
 from posttrain.types import Completion, Group, Prompt, Score, ScoredGroup, Source
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from posttrain.configs.schema import LearnerCluster, Optimizer
-from posttrain.stages.data.pack import PackedBatch, pack, plan_micro_batches, token_weights
-from posttrain.stages.learner import attention
-from posttrain.stages.learner import head as head_module
-from posttrain.stages.learner.losses import CrossEntropy, DivergenceLoss
+from posttrain.stages.learner.losses.losses import CrossEntropy, DivergenceLoss
+from posttrain.stages.learner.rank import attention
+from posttrain.stages.learner.rank import head as head_module
+from posttrain.stages.learner.rank.packing import PackedBatch, pack, plan_micro_batches, token_weights
 from posttrain.stages.models.model_files import ModelSpec
 from posttrain.types import Sample
 
@@ -174,7 +174,7 @@ def test_a_teacher_that_is_its_own_student_gives_no_loss(loaded: Any, random_mod
 
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
 def test_divergence_equals_the_written_out_sum(kind: Any) -> None:
-    from posttrain.stages.learner.divergences import divergence
+    from posttrain.stages.learner.losses.divergences import divergence
 
     generator = torch.Generator().manual_seed(0)
     student = torch.randn(5, 11, generator=generator, dtype=torch.double).log_softmax(-1)

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from posttrain.configs.schema import LearnerCluster, Optimizer
-from posttrain.stages.learner.losses import CrossEntropy
+from posttrain.stages.learner.losses.losses import CrossEntropy
 from posttrain.stages.models.model_files import ModelSpec
 from posttrain.types import Sample
 

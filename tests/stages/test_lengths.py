@@ -10,7 +10,7 @@ import pytest
 from posttrain.configs.schema import Evaluate, Grpo, RolloutCluster, Sample
 from posttrain.errors import DataError
 from posttrain.stages import sample
-from posttrain.stages.data.lengths import Fit, Room, context_tokens
+from posttrain.stages.data.context_fit import Fit, Room, context_tokens
 from posttrain.stages.data.load import load_all
 from posttrain.stages.data.store import write_rows
 from posttrain.stages.evaluate import _prompts
@@ -78,7 +78,7 @@ def test_another_stages_are_skipped_since_nobody_can_mend_them(tmp_path: Path) -
 
 @pytest.mark.parametrize("prompt", ["x", "naïve", "数学" * 40, "a b c " * 30])
 def test_bytes_never_call_a_prompt_short_that_is_long(prompt: str, tokenizer: Any) -> None:
-    from posttrain.stages.data.chat import ChatFormat
+    from posttrain.stages.models.chat import ChatFormat
 
     asked = Prompt(id="p", messages=({"role": "user", "content": prompt},))
     tokens = len(ChatFormat(tokenizer).prompt_ids(asked))
@@ -90,7 +90,7 @@ def test_bytes_never_call_a_prompt_short_that_is_long(prompt: str, tokenizer: An
 
 @pytest.mark.parametrize("where", ["tool_calls", "reasoning_content", "tools"])
 def test_what_a_template_writes_beside_contents_counts(tokenizer: Any, where: str) -> None:
-    from posttrain.stages.data.chat import ChatFormat
+    from posttrain.stages.models.chat import ChatFormat
 
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": "1+1 " * 900}}}
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "2"}, {"role": "user", "content": "?"}]

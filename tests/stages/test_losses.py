@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from posttrain.configs.schema import LearnerCluster, Optimizer
-from posttrain.stages.data.pack import PackedBatch, pack, plan_micro_batches, token_weights
-from posttrain.stages.learner.losses import PolicyLoss, PolicyTokens, kl_estimate, policy_loss
-from posttrain.stages.learner.offpolicy import Importance, importance_weights, stale_mask
-from posttrain.stages.learner.surrogates import SURROGATES, Sequences
+from posttrain.stages.learner.losses.losses import PolicyLoss, PolicyTokens, kl_estimate, policy_loss
+from posttrain.stages.learner.losses.off_policy import Importance, importance_weights, stale_mask
+from posttrain.stages.learner.losses.surrogates import SURROGATES, Sequences
+from posttrain.stages.learner.rank.packing import PackedBatch, pack, plan_micro_batches, token_weights
 from posttrain.stages.models.model_files import ModelSpec
 from posttrain.types import Sample
 

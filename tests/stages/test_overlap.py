@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from posttrain.stages.curation.overlap import overlap, seen_in_documents, seen_in_rows
 from posttrain.stages.data.content import content, questions
-from posttrain.stages.data.overlap import overlap, seen_in_documents, seen_in_rows
 from posttrain.types import Prompt
 
 

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.errors import RunError
-from posttrain.stages.data.pack import LEAST_SHARED, first_fit_decreasing, pack, plan_micro_batches, token_weights
+from posttrain.stages.learner.rank.packing import (
+    LEAST_SHARED,
+    first_fit_decreasing,
+    pack,
+    plan_micro_batches,
+    token_weights,
+)
 from posttrain.types import Sample
 
 

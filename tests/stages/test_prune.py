@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from posttrain.errors import InputError, PosttrainError
 from posttrain.pipelines.cli import app
-from posttrain.stages.data.models import builtin_path
+from posttrain.stages.models.locations import builtin_path
 from posttrain.stages.models.prune import evenly, prune
 
 

@@ -7,7 +7,7 @@ import ray
 import torch
 
 from posttrain.errors import InputError, RunError
-from posttrain.stages.ray_calls import answers
+from posttrain.stages.actors.ray_calls import answers
 
 FULL = (
     "CUDA out of memory. Tried to allocate 226.00 MiB. GPU 0 has 168.56 MiB free. If reserved but unallocated memory "

@@ -15,14 +15,14 @@ from transformers import AutoModelForCausalLM
 
 from posttrain.configs.schema import RolloutCluster
 from posttrain.errors import InputError
-from posttrain.stages.data.chat import ChatFormat
-from posttrain.stages.data.models import builtin_path
+from posttrain.stages.models.chat import ChatFormat
+from posttrain.stages.models.locations import builtin_path
 from posttrain.stages.models.model_files import ModelSpec
-from posttrain.stages.rollout.budget import ThinkingBudget
-from posttrain.stages.rollout.engine import TransformersEngine
-from posttrain.stages.rollout.gate import Gate
+from posttrain.stages.rollout.engines.sampling import draw, uniforms
+from posttrain.stages.rollout.engines.thinking_budget import ThinkingBudget
+from posttrain.stages.rollout.engines.transformers_engine import TransformersEngine
+from posttrain.stages.rollout.engines.weight_gate import Gate
 from posttrain.stages.rollout.pool import RolloutWorker
-from posttrain.stages.rollout.sampling import draw, uniforms
 from posttrain.types import Prompt, SamplingParams, Source, Turn
 
 

@@ -14,11 +14,11 @@ import pytest
 from posttrain.configs.schema import PromptSource, Sample
 from posttrain.errors import DataError, RewardError, Stopped
 from posttrain.stages import sample
-from posttrain.stages.data.choose import OVER, SAME, choose
-from posttrain.stages.data.filters import bound
-from posttrain.stages.data.held_out import HeldOut
+from posttrain.stages.curation.decontamination import HeldOut
 from posttrain.stages.data.load import load_prompts
 from posttrain.stages.data.store import read_rows
+from posttrain.stages.filters import bound
+from posttrain.stages.filters.selection import OVER, SAME, choose
 from posttrain.types import Completion, Prompt, Score
 
 from .stand_ins import Context, write

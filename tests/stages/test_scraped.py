@@ -9,8 +9,8 @@ import pytest
 
 from posttrain.configs.schema import Curate, Sample
 from posttrain.stages import curate, sample
-from posttrain.stages.data.scraped import FAULTS
 from posttrain.stages.data.store import read_rows
+from posttrain.stages.generators.scraped import FAULTS
 
 from .stand_ins import Context
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.errors import DataError
-from posttrain.stages.data import stored
-from posttrain.stages.data.stored import Form, decode, encode, merged_draws, read_stored, write_stored
+from posttrain.stages.learner import distributions
+from posttrain.stages.learner.distributions import Form, decode, encode, merged_draws, read_stored, write_stored
 from posttrain.types import Sample
 
 
@@ -68,7 +68,7 @@ def sample(seed: int, form: Form) -> Sample:
 
 @pytest.mark.parametrize("kind", ["top_k", "draws"])
 def test_a_folder_comes_back_over_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
-    monkeypatch.setattr(stored, "ROWS_A_FILE", 2)
+    monkeypatch.setattr(distributions, "ROWS_A_FILE", 2)
     form = Form(kind=kind, count=3)
     written = [sample(i, form) for i in range(5)]
     write_stored(tmp_path, form, written, {"vocabulary_sha256": "v"})

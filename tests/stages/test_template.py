@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from posttrain.errors import DataError
 from posttrain.rewards.tools import read_calls
-from posttrain.stages.data.chat import ChatFormat
 from posttrain.stages.data.fusion import Example, targets
-from posttrain.stages.data.templates import trl_template
+from posttrain.stages.models.chat import ChatFormat
+from posttrain.stages.models.templates import trl_template
 from posttrain.thinking import split_thinking
 from posttrain.types import Prompt
 

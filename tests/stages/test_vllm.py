@@ -23,18 +23,18 @@ import torch
 
 from posttrain.configs.schema import RolloutCluster
 from posttrain.errors import InputError, RunError
-from posttrain.stages.data.chat import ChatFormat
-from posttrain.stages.data.models import builtin_path
+from posttrain.stages.models.chat import ChatFormat
+from posttrain.stages.models.locations import builtin_path
 from posttrain.stages.models.model_files import ModelSpec
-from posttrain.stages.rollout import vllm_start
-from posttrain.stages.rollout.budget import ThinkingBudget
-from posttrain.stages.rollout.loop import EventLoop
-from posttrain.stages.rollout.own_log import last_error, written
+from posttrain.stages.rollout.engines import vllm_start
+from posttrain.stages.rollout.engines.error_log import last_error, written
+from posttrain.stages.rollout.engines.event_loop import EventLoop
+from posttrain.stages.rollout.engines.thinking_budget import ThinkingBudget
+from posttrain.stages.rollout.engines.vllm_calls import derived_seed
+from posttrain.stages.rollout.engines.vllm_engine import VllmEngine
+from posttrain.stages.rollout.engines.vllm_start import engine_arguments, share_of_gpu
+from posttrain.stages.rollout.engines.vllm_worker import WorkerExtension
 from posttrain.stages.rollout.pool import RolloutWorker
-from posttrain.stages.rollout.vllm_calls import derived_seed
-from posttrain.stages.rollout.vllm_engine import VllmEngine
-from posttrain.stages.rollout.vllm_start import engine_arguments, share_of_gpu
-from posttrain.stages.rollout.vllm_worker import WorkerExtension
 from posttrain.types import Prompt, SamplingParams, Source, Turn
 
 

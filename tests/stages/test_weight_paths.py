@@ -17,9 +17,9 @@ import torch
 
 from posttrain.configs.schema import LearnerCluster, Lora, Optimizer, RolloutCluster
 from posttrain.errors import RunError
-from posttrain.stages.learner.worker import LearnerWorker
+from posttrain.stages.learner.rank.worker import LearnerWorker
 from posttrain.stages.models.model_files import ModelSpec
-from posttrain.stages.rollout import shared, weights
+from posttrain.stages.rollout import shared_memory, weights
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.stages.rollout.weights import DevicePath, IpcSender, NcclSender, ObjectStore, path_between
 
@@ -129,8 +129,8 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
         buffers[f"handle {len(buffers)}"] = memory = torch.full((size,), 255, dtype=torch.uint8)
         return memory, {"gpu 0": f"handle {len(buffers) - 1}"}
 
-    monkeypatch.setattr(shared, "export", export)
-    monkeypatch.setattr(shared, "_kept", [])
+    monkeypatch.setattr(shared_memory, "export", export)
+    monkeypatch.setattr(shared_memory, "_kept", [])
     return buffers
 
 
@@ -185,7 +185,7 @@ def test_a_larger_weight_gets_a_larger_buffer_and_smaller_ones_stay_in_it(
 def _rank(rank: int, meeting: str, memories: list[torch.Tensor], found: Any) -> None:
     """One of two ranks with a buffer each: the first alone tells, the second is late with its first weight."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    shared.export = lambda size: (memories[rank], {f"gpu {rank}": rank})
+    shared_memory.export = lambda size: (memories[rank], {f"gpu {rank}": rank})
     torch.cuda.synchronize = lambda *_: None
     weights._wait = lambda references, method: None
     weights.BUCKET = 16

@@ -10,7 +10,7 @@ import pytest
 
 from posttrain.configs.schema import PromptSource
 from posttrain.stages.data.load import load_rows
-from posttrain.stages.data.worked import WORKED, worked_solution
+from posttrain.stages.generators.worked_solutions import WORKED, worked_solution
 
 pytest.importorskip("reasoning_gym")
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from posttrain.configs.schema import Cluster, LearnerCluster, Lora, Optimizer, TeacherCluster
-from posttrain.stages.data.stored import Form
-from posttrain.stages.learner.losses import CrossEntropy, DivergenceLoss, Loss, PolicyLoss
-from posttrain.stages.learner.offpolicy import Importance
+from posttrain.stages.learner.distributions import Form
+from posttrain.stages.learner.losses.losses import CrossEntropy, DivergenceLoss, Loss, PolicyLoss
+from posttrain.stages.learner.losses.off_policy import Importance
 from posttrain.stages.models.model_files import ModelSpec
 from posttrain.types import Sample
 
@@ -35,8 +35,8 @@ def learners(ray_session: None) -> Iterator[dict[int, Any]]:
     """A learner of one rank and one of two; tests change the ZeRO stage inside."""
     import ray
 
-    from posttrain.stages.gpus import Gpus
-    from posttrain.stages.learner.group import Learner
+    from posttrain.stages.actors.gpus import Gpus
+    from posttrain.stages.learner.ranks import Learner
 
     clusters = [Cluster(learner=LearnerCluster(workers=ranks, zero=0, threads=1)) for ranks in (1, 2)]
     made = {cluster.learner.workers: Learner(cluster, Gpus(cluster)) for cluster in clusters}
@@ -51,7 +51,7 @@ def small_chunks(rows: int) -> Callable[[Any], None]:
     """Makes an actor compute its head `rows` targets at a time."""
 
     def patch(worker: Any) -> None:
-        from posttrain.stages.learner import head
+        from posttrain.stages.learner.rank import head
 
         head.CHUNK_ELEMENTS = rows * 476
 
@@ -222,7 +222,7 @@ def test_a_teacher_in_an_actor_of_its_own_equals_one_beside_the_learner(
     """Hidden states over Ray, heads in the learner, two ranks, ZeRO-3."""
     import ray
 
-    from posttrain.stages.gpus import Gpus
+    from posttrain.stages.actors.gpus import Gpus
     from posttrain.stages.learner.teachers import TeacherPool
 
     cluster = Cluster(teacher=TeacherCluster(workers=1, threads=1))
@@ -249,7 +249,7 @@ def test_a_sharded_head_is_whole_where_it_is_used(learners: dict[int, Any]) -> N
     def probe(_: Any) -> tuple[tuple[int, ...], Any, Any]:
         import torch
 
-        from posttrain.stages.learner.frozen import Head
+        from posttrain.stages.learner.rank.frozen import Head
 
         weight, states = torch.arange(15.0).view(5, 3), torch.tensor([[1.0, -2.0, 0.5]])
         head = Head(weight, sharded=True)
