@@ -3,7 +3,7 @@
 Both go through a model's layers themselves: documents packed into one row, rows of their own lengths, the head apart
 from the rest. What a family does elsewhere would be left out without a word: scaled or capped logits (Granite, Cohere,
 Gemma 2), sinks (gpt-oss), attention in chunks (Llama 4), states that run over a whole row (Mamba, recurrences). So
-these alone are taken: each is compared with transformers' own forward pass, in tests/stages/test_families.py.
+these alone are taken: each is compared with transformers' own forward pass, in tests/stages/models/test_families.py.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from posttrain.stages.data.fusion import Earlier, Example, dialogue, example, ta
 from posttrain.stages.data.training_rows import build_sources
 from posttrain.stages.models.chat import ChatFormat
 
-from .stand_ins import Context, write
+from ..stand_ins import Context, write
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from posttrain.stages import curate, sample
 from posttrain.stages.data.store import read_rows
 from posttrain.stages.generators.scraped import FAULTS
 
-from .stand_ins import Context
+from ..stand_ins import Context
 
 KEPT_ASIDE = {"from": "builtin:scraped", "split": "heldout", "n": 5}
 FILTERS = ["complete", "correct", "repetition", "guesswork", "consistent", "language", "similar"]

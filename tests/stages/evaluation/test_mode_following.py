@@ -22,7 +22,7 @@ from posttrain.stages.generators.dialogues import VARIANTS
 from posttrain.stages.sample import unsampled_group
 from posttrain.types import Group, Prompt
 
-from .stand_ins import write
+from ..stand_ins import write
 
 THOUGHT, EMPTY, PLAIN = "<think>\nhm\n</think>\n\n4", "<think>\n\n</think>\n\n4", "4"
 

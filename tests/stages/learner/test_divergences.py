@@ -41,7 +41,7 @@ from posttrain.stages.learner.rank.packing import pack, plan_micro_batches, toke
 from posttrain.stages.models.model_files import ModelSpec
 from posttrain.types import Prompt, Sample
 
-from .stand_ins import backward
+from ..stand_ins import backward
 
 KINDS = get_args(DivergenceKind)
 

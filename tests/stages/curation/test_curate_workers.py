@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from posttrain.stages.curation.query_rules import OPEN, PROOFS, open_generation, proof
 from posttrain.stages.data.store import join_parts, read_rows, write_part, write_stream
 
-from .stand_ins import write
+from ..stand_ins import write
 
 SCRIPT = """
 import os, signal, sys

@@ -16,7 +16,7 @@ from posttrain.stages.data.store import write_rows
 from posttrain.stages.evaluate import _prompts
 from posttrain.types import Prompt
 
-from .stand_ins import Context, write
+from ..stand_ins import Context, write
 
 SHORT, LONG = {"prompt": "1+1?", "answer": "2"}, {"prompt": "1+1? " * 600, "answer": "2"}
 MAX_TOKENS = 1000

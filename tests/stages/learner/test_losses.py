@@ -20,7 +20,7 @@ from posttrain.stages.learner.rank.packing import PackedBatch, pack, plan_micro_
 from posttrain.stages.models.model_files import ModelSpec
 from posttrain.types import Sample
 
-from .stand_ins import backward
+from ..stand_ins import backward
 
 LONGEST = 40
 BOUNDED = Importance(mode="none")

@@ -24,7 +24,7 @@ from posttrain.stages.rollout.pool import RolloutWorker
 from posttrain.thinking import EARLY_STOP, split_thinking
 from posttrain.types import Mode, Prompt, SamplingParams, Source
 
-from .stand_ins import Context, write
+from ..stand_ins import Context, write
 
 MOST = 60
 BUDGETS = [None, 0, 1, 2, 7, 30, MOST - 1, MOST, 10 * MOST]

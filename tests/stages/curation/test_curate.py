@@ -20,7 +20,7 @@ from posttrain.stages.data.load import load_prompts
 from posttrain.stages.data.store import read_rows
 from posttrain.types import Prompt
 
-from .stand_ins import Context, write
+from ..stand_ins import Context, write
 
 
 def node(**fields: Any) -> Curate:
