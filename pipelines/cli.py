@@ -79,9 +79,9 @@ def plan(
 ) -> None:
     """Show what `run` would do, and why. Starts nothing."""
     from posttrain.configs.load import load_recipe
-    from posttrain.pipelines.checks import DataRead
     from posttrain.pipelines.plan import make_plan
-    from posttrain.pipelines.preflight import preflight
+    from posttrain.pipelines.preflight.checklist import preflight
+    from posttrain.pipelines.preflight.data_checks import DataRead
     from posttrain.pipelines.show import print_plan
 
     loaded = load_recipe(recipe, overrides or ())
@@ -233,7 +233,7 @@ def prune(
     layers: Annotated[str | None, typer.Option(help="Which layers, from 0: 0,2,4.")] = None,
 ) -> None:
     """Make a student from a teacher by leaving layers out."""
-    from posttrain.pipelines.dag import check_model_name
+    from posttrain.pipelines.graph.model_lookup import check_model_name
 
     check_model_name(model, Path.cwd())
     try:
@@ -259,7 +259,7 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Ask a model one question."""
-    from posttrain.pipelines.dag import check_model_name
+    from posttrain.pipelines.graph.model_lookup import check_model_name
 
     check_model_name(model, Path.cwd())
     if no_think and thinking_budget is not None:

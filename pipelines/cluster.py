@@ -93,7 +93,7 @@ class ClusterWorkers:
 
     def scorer(self, uses: tuple[RewardUse, ...]) -> Scorer:
         """A scorer for these rewards; the caller closes it."""
-        from posttrain.pipelines.checks import needs_sandbox
+        from posttrain.pipelines.preflight.sandbox_checks import needs_sandbox
         from posttrain.rewards.mix import Scorer
 
         judge = self._judge() if needs_sandbox(uses) else None

@@ -6,7 +6,6 @@ a file, a folder, or a Hub id. Each is settled here, before anything starts.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,9 @@ from posttrain.configs.schema import (
     StageBase,
 )
 from posttrain.errors import InputError, RecipeError
+from posttrain.pipelines.graph.model_lookup import HUB_ID
 
 What = Literal["stage", "base", "builtin", "generator", "hub", "file", "folder"]
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SCHEMES: Mapping[str, What] = {"builtin": "builtin", "reasoning_gym": "generator", "hf": "hub"}
 
 
@@ -83,13 +82,6 @@ def build_dag(loaded: LoadedRecipe) -> dict[str, Node]:
     """
     with loaded.masking():
         return _in_order(loaded, _Settler(loaded).nodes())
-
-
-def check_model_name(source: str, folder: Path) -> None:
-    """Refuse what can't be a model: neither builtin:, a folder below `folder`, nor a Hub id. Raises InputError."""
-    if source.startswith("builtin:") or (folder / Path(source).expanduser()).is_dir() or _HUB_ID.fullmatch(source):
-        return
-    raise InputError("there is no such model", where=source, fix="name builtin:tiny, a folder, or a Hub id")
 
 
 class _Settler:
@@ -171,7 +163,7 @@ class _Settler:
                 what = f"{dotted(at)}: {path} is no model: it has no config.json"
                 raise InputError(what, where=self.loaded.where(at), fix=fix)
             return Reference(at=at, source=source, what="folder", wants="model", path=path)
-        if _HUB_ID.fullmatch(source) and not source.startswith("."):
+        if HUB_ID.fullmatch(source) and not source.startswith("."):
             return Reference(at=at, source=source, what="hub", wants="model")
         if "/" in source or source.startswith(("~", ".")):
             raise InputError(f"{dotted(at)}: there is no folder {path}", where=self.loaded.where(at))

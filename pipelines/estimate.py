@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import LearnerCluster, ModelSource
 from posttrain.pipelines.dag import Node
-from posttrain.pipelines.keys import model_folder
-from posttrain.pipelines.ledger import read_json
+from posttrain.pipelines.graph.model_lookup import config_of
 
 GIB = float(1 << 30)
 _ZERO3_BUFFER = 500_000_000
@@ -76,28 +74,6 @@ def _bytes_a_rank(parameters: int, learner: LearnerCluster) -> float:
 def _parameters(loaded: LoadedRecipe, model: ModelSource) -> int | None:
     """Parameters of a model whose config is at hand."""
     return _count(config_of(loaded, model))
-
-
-def config_of(loaded: LoadedRecipe, model: ModelSource) -> dict[str, Any]:
-    """A model's config; empty if it isn't at hand. Follows stages back to where their weights come from."""
-    stages, cut = loaded.recipe.stages, model.layers
-    seen: set[str] = set()
-    while model.scratch is None and model.source not in seen:
-        seen.add(model.source)
-        if model.source in stages and stages[model.source].model is not None:
-            model = stages[model.source].model  # type: ignore[assignment]
-        elif model.source == "base" and loaded.recipe.base is not None:
-            model = loaded.recipe.base
-        cut = cut or model.layers
-    folder = model_folder(model.source, loaded.recipe_dir)
-    config = {**(_config(folder) if folder else {}), **(model.scratch or {})}
-    if cut:
-        config["num_hidden_layers"] = len(cut)
-    return config
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    return read_json(folder / "config.json")
 
 
 def _count(config: Mapping[str, Any]) -> int | None:

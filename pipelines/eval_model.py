@@ -54,7 +54,7 @@ def eval_model(
     Raises:
         InputError: there is no such model or suite, or lm-evaluation-harness isn't installed.
     """
-    from posttrain.pipelines.dag import check_model_name
+    from posttrain.pipelines.graph.model_lookup import check_model_name
     from posttrain.pipelines.results import read_results
     from posttrain.pipelines.run import run_recipe
 

@@ -19,6 +19,7 @@ from posttrain.configs.judges import HOW
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.references import has_reference, resolve
 from posttrain.pipelines.dag import Node, Reference
+from posttrain.pipelines.graph.model_lookup import model_folder
 from posttrain.stages.models import smollm2
 
 VERSION = 1
@@ -166,17 +167,6 @@ def _model_content(source: str, loaded: LoadedRecipe, hashes: Hashes) -> str | N
         return smollm2.smollm2_content()
     folder = model_folder(source, loaded.recipe_dir)
     return hashes.folder(folder) if folder else None
-
-
-def model_folder(source: str, recipe_dir: Path) -> Path | None:
-    """Where a model's files are, if the name alone says so: a folder, or a model of `builtin:`."""
-    if source == smollm2.NAME:
-        folder = smollm2.cached_folder()
-    elif source.startswith("builtin:"):
-        folder = Path(__file__).resolve().parents[1] / "configs" / "models" / source.removeprefix("builtin:")
-    else:
-        folder = recipe_dir / Path(source).expanduser()
-    return folder if folder.is_dir() else None
 
 
 def reward_files(loaded: LoadedRecipe, node: Node) -> list[Path]:

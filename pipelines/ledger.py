@@ -11,7 +11,6 @@ with checksums is added, and only then does `artifact/` appear. Whenever a crash
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import tempfile
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from posttrain.errors import HandoverError, InputError, RunError
-from posttrain.folders import sync, write_json
+from posttrain.folders import read_json, sync, write_json
 from posttrain.pipelines.keys import Hashes, StageKey
 
 State = Literal["done", "running", "failed", "pending"]
@@ -196,15 +195,6 @@ class Ledger:
         shutil.copytree(aside / "checkpoints", folder / "checkpoints")
         if (aside / "metrics.jsonl").exists():
             shutil.copy2(aside / "metrics.jsonl", folder / "metrics.jsonl")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is no such file or it isn't whole."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
 
 
 @contextmanager

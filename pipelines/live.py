@@ -6,7 +6,6 @@ Also writes the two growing files: a stage's metrics.jsonl and the run's events.
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -17,88 +16,12 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from posttrain.folders import write_text
 from posttrain.pipelines.board import Board
-from posttrain.pipelines.ledger import LIVE, read_json
-from posttrain.pipelines.loggers import SafeLoggers
+from posttrain.pipelines.ledger import LIVE
+from posttrain.pipelines.screen.numbers import duration, main_metrics, tokens_per_second
 from posttrain.pipelines.terminal import print_line
 
-MAIN_METRICS = (
-    "loss",
-    "reward",
-    "accuracy",
-    "pass_rate",
-    "kl",
-    "entropy",
-    "length",
-    "tokens_per_second",
-)
-"""Metrics worth a place on the line, in this order."""
-
 _LINES_A_STAGE = 10
-
-
-class MetricFile:
-    """metrics.jsonl: one line a step, flushed as it is written, so that a crash loses none."""
-
-    def __init__(
-        self, path: Path, show: Callable[[Mapping[str, float]], None], loggers: SafeLoggers | None = None
-    ) -> None:
-        self.path, self._show, self._loggers = path, show, loggers
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line. A value that isn't finite becomes null, which every JSON reader takes."""
-        plain = {name: float(value) for name, value in metrics.items()}
-        line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in plain.items()}}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        if self._loggers is not None:
-            self._loggers.log(step, plain)
-        self._show(plain)
-
-    def cut(self, step: int) -> None:
-        """Drop the lines of steps after `step`, and a last line that a crash tore."""
-        kept = [line for line in read_metrics(self.path) if line["step"] <= step]
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-
-    def close(self) -> None:
-        if self._loggers is not None:
-            self._loggers.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl; none if there is no such file."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_bytes().splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue  # torn by a crash, or damaged
-        if isinstance(line, dict) and isinstance(line.get("step"), int | float):
-            lines.append(line)
-    return lines
-
-
-def read_live(folder: Path) -> dict[str, Any]:
-    """Where a running stage stands: {done, total, unit, rate, left, note, seconds}; empty if nobody says all of it."""
-    found = read_json(folder / LIVE)
-    known = all(isinstance(found.get(name), int | float) for name in ("done", "total", "seconds"))
-    known &= all(isinstance(found.get(name), str) for name in ("unit", "rate", "note"))
-    return found if known and isinstance(found.get("left", ""), int | float | None) else {}
-
-
-class EventLog:
-    """events.jsonl: what happened to the run, when."""
-
-    def __init__(self, path: Path, mask: Callable[[Any], Any]) -> None:
-        self.path, self._mask = path, mask
-
-    def write(self, event: str, **fields: Any) -> None:
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **self._mask(fields)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
 
 
 class StageView:
@@ -230,43 +153,3 @@ class StageView:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def main_metrics(metrics: Mapping[str, Any]) -> str:
-    """The few metrics that fit on a line: `loss 0.412  reward 0.73`."""
-    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-    names = [name for name in MAIN_METRICS if name in numbers] or list(numbers)
-    return "  ".join(f"{name} {numbers[name]:.4g}" for name in names[:4])
-
-
-def tokens_per_second(metrics: Mapping[str, Any]) -> float | None:
-    """Tokens that were generated, or else trained on, a second of the step's phases; None if it isn't known."""
-    if metrics.get("tokens_per_second"):
-        return None  # it stands among the metrics
-    seconds = sum(value for name, value in metrics.items() if name.startswith("seconds_") and value is not None)
-    tokens = metrics.get("generated_tokens") or metrics.get("tokens")
-    return tokens / seconds if tokens and seconds > 0 else None
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: `48 s`, `3 min 12 s`, `2 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def count_of(number: int | None) -> str:
-    """A count for people: 950, 12.3k, 4.56M; nothing if it isn't known.
-
-    >>> count_of(12_345)
-    '12.3k'
-    """
-    if number is None:
-        return ""
-    for size, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return str(number)

@@ -9,14 +9,20 @@ from typing import Any, Literal
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.errors import InputError
-from posttrain.pipelines.checks import check_environments, check_families, check_filters, check_rewards
-from posttrain.pipelines.contexts import check_max_tokens
+from posttrain.folders import read_json
 from posttrain.pipelines.dag import Node, build_dag
 from posttrain.pipelines.environment import package_versions
 from posttrain.pipelines.estimate import Estimate, estimate
 from posttrain.pipelines.gates import SettledGate, settle_gates
 from posttrain.pipelines.keys import Hashes, StageKey, stage_keys
-from posttrain.pipelines.ledger import Ledger, read_json
+from posttrain.pipelines.ledger import Ledger
+from posttrain.pipelines.preflight.recipe_checks import (
+    check_environments,
+    check_families,
+    check_filters,
+    check_max_tokens,
+    check_rewards,
+)
 from posttrain.pipelines.thresholds import Check, check_cells, parse_check
 
 Action = Literal["reuse", "resume", "continue", "run"]

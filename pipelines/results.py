@@ -133,7 +133,7 @@ def status_json(results: RunResults) -> dict[str, Any]:
 
 
 def _state(ledger: Ledger, name: str) -> dict[str, Any]:
-    from posttrain.pipelines.live import read_live, read_metrics
+    from posttrain.pipelines.records.logs import read_live, read_metrics
 
     state, why = ledger.state(name)
     manifest = ledger.manifest(name)

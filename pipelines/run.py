@@ -24,14 +24,16 @@ from posttrain.pipelines.cluster import ClusterWorkers
 from posttrain.pipelines.environment import describe_environment, package_versions
 from posttrain.pipelines.gates import failure_text, judge_gate
 from posttrain.pipelines.ledger import Ledger
-from posttrain.pipelines.live import EventLog, MetricFile, StageView, duration, main_metrics
+from posttrain.pipelines.live import StageView
 from posttrain.pipelines.loggers import SafeLoggers
 from posttrain.pipelines.overlap import write_overlap
 from posttrain.pipelines.plan import Plan, StagePlan, checkpoints, make_plan
-from posttrain.pipelines.preflight import preflight
+from posttrain.pipelines.preflight.checklist import preflight
+from posttrain.pipelines.records.logs import EventLog, MetricFile
 from posttrain.pipelines.refresh import Refresher
 from posttrain.pipelines.report import write_report
 from posttrain.pipelines.results import OVERLAP, evaluation_rows, read_results
+from posttrain.pipelines.screen.numbers import duration, main_metrics
 from posttrain.pipelines.show import print_results
 from posttrain.pipelines.stop import StopRequest
 from posttrain.pipelines.terminal import print_line

@@ -19,7 +19,7 @@ from posttrain.configs.schema import PromptSource
 from posttrain.errors import InputError
 from posttrain.pipelines.dag import Node, build_dag
 from posttrain.pipelines.ledger import Ledger
-from posttrain.pipelines.reading import StageReading
+from posttrain.pipelines.preflight.stage_reading import StageReading
 
 if TYPE_CHECKING:
     from posttrain.stages.models.chat import ChatFormat

@@ -13,10 +13,10 @@ from rich.text import Text
 from posttrain.pipelines.compare import Comparison, Cost
 from posttrain.pipelines.compare.numbers import Number, why_not_paired
 from posttrain.pipelines.compare.recipes import ABSENT, Difference, show_value
-from posttrain.pipelines.live import MAIN_METRICS, count_of, duration
 from posttrain.pipelines.matrix import QUIET
 from posttrain.pipelines.report.costs import StageCost
 from posttrain.pipelines.results import NO_VERDICT
+from posttrain.pipelines.screen.numbers import MAIN_METRICS, count_of, duration
 from posttrain.pipelines.terminal import print_line
 
 _WIDE = 120

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain.pipelines.live import read_metrics
+from posttrain.pipelines.records.logs import read_metrics
 from posttrain.pipelines.results import RunResults
 
 

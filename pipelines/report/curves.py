@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from posttrain.pipelines.live import read_metrics
+from posttrain.pipelines.records.logs import read_metrics
 from posttrain.pipelines.results import RunResults
 
 POINTS = 400

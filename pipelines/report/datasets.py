@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import DataError
-from posttrain.pipelines.ledger import Ledger, read_json
-from posttrain.pipelines.live import read_metrics
+from posttrain.folders import read_json
+from posttrain.pipelines.ledger import Ledger
+from posttrain.pipelines.records.logs import read_metrics
 from posttrain.pipelines.results import RunResults
 from posttrain.stages.data.store import read_rows
 

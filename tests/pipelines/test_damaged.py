@@ -14,7 +14,8 @@ import pytest
 
 from posttrain.errors import InputError
 from posttrain.pipelines import report
-from posttrain.pipelines.live import LIVE, read_live
+from posttrain.pipelines.live import LIVE
+from posttrain.pipelines.records.logs import read_live
 from posttrain.pipelines.report import render, write_report
 from posttrain.pipelines.results import read_results
 from posttrain.pipelines.serve import ReportServer

@@ -13,9 +13,9 @@ import yaml
 
 from posttrain.configs.load import load_recipe
 from posttrain.errors import InputError
-from posttrain.pipelines.checks import check_rewards
 from posttrain.pipelines.dag import build_dag
 from posttrain.pipelines.keys import Hashes, stage_keys
+from posttrain.pipelines.preflight.recipe_checks import check_rewards
 
 from .kept import CLUSTER
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from posttrain.pipelines.live import MetricFile, StageView, count_of, duration, read_metrics
+from posttrain.pipelines.live import StageView
+from posttrain.pipelines.records.logs import MetricFile, read_metrics
+from posttrain.pipelines.screen.numbers import count_of, duration
 
 
 def metric_file(path: Path) -> MetricFile:

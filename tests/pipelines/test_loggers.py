@@ -14,8 +14,8 @@ import pytest
 
 from posttrain.errors import InputError
 from posttrain.pipelines import loggers
-from posttrain.pipelines.live import MetricFile
 from posttrain.pipelines.loggers import SafeLoggers
+from posttrain.pipelines.records.logs import MetricFile
 
 
 def needs(package: str) -> pytest.MarkDecorator:

@@ -10,8 +10,8 @@ import pytest
 
 from posttrain.configs.load import load_recipe
 from posttrain.errors import DataError
-from posttrain.pipelines.checks import check_data
 from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.preflight.data_checks import check_data
 
 SKIPPING = "{from: rows.jsonl, on_bad_row: skip, max_bad_share: 0.5}"
 RL = "  rl: {{kind: grpo, model: base, prompts: {}, rewards: math, prompts_per_step: 2, group_size: 2, steps: 1, {}}}\n"

@@ -13,9 +13,9 @@ import yaml
 from posttrain.configs.editors import json_schema
 from posttrain.configs.load import load_recipe
 from posttrain.errors import DataError, RecipeError
-from posttrain.pipelines.checks import check_data
 from posttrain.pipelines.dag import build_dag
 from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.preflight.data_checks import check_data
 
 STAGE = '''
 from pydantic import Field

@@ -11,7 +11,7 @@ import pytest
 
 from posttrain.configs.load import load_recipe
 from posttrain.pipelines.plan import make_plan
-from posttrain.pipelines.preflight import preflight
+from posttrain.pipelines.preflight.checklist import preflight
 from posttrain.stages.data import load
 
 RECIPE = """name: r

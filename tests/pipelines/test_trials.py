@@ -10,9 +10,9 @@ import pytest
 
 from posttrain.configs.load import load_recipe
 from posttrain.errors import DataError, RecipeError
-from posttrain.pipelines import sources, trials
-from posttrain.pipelines.checks import DataRead, check_data
 from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.preflight import reward_trials, sources
+from posttrain.pipelines.preflight.data_checks import DataRead, check_data
 from posttrain.stages.learner.trainer import why_nothing
 from posttrain.stages.rollout.scoring import score_metrics
 from posttrain.types import Completion, Group, Prompt, Score, ScoredGroup
@@ -73,7 +73,7 @@ def test_columns_that_an_episode_will_add_are_not_known_yet(tmp_path: Path) -> N
 
 def test_rows_that_curate_did_not_look_at_may_meet_a_condition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "TRIED", 4)
-    monkeypatch.setattr(trials, "TRIED", 4)
+    monkeypatch.setattr(reward_trials, "TRIED", 4)
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
         "name: r\nbase: builtin:tiny\nstages:\n"

@@ -23,7 +23,8 @@ import pytest
 
 from posttrain.errors import InputError
 from posttrain.pipelines.ledger import Ledger
-from posttrain.pipelines.live import LIVE, StageView, read_live
+from posttrain.pipelines.live import LIVE, StageView
+from posttrain.pipelines.records.logs import read_live
 from posttrain.pipelines.report import render
 from posttrain.pipelines.results import read_results, status_json
 from posttrain.pipelines.serve import ReportServer

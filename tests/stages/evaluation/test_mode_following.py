@@ -14,8 +14,8 @@ from posttrain.configs.load import load_recipe
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
 from posttrain.flags import flag_in_force
-from posttrain.pipelines.checks import check_data
 from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.preflight.data_checks import check_data
 from posttrain.stages.data.load import load_prompts
 from posttrain.stages.evaluation.mode_following import follow, follow_rows
 from posttrain.stages.generators.dialogues import VARIANTS

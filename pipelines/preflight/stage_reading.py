@@ -16,7 +16,7 @@ from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import DataSource, ModelSource
 from posttrain.errors import InputError
 from posttrain.pipelines.dag import Node
-from posttrain.pipelines.sources import Sources
+from posttrain.pipelines.preflight.sources import Sources
 from posttrain.stages.data.load import Row
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import PromptSource, RewardUse
 from posttrain.errors import DataError, RecipeError
 from posttrain.pipelines.dag import Node
-from posttrain.pipelines.sources import TRIED, Sources
+from posttrain.pipelines.preflight.sources import TRIED, Sources
 from posttrain.types import Prompt
 
 _SHOWN = 8

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from posttrain.configs.data_stages import NO_MODEL
-from posttrain.configs.declaration import Generation
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import PromptSource
-from posttrain.errors import DataError, InputError, RecipeError
+from posttrain.errors import DataError, InputError
 from posttrain.pipelines.dag import Node
-from posttrain.pipelines.estimate import config_of
-from posttrain.pipelines.reading import StageReading
-from posttrain.pipelines.sources import Sources
-from posttrain.stages.data.context_fit import Fit, Room, context_tokens
+from posttrain.pipelines.preflight.context_room import generations_of, room_of
+from posttrain.pipelines.preflight.sources import Sources
+from posttrain.pipelines.preflight.stage_reading import StageReading
+from posttrain.stages.data.context_fit import Fit, Room
 
 if TYPE_CHECKING:
     from posttrain.stages.models.chat import ChatFormat
-
-
-def check_max_tokens(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
-    """Refuse completions that leave no room for a prompt. Raises RecipeError."""
-    for node in nodes:
-        for generation in _generations(node):
-            room = _room(loaded, generation)
-            if room is not None and room.max_tokens >= room.limit:
-                raise RecipeError(
-                    f"{node.name}: completions of max_tokens {room.max_tokens} leave no room for a prompt in a "
-                    f"context of {room.limit} tokens",
-                    where=loaded.where(node.at), fix="lower sampling.max_tokens",
-                )  # fmt: skip
 
 
 class PromptLengths:
@@ -50,8 +34,8 @@ class PromptLengths:
         """
         if node.declaration.sifts_rows:
             return  # it drops them, and says so
-        for generation in _generations(node):
-            room = _room(self._loaded, generation)
+        for generation in generations_of(node):
+            room = room_of(self._loaded, generation)
             for source in generation.sources:
                 asked = f"{source!r} {room} {generation.all_rows}"
                 if source.source in self._loaded.recipe.stages or asked in self._seen:
@@ -78,19 +62,3 @@ class PromptLengths:
             return StageReading(loaded=self._loaded, node=node, inputs={}).chat()
         except InputError:
             return None
-
-
-def _room(loaded: LoadedRecipe, generation: Generation) -> Room | None:
-    """What the model's context leaves for completions; None where it isn't known."""
-    model = generation.model
-    if model is None:
-        return None
-    limit = context_tokens(config_of(loaded, model), loaded.recipe.cluster.rollout)
-    return None if limit is None else Room(max_tokens=generation.max_tokens, limit=limit)
-
-
-def _generations(node: Node) -> Iterator[Generation]:
-    """Those of a model or an endpoint: what `sample` takes from the rows themselves needs no room."""
-    for generation in node.declaration.generations:
-        if generation.model is None or generation.model.source not in NO_MODEL:
-            yield generation
