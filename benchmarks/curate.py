@@ -173,7 +173,7 @@ def recall(folder: Path) -> dict[str, int]:
 def one(folder: Path, here: bool) -> None:
     """Curate the rows of `folder`, and leave what it took beside them."""
     from posttrain.configs.schema import Cluster, Curate
-    from posttrain.pipelines.cluster import ClusterWorkers
+    from posttrain.pipelines.running.cluster import ClusterWorkers
     from posttrain.stages import curate
     from posttrain.stages.actors.shard_pool import Here
 

@@ -28,7 +28,7 @@ FENCES = {
         "stages/rollout",
         "stages/learner",
         "stages/serving",
-        "pipelines/cluster",
+        "pipelines/running/cluster",
     ),
     "deepspeed": ("stages/learner",),
     "math_verify": ("rewards/math",),
@@ -159,7 +159,7 @@ def test_help_and_plans_import_nothing_heavy(arguments: list[str], tmp_path: Pat
     script = (
         "import sys\n"
         f"sys.argv = ['posttrain', *{arguments!r}]\n"
-        "from posttrain.pipelines.cli import main\n"
+        "from posttrain.pipelines.commands.cli import main\n"
         "try:\n    main()\n"
         "finally:\n    print('HEAVY', *(m for m in ('torch', 'transformers', 'datasets', 'ray') if m in sys.modules))\n"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.configs.schema import Cluster
-from posttrain.pipelines.cluster import ClusterWorkers
+from posttrain.pipelines.running.cluster import ClusterWorkers
 
 QWEN3_06B: dict[str, Any] = {
     "hidden_size": 1024, "num_hidden_layers": 28, "intermediate_size": 3072, "num_attention_heads": 16,

@@ -14,9 +14,9 @@ from posttrain.errors import InputError
 from posttrain.folders import read_json
 from posttrain.pipelines.compare.numbers import Number, compare_numbers
 from posttrain.pipelines.compare.recipes import Difference, differences, recipe_differences
-from posttrain.pipelines.ledger import Ledger
+from posttrain.pipelines.records.ledger import Ledger
+from posttrain.pipelines.records.results import Row, RunResults, read_results
 from posttrain.pipelines.report.costs import StageCost, stage_costs
-from posttrain.pipelines.results import Row, RunResults, read_results
 
 
 @dataclass(frozen=True, kw_only=True)

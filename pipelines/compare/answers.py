@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.pipelines.results import Row
+from posttrain.pipelines.records.results import Row
 from posttrain.stages.data.store import iter_rows
 from posttrain.stages.evaluation.intervals import Table, pass_at, question_means
 from posttrain.thinking import split_thinking

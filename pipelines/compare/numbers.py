@@ -20,9 +20,9 @@ import numpy as np
 from posttrain.errors import DataError, InputError
 from posttrain.pipelines.compare.answers import Answers, read_answers
 from posttrain.pipelines.compare.recipes import differences, show_value
-from posttrain.pipelines.keys import Hashes
-from posttrain.pipelines.ledger import Ledger
-from posttrain.pipelines.results import Row, RunResults, evaluation_rows
+from posttrain.pipelines.graph.keys import Hashes
+from posttrain.pipelines.records.ledger import Ledger
+from posttrain.pipelines.records.results import Row, RunResults, evaluation_rows
 from posttrain.stages.evaluation.intervals import bootstrap_interval, difference_interval
 
 Basis = Literal["paired", "unpaired", "means only", "suites differ"]

@@ -13,11 +13,11 @@ from rich.text import Text
 from posttrain.pipelines.compare import Comparison, Cost
 from posttrain.pipelines.compare.numbers import Number, why_not_paired
 from posttrain.pipelines.compare.recipes import ABSENT, Difference, show_value
-from posttrain.pipelines.matrix import QUIET
+from posttrain.pipelines.records.results import NO_VERDICT
 from posttrain.pipelines.report.costs import StageCost
-from posttrain.pipelines.results import NO_VERDICT
+from posttrain.pipelines.screen.matrix import QUIET
 from posttrain.pipelines.screen.numbers import MAIN_METRICS, count_of, duration
-from posttrain.pipelines.terminal import print_line
+from posttrain.pipelines.screen.terminal import print_line
 
 _WIDE = 120
 """Columns from which a number and its interval stand side by side."""

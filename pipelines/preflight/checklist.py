@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from posttrain.configs.load import LoadedRecipe
-from posttrain.pipelines.loggers import check_loggers
-from posttrain.pipelines.plan import Plan
+from posttrain.pipelines.planning.plan import Plan
 from posttrain.pipelines.preflight.data_checks import DataRead, check_data
 from posttrain.pipelines.preflight.judge_checks import check_judges
 from posttrain.pipelines.preflight.machine_checks import check_machine
 from posttrain.pipelines.preflight.sandbox_checks import check_sandbox
+from posttrain.pipelines.records.loggers import check_loggers
 
 CHECKS: tuple[Callable[[LoadedRecipe, Plan], DataRead | None], ...] = (
     check_loggers,

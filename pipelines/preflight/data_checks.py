@@ -13,7 +13,7 @@ from posttrain.pipelines.preflight.sources import Sources
 from posttrain.pipelines.preflight.stage_reading import check_lengths
 
 if TYPE_CHECKING:
-    from posttrain.pipelines.plan import Plan
+    from posttrain.pipelines.planning.plan import Plan
 
 
 class DataRead(NamedTuple):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
-from posttrain.pipelines.dag import Node
+from posttrain.pipelines.graph.dag import Node
 from posttrain.pipelines.preflight.sources import Sources
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from posttrain.configs.schema import JudgeModel, RewardUse
 from posttrain.errors import InputError, RewardError
 
 if TYPE_CHECKING:
-    from posttrain.pipelines.plan import Plan
+    from posttrain.pipelines.planning.plan import Plan
 
 
 def check_judges(loaded: LoadedRecipe, plan: Plan) -> None:

@@ -14,7 +14,7 @@ from posttrain.configs.schema import Cluster
 from posttrain.errors import InputError
 
 if TYPE_CHECKING:
-    from posttrain.pipelines.plan import Plan
+    from posttrain.pipelines.planning.plan import Plan
 
 
 _CROWD = 4

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError, InputError
-from posttrain.pipelines.dag import Node
+from posttrain.pipelines.graph.dag import Node
 from posttrain.pipelines.preflight.context_room import generations_of, room_of
 from posttrain.pipelines.preflight.sources import Sources
 from posttrain.pipelines.preflight.stage_reading import StageReading

@@ -9,7 +9,7 @@ from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import InputError, RecipeError
 from posttrain.folders import read_json
-from posttrain.pipelines.dag import Node
+from posttrain.pipelines.graph.dag import Node
 from posttrain.pipelines.graph.model_lookup import model_folder
 from posttrain.pipelines.preflight.context_room import generations_of, room_of
 

@@ -9,7 +9,7 @@ from posttrain.configs.declaration import Generation
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import PromptSource, RewardUse
 from posttrain.errors import DataError, RecipeError
-from posttrain.pipelines.dag import Node
+from posttrain.pipelines.graph.dag import Node
 from posttrain.pipelines.preflight.sources import TRIED, Sources
 from posttrain.types import Prompt
 

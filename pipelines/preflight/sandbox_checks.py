@@ -10,7 +10,7 @@ from posttrain.configs.schema import RewardUse
 from posttrain.errors import RecipeError
 
 if TYPE_CHECKING:
-    from posttrain.pipelines.plan import Plan
+    from posttrain.pipelines.planning.plan import Plan
 
 
 def check_sandbox(loaded: LoadedRecipe, plan: Plan) -> None:

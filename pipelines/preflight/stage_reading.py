@@ -15,7 +15,7 @@ from posttrain.configs.data_stages import NO_MODEL
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import DataSource, ModelSource
 from posttrain.errors import InputError
-from posttrain.pipelines.dag import Node
+from posttrain.pipelines.graph.dag import Node
 from posttrain.pipelines.preflight.sources import Sources
 from posttrain.stages.data.load import Row
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.folders import read_json, write_text
-from posttrain.pipelines.ledger import LIVE
-from posttrain.pipelines.loggers import SafeLoggers
+from posttrain.pipelines.records.ledger import LIVE
+from posttrain.pipelines.records.loggers import SafeLoggers
 
 
 class MetricFile:

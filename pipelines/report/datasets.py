@@ -10,9 +10,9 @@ from typing import Any
 
 from posttrain.errors import DataError
 from posttrain.folders import read_json
-from posttrain.pipelines.ledger import Ledger
+from posttrain.pipelines.records.ledger import Ledger
 from posttrain.pipelines.records.logs import read_metrics
-from posttrain.pipelines.results import RunResults
+from posttrain.pipelines.records.results import RunResults
 from posttrain.stages.data.store import read_rows
 
 BINS = 5

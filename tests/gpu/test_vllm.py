@@ -33,7 +33,7 @@ MEAN_GAP, LARGEST_GAP = 0.01, 0.3
 @pytest.fixture(scope="module")
 def beside(tmp_path_factory: pytest.TempPathFactory, shape: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     """Learner and rollout worker on one GPU, the worker with the learner's weights."""
-    from posttrain.pipelines.cluster import ClusterWorkers
+    from posttrain.pipelines.running.cluster import ClusterWorkers
 
     cluster = Cluster(
         learner=LearnerCluster(gpus=0.5, dtype="bfloat16", zero=1),

@@ -18,8 +18,8 @@ from rich.console import Console
 from posttrain.configs.load import load_recipe
 from posttrain.pipelines.compare import Comparison
 from posttrain.pipelines.compare.numbers import Number
-from posttrain.pipelines.keys import Hashes
-from posttrain.pipelines.run import run_recipe
+from posttrain.pipelines.graph.keys import Hashes
+from posttrain.pipelines.running.run import run_recipe
 from posttrain.stages import evaluate
 from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.store import read_rows, write_rows

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from posttrain.configs.schema import Cluster
-from posttrain.pipelines.cluster import ClusterWorkers
+from posttrain.pipelines.running.cluster import ClusterWorkers
 from posttrain.stages.actors.gpus import Gpus
 from posttrain.stages.serving.resident_models import ModelActors
 

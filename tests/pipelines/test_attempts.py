@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from posttrain.errors import RunError, Stopped
-from posttrain.pipelines import live
 from posttrain.pipelines.compare import compare_runs
-from posttrain.pipelines.ledger import Ledger
-from posttrain.pipelines.live import LIVE
+from posttrain.pipelines.records.ledger import LIVE, Ledger
+from posttrain.pipelines.records.results import read_results
 from posttrain.pipelines.report.costs import stage_costs
-from posttrain.pipelines.results import read_results
+from posttrain.pipelines.screen import stage_view
 
 
 class Clock:
@@ -32,7 +31,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(live, "time", made)
+    monkeypatch.setattr(stage_view, "time", made)
     return made
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from posttrain.pipelines import live
-from posttrain.pipelines.board import Board
-from posttrain.pipelines.live import LIVE, StageView
-from posttrain.pipelines.terminal import make_console
+from posttrain.pipelines.records.ledger import LIVE
+from posttrain.pipelines.screen import stage_view
+from posttrain.pipelines.screen.board import Board
+from posttrain.pipelines.screen.stage_view import StageView
+from posttrain.pipelines.screen.terminal import make_console
 
 from .clock import Clock
 
@@ -48,7 +49,7 @@ def test_each_state_has_its_mark() -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(live, "time", made)
+    monkeypatch.setattr(stage_view, "time", made)
     return made
 
 

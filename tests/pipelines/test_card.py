@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from posttrain.configs.load import load_recipe
-from posttrain.pipelines.card import CARD, lineage
+from posttrain.pipelines.running.model_card import CARD, lineage
 
 
 def card(runner: Any, stage: str = "fusion") -> str:

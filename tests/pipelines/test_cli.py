@@ -91,11 +91,12 @@ HEAVY = ("torch", "transformers", "ray", "deepspeed", "datasets", "pandas", "trl
 
 
 def test_a_plan_answers_at_once_for_it_loads_nothing_heavy(runner: Any) -> None:
-    code = "import sys; from posttrain.pipelines.cli import main\ntry: main()\nfinally: print('loaded', *sys.modules)"
+    code = "import sys\nfrom posttrain.pipelines.commands.cli import main\n"
+    code += "try: main()\nfinally: print('loaded', *sys.modules)"
     command = [sys.executable, "-c", code, "plan", "r.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=runner.folder, timeout=120)
     loaded = done.stdout.split("loaded")[-1].split()
-    assert "posttrain.pipelines.plan" in loaded, done.stderr
+    assert "posttrain.pipelines.planning.plan" in loaded, done.stderr
     assert [name for name in HEAVY if name in loaded] == []
 
 
@@ -158,7 +159,7 @@ def test_ray_and_torch_stay_asleep_when_everything_is_reused(runner: Any) -> Non
     script = (
         "import sys\n"
         "sys.argv = ['posttrain', 'run', 'r.yaml', '--run-dir', 'run']\n"
-        "from posttrain.pipelines.cli import main\n"
+        "from posttrain.pipelines.commands.cli import main\n"
         "try:\n    main()\n"
         "finally:\n    print('HEAVY', *(m for m in ('torch', 'ray', 'transformers') if m in sys.modules))\n"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.configs.schema import Cluster
-from posttrain.pipelines.cluster import ClusterWorkers
+from posttrain.pipelines.running.cluster import ClusterWorkers
 
 
 def test_nothing_starts_before_it_is_asked_for(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_nothing_starts_before_it_is_asked_for(tmp_path: Path) -> None:
 SCRIPT = """
 import pathlib, signal, subprocess
 from posttrain.configs.schema import Cluster
-from posttrain.pipelines.cluster import ClusterWorkers
+from posttrain.pipelines.running.cluster import ClusterWorkers
 
 def mine(*_): ...
 signal.signal(signal.SIGTERM, mine)

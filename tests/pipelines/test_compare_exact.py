@@ -18,9 +18,9 @@ from posttrain.errors import InputError
 from posttrain.pipelines.compare import Comparison, compare_runs
 from posttrain.pipelines.compare.numbers import Number
 from posttrain.pipelines.compare.show import print_comparison
-from posttrain.pipelines.keys import Hashes
-from posttrain.pipelines.ledger import Ledger
-from posttrain.pipelines.results import Row
+from posttrain.pipelines.graph.keys import Hashes
+from posttrain.pipelines.records.ledger import Ledger
+from posttrain.pipelines.records.results import Row
 
 from .comparing import Runs, better, edit, even, make_runs, number
 

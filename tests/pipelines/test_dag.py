@@ -9,7 +9,7 @@ import pytest
 
 from posttrain.configs.load import load_recipe
 from posttrain.errors import InputError
-from posttrain.pipelines.dag import build_dag
+from posttrain.pipelines.graph.dag import build_dag
 
 ORDER = ["queries", "chat", "cold", "eval-cold", "rl", "fusion", "eval-fusion"]
 

@@ -14,13 +14,13 @@ import pytest
 
 from posttrain.errors import InputError
 from posttrain.pipelines import report
-from posttrain.pipelines.live import LIVE
+from posttrain.pipelines.records.ledger import LIVE
 from posttrain.pipelines.records.logs import read_live
+from posttrain.pipelines.records.results import read_results
 from posttrain.pipelines.report import render, write_report
-from posttrain.pipelines.results import read_results
-from posttrain.pipelines.serve import ReportServer
-from posttrain.pipelines.show import print_status
-from posttrain.pipelines.terminal import make_console
+from posttrain.pipelines.report.server import ReportServer
+from posttrain.pipelines.screen.tables import print_status
+from posttrain.pipelines.screen.terminal import make_console
 
 Harm = Callable[[Path], Any]
 

@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 from posttrain.configs.load import load_recipe
 from posttrain.errors import DataError, InputError
-from posttrain.pipelines.cli import app
-from posttrain.pipelines.dag import build_dag
-from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.commands.cli import app
+from posttrain.pipelines.commands.row_view import ShownRow, plain_lines, print_rows, printable, shown_rows
+from posttrain.pipelines.graph.dag import build_dag
+from posttrain.pipelines.planning.plan import make_plan
 from posttrain.pipelines.preflight.data_checks import check_data
 from posttrain.pipelines.preflight.stage_reading import StageReading
-from posttrain.pipelines.show_rows import ShownRow, plain_lines, print_rows, printable, shown_rows
 from posttrain.stages.data.store import write_rows
 from posttrain.stages.data.training_rows import build_sources
 

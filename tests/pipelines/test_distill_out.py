@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from posttrain.errors import InputError
 from posttrain.folders import copy_whole
-from posttrain.pipelines import run
-from posttrain.pipelines.cli import app
-from posttrain.pipelines.compose import distillation
+from posttrain.pipelines.commands.cli import app
+from posttrain.pipelines.commands.distillation import distillation
+from posttrain.pipelines.running import run
 
 ASKED = ["distill", "--teacher", "builtin:tiny", "--student", "builtin:tiny-mini", "--prompts", "builtin:arithmetic"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from posttrain.pipelines import doctor
+from posttrain.pipelines.commands import doctor
 from posttrain.sandbox import tiers
 
 

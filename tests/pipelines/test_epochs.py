@@ -11,7 +11,7 @@ import yaml
 
 from posttrain.configs.load import load_recipe
 from posttrain.errors import RecipeError
-from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.planning.plan import make_plan
 from posttrain.stages.sft import steps_of
 
 RECIPE = """name: epochs

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from posttrain.errors import InputError
-from posttrain.pipelines.dag import build_dag
-from posttrain.pipelines.eval_model import Changes, evaluation, harness_lines, packaged_suites
+from posttrain.pipelines.commands.eval_model import Changes, evaluation, harness_lines, packaged_suites
+from posttrain.pipelines.graph.dag import build_dag
 from posttrain.stages.data.load import load_rows
 
 RECIPE = """name: r
@@ -86,7 +86,7 @@ def test_a_suite_that_is_not_there_is_refused(folder: Path, name: str, says: str
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
 def test_a_missing_harness_is_named_with_what_installs_it() -> None:
-    from posttrain.pipelines.eval_harness import require
+    from posttrain.pipelines.commands.eval_harness import require
 
     with pytest.raises(InputError, match=r"pip install 'posttrain\[lm-eval\]'"):
         require()
@@ -109,7 +109,7 @@ needs_harness = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, 
 
 @needs_harness
 def test_the_harness_runs_a_task_of_a_file(tmp_path: Path) -> None:
-    from posttrain.pipelines.eval_harness import evaluate
+    from posttrain.pipelines.commands.eval_harness import evaluate
 
     rows = [{"question": f"{i}+{i}=?", "answer": str(2 * i)} for i in range(3)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -123,7 +123,7 @@ def test_the_harness_runs_a_task_of_a_file(tmp_path: Path) -> None:
 
 @needs_harness
 def test_a_task_whose_data_cannot_be_had_is_said(tmp_path: Path) -> None:
-    from posttrain.pipelines.eval_harness import evaluate
+    from posttrain.pipelines.commands.eval_harness import evaluate
 
     (tmp_path / "task.yaml").write_text(TASK.format(data=tmp_path / "nowhere.jsonl"))
     with pytest.raises(InputError, match="can't load builtin:tiny or the data of local_sums"):

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from posttrain.errors import InputError
-from posttrain.pipelines.gates import SettledGate, judge_gate
-from posttrain.pipelines.results import Row, read_results
+from posttrain.pipelines.records.gates import SettledGate, judge_gate
+from posttrain.pipelines.records.results import Row, read_results
 
 COLD = "{kind: sft, model: base, data: queries, steps: 4"
 

@@ -14,8 +14,8 @@ import pytest
 
 from posttrain.configs.load import load_recipe
 from posttrain.errors import InputError
-from posttrain.pipelines import project
-from posttrain.pipelines.project import FILES, TEMPLATES, run_name, write_project
+from posttrain.pipelines.commands import project
+from posttrain.pipelines.commands.project import FILES, TEMPLATES, run_name, write_project
 from posttrain.stages.generators.builtin import held_out
 
 

@@ -13,8 +13,8 @@ import yaml
 
 from posttrain.configs.load import load_recipe
 from posttrain.errors import InputError
-from posttrain.pipelines.dag import build_dag
-from posttrain.pipelines.keys import Hashes, stage_keys
+from posttrain.pipelines.graph.dag import build_dag
+from posttrain.pipelines.graph.keys import Hashes, stage_keys
 from posttrain.pipelines.preflight.recipe_checks import check_rewards
 
 from .kept import CLUSTER

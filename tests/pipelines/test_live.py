@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from posttrain.pipelines.live import StageView
 from posttrain.pipelines.records.logs import MetricFile, read_metrics
 from posttrain.pipelines.screen.numbers import count_of, duration
+from posttrain.pipelines.screen.stage_view import StageView
 
 
 def metric_file(path: Path) -> MetricFile:

@@ -13,8 +13,8 @@ import pandas
 import pytest
 
 from posttrain.errors import InputError
-from posttrain.pipelines import loggers
-from posttrain.pipelines.loggers import SafeLoggers
+from posttrain.pipelines.records import loggers
+from posttrain.pipelines.records.loggers import SafeLoggers
 from posttrain.pipelines.records.logs import MetricFile
 
 

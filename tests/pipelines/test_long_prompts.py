@@ -10,7 +10,7 @@ import pytest
 
 from posttrain.configs.load import load_recipe
 from posttrain.errors import DataError
-from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.planning.plan import make_plan
 from posttrain.pipelines.preflight.data_checks import check_data
 
 SKIPPING = "{from: rows.jsonl, on_bad_row: skip, max_bad_share: 0.5}"

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import pytest
 
 from posttrain.configs.schema import LearnerCluster
-from posttrain.pipelines.estimate import _ZERO3_BUFFER, _bytes_a_rank
+from posttrain.pipelines.planning.estimate import _ZERO3_BUFFER, _bytes_a_rank
 
 Dtype = Literal["float32", "bfloat16"]
 Zero = Literal[0, 1, 2, 3]

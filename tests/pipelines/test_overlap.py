@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from posttrain.configs.load import load_recipe
-from posttrain.pipelines.overlap import measure_overlap
-from posttrain.pipelines.plan import make_plan
-from posttrain.pipelines.results import OVERLAP
+from posttrain.pipelines.planning.plan import make_plan
+from posttrain.pipelines.records.results import OVERLAP
+from posttrain.pipelines.running.overlap import measure_overlap
 from posttrain.stages.curation.overlap import SuiteOverlap
 from posttrain.stages.data.store import write_rows
 
@@ -62,7 +62,7 @@ def test_the_corpus_of_a_packaged_base_is_compared(tmp_path: Path) -> None:
 
 
 def test_a_run_says_it_and_an_all_reused_one_compares_nothing(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("posttrain.pipelines.overlap.TINY", {})  # the corpus takes seconds
+    monkeypatch.setattr("posttrain.pipelines.running.overlap.TINY", {})  # the corpus takes seconds
     assert runner.run() == 0
     line = "sums: 1000 questions, 0 in the run's data (6 rows compared)"
     assert line in runner.printed

@@ -13,8 +13,8 @@ import yaml
 from posttrain.configs.editors import json_schema
 from posttrain.configs.load import load_recipe
 from posttrain.errors import DataError, RecipeError
-from posttrain.pipelines.dag import build_dag
-from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.graph.dag import build_dag
+from posttrain.pipelines.planning.plan import make_plan
 from posttrain.pipelines.preflight.data_checks import check_data
 
 STAGE = '''

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from posttrain.configs.load import load_recipe
-from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.planning.plan import make_plan
 from posttrain.pipelines.preflight.checklist import preflight
 from posttrain.stages.data import load
 

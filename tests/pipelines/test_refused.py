@@ -12,7 +12,7 @@ import torch
 from posttrain.configs.load import load_recipe
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError, PosttrainError
-from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.planning.plan import make_plan
 from posttrain.pipelines.preflight.machine_checks import check_machine
 from posttrain.stages.data.load import check_source, load_prompts, load_rows
 

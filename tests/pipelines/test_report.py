@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from posttrain.pipelines.refresh import Refresher
+from posttrain.pipelines.records.results import read_results
 from posttrain.pipelines.report import render, write_report
 from posttrain.pipelines.report.datasets import funnels, histograms
 from posttrain.pipelines.report.graph import GAP_Y, HIGH, WIDE, layout
+from posttrain.pipelines.report.refresher import Refresher
 from posttrain.pipelines.report.rollouts import BYTES, sampled_rollouts
-from posttrain.pipelines.results import read_results
 from posttrain.stages.data.store import write_rows
 
 ATTACK = "</script><img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"

@@ -16,8 +16,8 @@ import pytest
 from rich.console import Console
 
 from posttrain.configs.load import load_recipe
+from posttrain.pipelines.records.results import read_results
 from posttrain.pipelines.report import write_report
-from posttrain.pipelines.results import read_results
 from posttrain.stages.data.store import read_rows, write_rows
 
 from .kept import CLUSTER
@@ -234,7 +234,7 @@ def test_thousands_of_rollouts_do_not_freeze_it(browser: Any, small_run: Path, t
 def test_a_served_report_shows_what_is_new(browser: Any, small_run: Path) -> None:
     import threading
 
-    from posttrain.pipelines.serve import ReportServer
+    from posttrain.pipelines.report.server import ReportServer
 
     with ReportServer(small_run, 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from posttrain.errors import HandoverError, InputError, RunError, Stopped
-from posttrain.pipelines.keys import Hashes
-from posttrain.pipelines.ledger import Ledger
-from posttrain.pipelines.results import read_results, status_json
+from posttrain.pipelines.graph.keys import Hashes
+from posttrain.pipelines.records.ledger import Ledger
+from posttrain.pipelines.records.results import read_results, status_json
 from posttrain.stages.context import StageContext
 
 ALL = ["queries", "chat", "cold", "eval-cold", "rl", "fusion", "eval-fusion"]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from posttrain.pipelines import serve
-from posttrain.pipelines.serve import ReportServer
+from posttrain.pipelines.report import server as report_server
+from posttrain.pipelines.report.server import ReportServer
 
 from .clock import Clock
 
@@ -20,7 +20,7 @@ from .clock import Clock
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(serve, "time", made)
+    monkeypatch.setattr(report_server, "time", made)
     return made
 
 
@@ -53,7 +53,7 @@ def test_a_page_is_kept_for_as_long_as_making_it_took(
         made.append("")
         return f"page {len(made)}"
 
-    monkeypatch.setattr(serve, "render", render)
+    monkeypatch.setattr(report_server, "render", render)
     assert ask(server)[1] == b"page 1"
     clock.now += 2.9
     assert ask(server)[1] == b"page 1"
@@ -75,7 +75,7 @@ def test_readers_who_ask_at_once_cost_one_page(
         clock.now += 60.0
         return "page"
 
-    monkeypatch.setattr(serve, "render", render)
+    monkeypatch.setattr(report_server, "render", render)
     with ThreadPoolExecutor(8) as pool:
         pages = list(pool.map(lambda _: server.page()[0], range(8)))
     assert (set(pages), len(made)) == ({b"page"}, 1)
@@ -105,7 +105,7 @@ def test_a_page_that_cannot_be_made_is_503_with_the_reason(
     def render(results: Any) -> str:
         raise error
 
-    monkeypatch.setattr(serve, "render", render)
+    monkeypatch.setattr(report_server, "render", render)
     code, body, _ = ask(server)
     assert code == 503
     assert str(error.args[0]) in body.decode()

@@ -13,9 +13,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from posttrain.configs.load import load_recipe
-from posttrain.pipelines.plan import make_plan
-from posttrain.pipelines.results import Row, RunResults, read_results
-from posttrain.pipelines.show import print_plan, print_results, print_status
+from posttrain.pipelines.planning.plan import make_plan
+from posttrain.pipelines.records.results import Row, RunResults, read_results
+from posttrain.pipelines.screen.tables import print_plan, print_results, print_status
 
 
 @pytest.mark.parametrize("name", ["flags", "fire", "[bold]"])

@@ -13,8 +13,8 @@ import pytest
 
 from posttrain.configs.load import LoadedRecipe, load_recipe
 from posttrain.configs.schema import Distill, Sample
-from posttrain.pipelines.estimate import GIB, _count
-from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.planning.estimate import GIB, _count
+from posttrain.pipelines.planning.plan import make_plan
 
 SHAPES = {  # layers, width, inner width, query heads, tied embeddings
     "0.6b": (28, 1024, 3072, 16, True),

@@ -14,7 +14,7 @@ from rich.console import Console
 from posttrain.configs.load import load_recipe
 from posttrain.configs.schema import Recipe
 from posttrain.errors import InputError, RecipeError
-from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.planning.plan import make_plan
 from posttrain.stages.models import smollm2
 
 needs_package = pytest.mark.skipif(
@@ -113,7 +113,7 @@ def test_it_still_knows_the_capital_of_france(folder: Path) -> None:
 @pytest.mark.timeout(1800)
 def test_the_recipe_runs_from_end_to_end_on_a_cpu(tmp_path: Path) -> None:
     pytest.importorskip("reasoning_gym")
-    from posttrain.pipelines.run import run_recipe
+    from posttrain.pipelines.running.run import run_recipe
 
     out, recipe = io.StringIO(), load_recipe("smollm2", small(load_recipe("smollm2").recipe))
     code = run_recipe(recipe, tmp_path / "run", console=Console(file=out, width=200))

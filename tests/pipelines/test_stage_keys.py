@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from posttrain.configs.load import load_recipe, packaged_recipes
-from posttrain.pipelines.dag import build_dag
-from posttrain.pipelines.keys import Hashes, stage_keys
+from posttrain.pipelines.graph.dag import build_dag
+from posttrain.pipelines.graph.keys import Hashes, stage_keys
 
 KNOWN = Path(__file__).with_suffix(".json")
 RECIPES = [name for name in packaged_recipes() if name != "smollm2"]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from posttrain.errors import RunError
-from posttrain.pipelines.terminal import plain
+from posttrain.pipelines.screen.terminal import plain
 
 BOARD_RUN = Path(__file__).parent / "board_run.py"
 CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")

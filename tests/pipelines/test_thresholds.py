@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from posttrain.errors import RecipeError
-from posttrain.pipelines.thresholds import check_cells, judge, parse_check
+from posttrain.pipelines.records.thresholds import check_cells, judge, parse_check
 
 RESULTS = {
     ("rl", "sums", "think", "accuracy"): 0.8,

@@ -10,7 +10,7 @@ import pytest
 
 from posttrain.configs.load import load_recipe
 from posttrain.errors import DataError, RecipeError
-from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.planning.plan import make_plan
 from posttrain.pipelines.preflight import reward_trials, sources
 from posttrain.pipelines.preflight.data_checks import DataRead, check_data
 from posttrain.stages.learner.trainer import why_nothing

@@ -10,8 +10,8 @@ import pytest
 
 from posttrain.configs.load import load_recipe
 from posttrain.errors import DataError
-from posttrain.pipelines.dag import build_dag
-from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.graph.dag import build_dag
+from posttrain.pipelines.planning.plan import make_plan
 from posttrain.pipelines.preflight.data_checks import check_data
 
 RECIPE = """name: v

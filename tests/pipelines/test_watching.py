@@ -22,13 +22,13 @@ import psutil
 import pytest
 
 from posttrain.errors import InputError
-from posttrain.pipelines.ledger import Ledger
-from posttrain.pipelines.live import LIVE, StageView
+from posttrain.pipelines.records.ledger import LIVE, Ledger
 from posttrain.pipelines.records.logs import read_live
+from posttrain.pipelines.records.results import read_results, status_json
 from posttrain.pipelines.report import render
-from posttrain.pipelines.results import read_results, status_json
-from posttrain.pipelines.serve import ReportServer
-from posttrain.pipelines.terminal import make_console
+from posttrain.pipelines.report.server import ReportServer
+from posttrain.pipelines.screen.stage_view import StageView
+from posttrain.pipelines.screen.terminal import make_console
 
 Status = Callable[[], dict[str, Any]]
 BOARD_RUN = Path(__file__).parent / "board_run.py"
@@ -270,7 +270,7 @@ def test_a_page_made_while_the_run_ended_is_asked_for_once_more(
             held.close()
             return page
 
-        monkeypatch.setattr("posttrain.pipelines.serve.render", ends_meanwhile)
+        monkeypatch.setattr("posttrain.pipelines.report.server.render", ends_meanwhile)
         assert ask(server.server_port)[2] is not None
 
 

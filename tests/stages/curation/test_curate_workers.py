@@ -25,7 +25,7 @@ import os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
 from posttrain.configs.schema import Cluster, Curate
-from posttrain.pipelines.cluster import ClusterWorkers
+from posttrain.pipelines.running.cluster import ClusterWorkers
 from posttrain.stages import curate
 from posttrain.stages.curation import scan_output
 from posttrain.stages.curation import scan
@@ -131,7 +131,7 @@ import os
 from pathlib import Path
 from posttrain.configs.schema import Cluster
 from posttrain.errors import DataError, RunError
-from posttrain.pipelines.cluster import ClusterWorkers
+from posttrain.pipelines.running.cluster import ClusterWorkers
 from posttrain.stages.actors.shard_pool import AHEAD, RayShards
 
 def work(n):

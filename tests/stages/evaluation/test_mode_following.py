@@ -14,7 +14,7 @@ from posttrain.configs.load import load_recipe
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
 from posttrain.flags import flag_in_force
-from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.planning.plan import make_plan
 from posttrain.pipelines.preflight.data_checks import check_data
 from posttrain.stages.data.load import load_prompts
 from posttrain.stages.evaluation.mode_following import follow, follow_rows

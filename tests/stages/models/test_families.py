@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from posttrain.configs.load import load_recipe
 from posttrain.errors import InputError
-from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.planning.plan import make_plan
 from posttrain.stages.learner.rank.attention import NAME, Layout, packed_attention
 from posttrain.stages.learner.rank.packing import pack
 from posttrain.stages.learner.rank.policy import Policy

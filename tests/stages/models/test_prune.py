@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from posttrain.errors import InputError, PosttrainError
-from posttrain.pipelines.cli import app
+from posttrain.pipelines.commands.cli import app
 from posttrain.stages.models.locations import builtin_path
 from posttrain.stages.models.prune import evenly, prune
 

@@ -10,12 +10,9 @@ from typing import Any, Literal
 from posttrain.configs.load import LoadedRecipe
 from posttrain.errors import InputError
 from posttrain.folders import read_json
-from posttrain.pipelines.dag import Node, build_dag
-from posttrain.pipelines.environment import package_versions
-from posttrain.pipelines.estimate import Estimate, estimate
-from posttrain.pipelines.gates import SettledGate, settle_gates
-from posttrain.pipelines.keys import Hashes, StageKey, stage_keys
-from posttrain.pipelines.ledger import Ledger
+from posttrain.pipelines.graph.dag import Node, build_dag
+from posttrain.pipelines.graph.keys import Hashes, StageKey, stage_keys
+from posttrain.pipelines.planning.estimate import Estimate, estimate
 from posttrain.pipelines.preflight.recipe_checks import (
     check_environments,
     check_families,
@@ -23,7 +20,10 @@ from posttrain.pipelines.preflight.recipe_checks import (
     check_max_tokens,
     check_rewards,
 )
-from posttrain.pipelines.thresholds import Check, check_cells, parse_check
+from posttrain.pipelines.records.environment import package_versions
+from posttrain.pipelines.records.gates import SettledGate, settle_gates
+from posttrain.pipelines.records.ledger import Ledger
+from posttrain.pipelines.records.thresholds import Check, check_cells, parse_check
 
 Action = Literal["reuse", "resume", "continue", "run"]
 

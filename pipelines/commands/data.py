@@ -29,7 +29,7 @@ def data_show(
     from rich.console import Console
 
     from posttrain.configs.load import load_recipe
-    from posttrain.pipelines.show_rows import print_rows, shown_rows
+    from posttrain.pipelines.commands.row_view import print_rows, shown_rows
 
     loaded = load_recipe(recipe, overrides or ())
     with loaded.masking():

@@ -16,7 +16,7 @@ from posttrain.configs.load import LoadedRecipe
 from posttrain.errors import InputError
 
 if TYPE_CHECKING:
-    from posttrain.pipelines.plan import Plan
+    from posttrain.pipelines.planning.plan import Plan
 
 
 class Logger(Protocol):

@@ -16,10 +16,10 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from posttrain.pipelines.board import Board
-from posttrain.pipelines.ledger import LIVE
+from posttrain.pipelines.records.ledger import LIVE
+from posttrain.pipelines.screen.board import Board
 from posttrain.pipelines.screen.numbers import duration, main_metrics, tokens_per_second
-from posttrain.pipelines.terminal import print_line
+from posttrain.pipelines.screen.terminal import print_line
 
 _LINES_A_STAGE = 10
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from posttrain.pipelines.results import NO_VERDICT, Row
+from posttrain.pipelines.records.results import NO_VERDICT, Row
 
 Column = tuple[str, str, str]
 """(suite, mode, metric)"""

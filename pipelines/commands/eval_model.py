@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from posttrain.configs.load import LoadedRecipe, load_recipe, recipe_from_data
+from posttrain.configs.load import PACKAGED, LoadedRecipe, load_recipe, recipe_from_data
 from posttrain.configs.problems import closest
 from posttrain.errors import InputError
-from posttrain.pipelines import eval_harness
-from posttrain.pipelines.compose import absolute
+from posttrain.pipelines.commands import eval_harness
+from posttrain.pipelines.commands.distillation import absolute
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-PACKAGED = Path(__file__).resolve().parents[1] / "configs" / "suites.yaml"
+SUITES = PACKAGED.parent / "suites.yaml"
 LM_EVAL = "lm-eval:"
 
 
@@ -43,7 +43,7 @@ class Changes:
 
 def packaged_suites() -> dict[str, Any]:
     """The suites of the package by name, as YAML has them."""
-    return yaml.safe_load(PACKAGED.read_text("utf-8"))
+    return yaml.safe_load(SUITES.read_text("utf-8"))
 
 
 def eval_model(
@@ -55,8 +55,8 @@ def eval_model(
         InputError: there is no such model or suite, or lm-evaluation-harness isn't installed.
     """
     from posttrain.pipelines.graph.model_lookup import check_model_name
-    from posttrain.pipelines.results import read_results
-    from posttrain.pipelines.run import run_recipe
+    from posttrain.pipelines.records.results import read_results
+    from posttrain.pipelines.running.run import run_recipe
 
     check_model_name(model, Path.cwd())
     ours = [name for name in names if not name.startswith(LM_EVAL)]

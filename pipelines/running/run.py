@@ -18,25 +18,25 @@ from rich.console import Console
 from posttrain.configs.load import LoadedRecipe
 from posttrain.errors import PosttrainError, Stopped
 from posttrain.folders import write_json, write_text
-from posttrain.pipelines.board import Board
-from posttrain.pipelines.card import write_card
-from posttrain.pipelines.cluster import ClusterWorkers
-from posttrain.pipelines.environment import describe_environment, package_versions
-from posttrain.pipelines.gates import failure_text, judge_gate
-from posttrain.pipelines.ledger import Ledger
-from posttrain.pipelines.live import StageView
-from posttrain.pipelines.loggers import SafeLoggers
-from posttrain.pipelines.overlap import write_overlap
-from posttrain.pipelines.plan import Plan, StagePlan, checkpoints, make_plan
+from posttrain.pipelines.planning.plan import Plan, StagePlan, checkpoints, make_plan
 from posttrain.pipelines.preflight.checklist import preflight
+from posttrain.pipelines.records.environment import describe_environment, package_versions
+from posttrain.pipelines.records.gates import failure_text, judge_gate
+from posttrain.pipelines.records.ledger import Ledger
+from posttrain.pipelines.records.loggers import SafeLoggers
 from posttrain.pipelines.records.logs import EventLog, MetricFile
-from posttrain.pipelines.refresh import Refresher
+from posttrain.pipelines.records.results import OVERLAP, evaluation_rows, read_results
 from posttrain.pipelines.report import write_report
-from posttrain.pipelines.results import OVERLAP, evaluation_rows, read_results
+from posttrain.pipelines.report.refresher import Refresher
+from posttrain.pipelines.running.cluster import ClusterWorkers
+from posttrain.pipelines.running.model_card import write_card
+from posttrain.pipelines.running.overlap import write_overlap
+from posttrain.pipelines.running.stop import StopRequest
+from posttrain.pipelines.screen.board import Board
 from posttrain.pipelines.screen.numbers import duration, main_metrics
-from posttrain.pipelines.show import print_results
-from posttrain.pipelines.stop import StopRequest
-from posttrain.pipelines.terminal import print_line
+from posttrain.pipelines.screen.stage_view import StageView
+from posttrain.pipelines.screen.tables import print_results
+from posttrain.pipelines.screen.terminal import print_line
 from posttrain.stages import run_stage
 from posttrain.stages.context import StageContext, StageResult
 

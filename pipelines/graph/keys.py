@@ -18,7 +18,7 @@ from typing import Any
 from posttrain.configs.judges import HOW
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.references import has_reference, resolve
-from posttrain.pipelines.dag import Node, Reference
+from posttrain.pipelines.graph.dag import Node, Reference
 from posttrain.pipelines.graph.model_lookup import model_folder
 from posttrain.stages.models import smollm2
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import Recipe, TrainingStage
-from posttrain.pipelines.plan import StagePlan
+from posttrain.pipelines.planning.plan import StagePlan
 from posttrain.stages.context import StageResult
 
 CARD = "README.md"

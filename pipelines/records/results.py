@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import InputError
-from posttrain.pipelines.gates import GateVerdict, SettledGate, judge_gate
-from posttrain.pipelines.ledger import Ledger, reading
-from posttrain.pipelines.thresholds import Cell, Verdict, judge, parse_check
+from posttrain.pipelines.records.gates import GateVerdict, SettledGate, judge_gate
+from posttrain.pipelines.records.ledger import Ledger, reading
+from posttrain.pipelines.records.thresholds import Cell, Verdict, judge, parse_check
 from posttrain.stages.curation.overlap import SuiteOverlap
 
 TABLE = "table.json"

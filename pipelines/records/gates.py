@@ -15,11 +15,11 @@ from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.problems import closest
 from posttrain.configs.schema import Gate, Suite
 from posttrain.errors import RecipeError
-from posttrain.pipelines.dag import Node
-from posttrain.pipelines.thresholds import METRICS
+from posttrain.pipelines.graph.dag import Node
+from posttrain.pipelines.records.thresholds import METRICS
 
 if TYPE_CHECKING:
-    from posttrain.pipelines.results import Row
+    from posttrain.pipelines.records.results import Row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from posttrain.pipelines.estimate import Estimate
-from posttrain.pipelines.matrix import columns, goes_without_saying
-from posttrain.pipelines.plan import Plan
+from posttrain.pipelines.planning.estimate import Estimate
+from posttrain.pipelines.planning.plan import Plan
 from posttrain.pipelines.preflight.data_checks import DataRead
-from posttrain.pipelines.results import Row, RunResults
+from posttrain.pipelines.records.results import Row, RunResults
+from posttrain.pipelines.screen.matrix import columns, goes_without_saying
 from posttrain.pipelines.screen.numbers import count_of, duration, main_metrics
-from posttrain.pipelines.terminal import print_line
+from posttrain.pipelines.screen.terminal import print_line
 
 _WIDE = 140
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from posttrain.pipelines.records.results import read_results
 from posttrain.pipelines.report import write_report
-from posttrain.pipelines.results import read_results
 
 EVERY = 20.0
 """Seconds between two reports inside a stage; more where writing one takes long."""

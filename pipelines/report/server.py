@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import InputError, PosttrainError
-from posttrain.pipelines.ledger import Ledger, reading
+from posttrain.pipelines.records.ledger import Ledger, reading
+from posttrain.pipelines.records.results import read_results
 from posttrain.pipelines.report import DAMAGED, render
-from posttrain.pipelines.results import read_results
 
 HOST = "127.0.0.1"
 REFRESH = 5

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from posttrain.pipelines.environment import PACKAGES, package_versions
+from posttrain.pipelines.records.environment import PACKAGES, package_versions
 
 GIB = float(1 << 30)
 
@@ -65,7 +65,7 @@ def _torch() -> Finding:
 
 
 def _ray() -> Finding:
-    from posttrain.pipelines.cluster import ray_version
+    from posttrain.pipelines.running.cluster import ray_version
 
     address = os.environ.get("RAY_ADDRESS")
     return Finding("ray", "ok", f"{ray_version()}, {f'joins {address}' if address else 'embedded'}")

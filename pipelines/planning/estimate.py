@@ -8,7 +8,7 @@ from typing import Any
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import LearnerCluster, ModelSource
-from posttrain.pipelines.dag import Node
+from posttrain.pipelines.graph.dag import Node
 from posttrain.pipelines.graph.model_lookup import config_of
 
 GIB = float(1 << 30)

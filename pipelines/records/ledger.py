@@ -23,7 +23,7 @@ from typing import IO, Any, Literal
 
 from posttrain.errors import HandoverError, InputError, RunError
 from posttrain.folders import read_json, sync, write_json
-from posttrain.pipelines.keys import Hashes, StageKey
+from posttrain.pipelines.graph.keys import Hashes, StageKey
 
 State = Literal["done", "running", "failed", "pending"]
 

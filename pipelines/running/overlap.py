@@ -14,9 +14,9 @@ from posttrain.configs.declaration import SourceInput
 from posttrain.configs.load import LoadedRecipe, load_recipe
 from posttrain.configs.schema import PromptSource
 from posttrain.folders import write_json
-from posttrain.pipelines.ledger import Ledger
-from posttrain.pipelines.plan import Plan, StagePlan
-from posttrain.pipelines.results import OVERLAP
+from posttrain.pipelines.planning.plan import Plan, StagePlan
+from posttrain.pipelines.records.ledger import Ledger
+from posttrain.pipelines.records.results import OVERLAP
 from posttrain.stages.curation.overlap import Seen, SuiteOverlap, overlap, seen_in_documents, seen_in_rows
 from posttrain.stages.data.load import derive_seed, load_prompts, load_rows
 from posttrain.stages.data.store import FILE

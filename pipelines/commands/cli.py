@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from posttrain.errors import InputError, PosttrainError
-from posttrain.pipelines.data_cli import data_app
-from posttrain.pipelines.judging import rewards_app, sandbox_app
-from posttrain.pipelines.terminal import make_console, plain, silence_bars
+from posttrain.pipelines.commands.data import data_app
+from posttrain.pipelines.commands.rewards_and_sandbox import rewards_app, sandbox_app
+from posttrain.pipelines.screen.terminal import make_console, plain, silence_bars
 
 if TYPE_CHECKING:
     from posttrain.configs.load import LoadedRecipe
@@ -79,10 +79,10 @@ def plan(
 ) -> None:
     """Show what `run` would do, and why. Starts nothing."""
     from posttrain.configs.load import load_recipe
-    from posttrain.pipelines.plan import make_plan
+    from posttrain.pipelines.planning.plan import make_plan
     from posttrain.pipelines.preflight.checklist import preflight
     from posttrain.pipelines.preflight.data_checks import DataRead
-    from posttrain.pipelines.show import print_plan
+    from posttrain.pipelines.screen.tables import print_plan
 
     loaded = load_recipe(recipe, overrides or ())
     with loaded.masking():
@@ -98,8 +98,8 @@ def plan(
 @app.command()
 def status(run_dir: RunDirArgument, as_json: AsJson = False) -> None:
     """Show the states of a run's stages."""
-    from posttrain.pipelines.results import read_results, status_json
-    from posttrain.pipelines.show import print_status
+    from posttrain.pipelines.records.results import read_results, status_json
+    from posttrain.pipelines.screen.tables import print_status
 
     results = read_results(run_dir)
     if as_json:
@@ -116,16 +116,16 @@ def report(
 ) -> None:
     """Write report.html anew, and print the results; or serve it while the run goes on."""
     if serve:
-        from posttrain.pipelines.serve import ReportServer
+        from posttrain.pipelines.report.server import ReportServer
 
         with ReportServer(run_dir, port) as server:
             typer.echo(f"{server.url}  (Ctrl-C ends it)")
             with contextlib.suppress(KeyboardInterrupt):
                 server.serve_forever()
         return
+    from posttrain.pipelines.records.results import read_results
     from posttrain.pipelines.report import write_report
-    from posttrain.pipelines.results import read_results
-    from posttrain.pipelines.show import print_results
+    from posttrain.pipelines.screen.tables import print_results
 
     results = read_results(run_dir)
     print_results(results, make_console())
@@ -167,7 +167,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="A file for the JSON of --json.")] = None,
 ) -> None:
     """Evaluate one model on suites."""
-    from posttrain.pipelines.eval_model import Changes, eval_model, harness_lines, packaged_suites
+    from posttrain.pipelines.commands.eval_model import Changes, eval_model, harness_lines, packaged_suites
 
     names = [*(suite or ()), *(prompts or ())]
     if not names:
@@ -202,8 +202,8 @@ def distill(
 ) -> None:
     """Distil a teacher into a student: off-policy on its responses, then on-policy on its distribution."""
     from posttrain.folders import check_empty, copy_whole
-    from posttrain.pipelines.compose import STUDENT, distillation
-    from posttrain.pipelines.run import run_recipe
+    from posttrain.pipelines.commands.distillation import STUDENT, distillation
+    from posttrain.pipelines.running.run import run_recipe
 
     if out is not None:
         check_empty(out)
@@ -288,7 +288,7 @@ def generate(
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check this machine: packages, devices, memory, confinement."""
-    from posttrain.pipelines.doctor import examine
+    from posttrain.pipelines.commands.doctor import examine
 
     findings = []
     for finding in examine():
@@ -306,7 +306,7 @@ def init(
     path: Annotated[Path, typer.Argument(metavar="DIR", help="A folder, new or empty; FILE.yaml: the recipe alone.")],
 ) -> None:
     """Write a project that runs as it is: recipe, reward, its test, data."""
-    from posttrain.pipelines.project import next_commands, write_project, write_recipe
+    from posttrain.pipelines.commands.project import next_commands, write_project, write_recipe
 
     if path.suffix in (".yaml", ".yml") and not path.is_dir():
         write_recipe(path)
@@ -328,7 +328,7 @@ def schema() -> None:
 
 
 def _run(loaded: LoadedRecipe, run_dir: Path | None, *, until: str | None = None, force: tuple[str, ...] = ()) -> None:
-    from posttrain.pipelines.run import run_recipe
+    from posttrain.pipelines.running.run import run_recipe
 
     code = run_recipe(loaded, _run_dir(loaded, run_dir), until=until, force=force, console=make_console())
     raise typer.Exit(code)

@@ -17,9 +17,9 @@ from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.problems import closest
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import InputError
-from posttrain.pipelines.dag import Node, build_dag
-from posttrain.pipelines.ledger import Ledger
+from posttrain.pipelines.graph.dag import Node, build_dag
 from posttrain.pipelines.preflight.stage_reading import StageReading
+from posttrain.pipelines.records.ledger import Ledger
 
 if TYPE_CHECKING:
     from posttrain.stages.models.chat import ChatFormat
