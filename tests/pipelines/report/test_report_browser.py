@@ -20,7 +20,7 @@ from posttrain.pipelines.records.results import read_results
 from posttrain.pipelines.report import write_report
 from posttrain.stages.data.store import read_rows, write_rows
 
-from .kept import CLUSTER
+from ..kept import CLUSTER
 
 
 def starts(browser: str) -> bool:

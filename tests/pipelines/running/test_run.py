@@ -338,7 +338,7 @@ def start(runner: Any, body: str) -> subprocess.Popen[str]:
     """Run the recipe in a process of its own, with `body` inside each stage."""
     here = runner.folder / "harness"
     here.mkdir(exist_ok=True)
-    (here / "tests_conftest.py").write_text((Path(__file__).parent / "conftest.py").read_text())
+    (here / "tests_conftest.py").write_text((Path(__file__).parents[1] / "conftest.py").read_text())
     script = SCRIPT.format(tests=str(here), folder=str(runner.folder), body=body)
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -22,7 +22,7 @@ from posttrain.pipelines.graph.keys import Hashes
 from posttrain.pipelines.records.ledger import Ledger
 from posttrain.pipelines.records.results import Row
 
-from .comparing import Runs, better, edit, even, make_runs, number
+from ..comparing import Runs, better, edit, even, make_runs, number
 
 
 @pytest.fixture

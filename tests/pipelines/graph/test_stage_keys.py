@@ -1,6 +1,6 @@
 """The keys of the packaged recipes' stages: a change of the code that moves one makes every finished run start over.
 
-Where the meaning of a recipe changes on purpose, write the new keys down: `python tests/pipelines/test_stage_keys.py`.
+Where the meaning of a recipe changes on purpose, write the new keys down: run this file with python.
 """
 
 from __future__ import annotations

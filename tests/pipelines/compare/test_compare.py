@@ -21,7 +21,7 @@ from posttrain.pipelines.compare.recipes import differences
 from posttrain.pipelines.compare.show import print_comparison
 from posttrain.stages.evaluation.intervals import RESAMPLES
 
-from .comparing import Runs, better, edit, even, make_runs, number, scores
+from ..comparing import Runs, better, edit, even, make_runs, number, scores
 
 
 @pytest.fixture

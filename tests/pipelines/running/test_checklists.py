@@ -12,7 +12,7 @@ import yaml
 
 from posttrain.stages.data.store import read_rows
 
-from .kept import CLUSTER
+from ..kept import CLUSTER
 
 ASKED = "Name three colours."
 CHAT = {

@@ -18,7 +18,7 @@ import pytest
 from posttrain.errors import RunError
 from posttrain.pipelines.screen.terminal import plain
 
-BOARD_RUN = Path(__file__).parent / "board_run.py"
+BOARD_RUN = Path(__file__).parents[1] / "board_run.py"
 CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 LONG = "a_stage_whose_name_is_much_longer_than_any_that_a_sensible_person_would_give_to_a_stage_of_theirs"
 TMUX = shutil.which("tmux")

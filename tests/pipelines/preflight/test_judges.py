@@ -17,7 +17,7 @@ from posttrain.pipelines.graph.dag import build_dag
 from posttrain.pipelines.graph.keys import Hashes, stage_keys
 from posttrain.pipelines.preflight.recipe_checks import check_rewards
 
-from .kept import CLUSTER
+from ..kept import CLUSTER
 
 ENDPOINT = {"endpoint": "http://localhost:1/v1", "model": "m", "api_key": "${JUDGE_KEY}"}
 KEY = "sk-very-secret"

@@ -31,7 +31,7 @@ from posttrain.pipelines.screen.stage_view import StageView
 from posttrain.pipelines.screen.terminal import make_console
 
 Status = Callable[[], dict[str, Any]]
-BOARD_RUN = Path(__file__).parent / "board_run.py"
+BOARD_RUN = Path(__file__).parents[1] / "board_run.py"
 
 
 def wait_for(what: Callable[[], Any]) -> Any:

@@ -14,7 +14,7 @@ import pytest
 from posttrain.pipelines.report import server as report_server
 from posttrain.pipelines.report.server import ReportServer
 
-from .clock import Clock
+from ..clock import Clock
 
 
 @pytest.fixture

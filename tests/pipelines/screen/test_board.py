@@ -17,7 +17,7 @@ from posttrain.pipelines.screen.board import Board
 from posttrain.pipelines.screen.stage_view import StageView
 from posttrain.pipelines.screen.terminal import make_console
 
-from .clock import Clock
+from ..clock import Clock
 
 
 def drawn(board: Board, width: int = 44) -> list[str]:
