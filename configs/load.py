@@ -17,13 +17,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from posttrain.configs import shape
-from posttrain.configs.document import Document, parse_document, read_document
-from posttrain.configs.extends import KEY, inherit
-from posttrain.configs.judges import LITERAL_KEY, literal_keys
-from posttrain.configs.own_kinds import is_own, known, load_kind
-from posttrain.configs.problems import Path_, Problem, closest, dotted, meant, problems_of, recipe_error
-from posttrain.configs.references import keep_references, mask, mask_data, resolve, values
+from posttrain.configs.loading import shape
+from posttrain.configs.loading.document import Document, parse_document, read_document
+from posttrain.configs.loading.extends import KEY, inherit
+from posttrain.configs.loading.problems import Problem, closest, dotted, meant, problems_of, recipe_error
+from posttrain.configs.loading.references import keep_references, mask, mask_data, resolve, values
+from posttrain.configs.nodes.judges import LITERAL_KEY, literal_keys
+from posttrain.configs.nodes.own_kinds import is_own, known, load_kind
+from posttrain.configs.nodes.strict import Path_
 from posttrain.configs.schema import Recipe, StageBase
 from posttrain.configs.tasks import expand_tasks
 from posttrain.errors import InputError, PosttrainError, RecipeError

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from posttrain.configs.own_kinds import is_own, load_module
+from posttrain.configs.nodes.own_kinds import is_own, load_module
 
 if TYPE_CHECKING:
     from posttrain.stages.context import StageContext, StageResult

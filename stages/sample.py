@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.configs.data_stages import NO_MODEL
+from posttrain.configs.kinds.data_stages import NO_MODEL
 from posttrain.configs.schema import Sample
 from posttrain.errors import DataError
 from posttrain.stages.context import StageContext, StageResult

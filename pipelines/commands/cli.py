@@ -322,7 +322,7 @@ def init(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
-    from posttrain.configs.editors import json_schema
+    from posttrain.configs.loading.editors import json_schema
 
     _print_json(json_schema())
 

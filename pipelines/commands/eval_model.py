@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from posttrain.configs.load import PACKAGED, LoadedRecipe, load_recipe, recipe_from_data
-from posttrain.configs.problems import closest
+from posttrain.configs.loading.problems import closest
 from posttrain.errors import InputError
 from posttrain.pipelines.commands import eval_harness
 from posttrain.pipelines.commands.distillation import absolute

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.problems import closest
+from posttrain.configs.loading.problems import closest
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import InputError
 from posttrain.pipelines.graph.dag import Node, build_dag

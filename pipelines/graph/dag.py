@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from posttrain.configs.declaration import Declaration, Gives
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.problems import Path_, closest, dotted
+from posttrain.configs.loading.problems import closest, dotted
+from posttrain.configs.nodes.declaration import Declaration, Gives
+from posttrain.configs.nodes.strict import Path_
 from posttrain.configs.schema import (
     EnvironmentUse,
     Evaluate,

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from posttrain.configs.judges import HOW
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.references import has_reference, resolve
+from posttrain.configs.loading.references import has_reference, resolve
+from posttrain.configs.nodes.judges import HOW
 from posttrain.pipelines.graph.dag import Node, Reference
 from posttrain.pipelines.graph.model_lookup import model_folder
 from posttrain.stages.models import smollm2

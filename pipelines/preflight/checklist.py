@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from posttrain.configs.load import LoadedRecipe
-from posttrain.pipelines.planning.plan import Plan
 from posttrain.pipelines.preflight.data_checks import DataRead, check_data
 from posttrain.pipelines.preflight.judge_checks import check_judges
 from posttrain.pipelines.preflight.machine_checks import check_machine
 from posttrain.pipelines.preflight.sandbox_checks import check_sandbox
 from posttrain.pipelines.records.loggers import check_loggers
+
+if TYPE_CHECKING:
+    from posttrain.pipelines.planning.plan import Plan
 
 CHECKS: tuple[Callable[[LoadedRecipe, Plan], DataRead | None], ...] = (
     check_loggers,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from posttrain.configs.data_stages import NO_MODEL
-from posttrain.configs.declaration import Generation
+from posttrain.configs.kinds.data_stages import NO_MODEL
 from posttrain.configs.load import LoadedRecipe
+from posttrain.configs.nodes.declaration import Generation
 from posttrain.pipelines.graph.dag import Node
 from posttrain.pipelines.graph.model_lookup import config_of
 from posttrain.stages.data.context_fit import Room, context_tokens

@@ -7,9 +7,9 @@ import os
 from collections.abc import Set
 from typing import TYPE_CHECKING
 
-from posttrain.configs.declaration import Actor
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.machine import Actors, gpus_of
+from posttrain.configs.nodes.declaration import Actor
+from posttrain.configs.nodes.machine import Actors, gpus_of
 from posttrain.configs.schema import Cluster
 from posttrain.errors import InputError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from posttrain.configs.declaration import Generation
 from posttrain.configs.load import LoadedRecipe
+from posttrain.configs.nodes.declaration import Generation
 from posttrain.configs.schema import PromptSource, RewardUse
 from posttrain.errors import DataError, RecipeError
 from posttrain.pipelines.graph.dag import Node

@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from posttrain.configs.declaration import Declaration, RowForm
 from posttrain.configs.load import LoadedRecipe
+from posttrain.configs.nodes.declaration import Declaration, RowForm
 from posttrain.configs.schema import PromptSource
 from posttrain.stages.data.load import Row, SourceReport, check_source, to_prompt, with_unique_ids
 from posttrain.types import Prompt

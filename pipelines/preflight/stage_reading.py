@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posttrain.configs.data_stages import NO_MODEL
+from posttrain.configs.kinds.data_stages import NO_MODEL
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import DataSource, ModelSource
 from posttrain.errors import InputError

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from posttrain.configs.load import LoadedRecipe
-from posttrain.configs.problems import closest
+from posttrain.configs.loading.problems import closest
 from posttrain.configs.schema import Gate, Suite
 from posttrain.errors import RecipeError
 from posttrain.pipelines.graph.dag import Node

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from posttrain.configs.problems import closest
+from posttrain.configs.loading.problems import closest
 from posttrain.errors import RecipeError
 
 _REFERENCE = re.compile(

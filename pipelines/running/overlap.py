@@ -10,8 +10,8 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
-from posttrain.configs.declaration import SourceInput
 from posttrain.configs.load import LoadedRecipe, load_recipe
+from posttrain.configs.nodes.declaration import SourceInput
 from posttrain.configs.schema import PromptSource
 from posttrain.folders import write_json
 from posttrain.pipelines.planning.plan import Plan, StagePlan

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from posttrain.configs.declaration import RowForm
+from posttrain.configs.nodes.declaration import RowForm
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
 from posttrain.stages.data.files import BadRows, Placed, file_rows, row_count

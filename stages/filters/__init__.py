@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError, validate_call
 
-from posttrain.configs.problems import closest
+from posttrain.configs.loading.problems import closest
 from posttrain.configs.schema import FilterUse
 from posttrain.errors import RecipeError
 from posttrain.stages.curation.decontamination import HeldOut

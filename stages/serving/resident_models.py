@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from posttrain.configs.inputs import judge_source
+from posttrain.configs.nodes.inputs import judge_source
 from posttrain.configs.schema import Cluster, JudgeModel, ModelSource
 from posttrain.errors import RewardError, RunError
 from posttrain.rewards.answers import Answers, content_key, gather

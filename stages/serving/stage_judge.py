@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from posttrain.configs.inputs import judge_source
+from posttrain.configs.nodes.inputs import judge_source
 from posttrain.configs.schema import JudgeModel
 from posttrain.rewards.contract import ChatClient, Conversation, RowError
 from posttrain.rewards.endpoint import EndpointHost

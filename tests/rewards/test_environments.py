@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from posttrain.configs.agents import EnvironmentUse
+from posttrain.configs.nodes.agents import EnvironmentUse
 from posttrain.configs.schema import Grpo
 from posttrain.errors import InputError, RewardError
 from posttrain.rewards.contract import RowError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from posttrain.configs.algorithms import ALGORITHMS, Algorithm
+from posttrain.configs.kinds.algorithms import ALGORITHMS, Algorithm
 from posttrain.configs.schema import Grpo
 from posttrain.errors import RunError
 from posttrain.stages import grpo

@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from posttrain.configs.editors import json_schema
 from posttrain.configs.load import load_recipe
+from posttrain.configs.loading.editors import json_schema
 from posttrain.errors import DataError, RecipeError
 from posttrain.pipelines.graph.dag import build_dag
 from posttrain.pipelines.planning.plan import make_plan
@@ -20,9 +20,9 @@ from posttrain.pipelines.preflight.data_checks import check_data
 STAGE = '''
 from pydantic import Field
 
-from posttrain.configs.declaration import Declaration, source_inputs
-from posttrain.configs.inputs import PromptSource
-from posttrain.configs.stage import StageBase
+from posttrain.configs.nodes.declaration import Declaration, source_inputs
+from posttrain.configs.nodes.inputs import PromptSource
+from posttrain.configs.nodes.stage import StageBase
 from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.load import load_all
 from posttrain.stages.data.store import write_rows

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posttrain.configs.agents import EnvironmentUse
+from posttrain.configs.nodes.agents import EnvironmentUse
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import HandoverError, RewardError
 from posttrain.rewards.environments.client import EnvironmentPool

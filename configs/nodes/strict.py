@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+Path_ = tuple[str | int, ...]
+"""Where a node stands: ("stages", "cold_start", "data", 0, "from")."""
+
 
 class Strict(BaseModel):
     """Unknown keys are errors, instances are frozen."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from posttrain.configs.own_kinds import own_kind
+from posttrain.configs.nodes.own_kinds import own_kind
 from posttrain.configs.schema import (
     Covariance,
     DataSource,

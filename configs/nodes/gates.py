@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from posttrain.configs.strict import Strict
+from posttrain.configs.nodes.strict import Strict
 
 
 class Gate(Strict):

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from posttrain.configs.strict import Strict, differing
+from posttrain.configs.nodes.strict import Strict, differing
 
 HOW = frozenset({"api_key", "timeout", "retries", "concurrency", "requests_per_minute"})
 """Fields that say how a judge is asked, not what it answers: a stage's key leaves them out."""

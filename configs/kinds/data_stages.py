@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from posttrain.configs.declaration import (
+from posttrain.configs.nodes.declaration import (
     Actor,
     Declaration,
     Generation,
@@ -15,10 +15,10 @@ from posttrain.configs.declaration import (
     reward_inputs,
     source_inputs,
 )
-from posttrain.configs.inputs import Model, PromptSource, RewardUse, Sampling, as_mapping, judge_source
-from posttrain.configs.judges import JudgeModel
-from posttrain.configs.stage import StageBase
-from posttrain.configs.strict import Strict
+from posttrain.configs.nodes.inputs import Model, PromptSource, RewardUse, Sampling, as_mapping, judge_source
+from posttrain.configs.nodes.judges import JudgeModel
+from posttrain.configs.nodes.stage import StageBase
+from posttrain.configs.nodes.strict import Strict
 from posttrain.types import Mode
 
 

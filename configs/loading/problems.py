@@ -12,11 +12,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from posttrain.configs import shape
-from posttrain.configs.references import has_reference
+from posttrain.configs.loading import shape
+from posttrain.configs.loading.references import has_reference
+from posttrain.configs.nodes.strict import Path_
 from posttrain.errors import RecipeError
-
-Path_ = tuple[str | int, ...]
 
 ELSEWHERE = {
     "learning_rate": "lr", "max_steps": "steps",

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeGuard
 
-from posttrain.configs.stage import StageBase
+from posttrain.configs.nodes.stage import StageBase
 from posttrain.errors import RecipeError
 
 _KNOWN: ContextVar[Mapping[str, type[StageBase]]] = ContextVar("own_kinds", default={})  # noqa: B039  (never changed)
@@ -56,7 +56,7 @@ def load_kind(kind: str, recipe_dir: Path) -> type[StageBase]:
     if found is None:
         raise RecipeError(f"kind {kind!r}: the file has no class {name}", fix=fix)
     if not (isinstance(found, type) and issubclass(found, StageBase)):
-        raise RecipeError(f"kind {kind!r}: {name} isn't a subclass of posttrain.configs.stage.StageBase", fix=fix)
+        raise RecipeError(f"kind {kind!r}: {name} isn't a subclass of posttrain.configs.nodes.stage.StageBase", fix=fix)
     if found.declare is StageBase.declare:
         raise RecipeError(f"kind {kind!r}: {name} has no `declare`", fix="return a Declaration of what the stage needs")
     if not callable(getattr(module, "run", None)):

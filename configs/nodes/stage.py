@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from posttrain.configs.declaration import Declaration
-from posttrain.configs.gates import Gate
-from posttrain.configs.inputs import Model, as_mapping
-from posttrain.configs.strict import Strict
+from posttrain.configs.nodes.declaration import Declaration
+from posttrain.configs.nodes.gates import Gate
+from posttrain.configs.nodes.inputs import Model, as_mapping
+from posttrain.configs.nodes.strict import Strict
 
 
 class StageBase(Strict):

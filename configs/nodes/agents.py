@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from posttrain.configs.strict import Strict
+from posttrain.configs.nodes.strict import Strict
 
 
 class EnvironmentUse(Strict):

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from posttrain.configs.extends import KEY, OWN
+from posttrain.configs.loading.extends import KEY, OWN
+from posttrain.configs.loading.shape import SHORT_FORMS
 from posttrain.configs.schema import Gate, Recipe
-from posttrain.configs.shape import SHORT_FORMS
 
 Node = dict[str, Any]
 

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from posttrain.configs.document import Path_
-from posttrain.configs.inputs import ModelSource, PromptSource, RewardUse, judge_source
-from posttrain.configs.judges import JudgeModel
+from posttrain.configs.nodes.inputs import ModelSource, PromptSource, RewardUse, judge_source
+from posttrain.configs.nodes.judges import JudgeModel
+from posttrain.configs.nodes.strict import Path_
 from posttrain.types import Mode
 
 if TYPE_CHECKING:
-    from posttrain.configs.data_stages import FilterUse
-    from posttrain.configs.evaluation import Suite
-    from posttrain.configs.training import TrainingStage
+    from posttrain.configs.kinds.data_stages import FilterUse
+    from posttrain.configs.kinds.evaluation import Suite
+    from posttrain.configs.kinds.training import TrainingStage
 
 Gives = Literal["model", "data", "table"]
 Actor = Literal["learner", "rollout", "teacher"]

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from posttrain.configs.algorithms import ALGORITHMS, Algorithm
-from posttrain.configs.declaration import Declaration, Generation, ModelInput, reward_inputs, source_inputs
-from posttrain.configs.inputs import ModelSource, PromptSource, RewardUse, Sampling, TaskUse, as_mapping
-from posttrain.configs.stage import StageBase
-from posttrain.configs.strict import Strict, differing
-from posttrain.configs.training import TrainingStage
+from posttrain.configs.kinds.algorithms import ALGORITHMS, Algorithm
+from posttrain.configs.kinds.training import TrainingStage
+from posttrain.configs.nodes.declaration import Declaration, Generation, ModelInput, reward_inputs, source_inputs
+from posttrain.configs.nodes.inputs import ModelSource, PromptSource, RewardUse, Sampling, TaskUse, as_mapping
+from posttrain.configs.nodes.stage import StageBase
+from posttrain.configs.nodes.strict import Strict, differing
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

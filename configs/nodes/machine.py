@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from posttrain.configs.strict import Strict, differing
+from posttrain.configs.nodes.strict import Strict, differing
 
 
 class LearnerCluster(Strict):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from posttrain.configs.declaration import (
+from posttrain.configs.nodes.declaration import (
     Actor,
     Declaration,
     Generation,
@@ -19,9 +19,9 @@ from posttrain.configs.declaration import (
     SourceInput,
     source_inputs,
 )
-from posttrain.configs.inputs import DataSource, Model, ModelSource, PromptSource, Sampling, as_mapping
-from posttrain.configs.stage import StageBase
-from posttrain.configs.strict import Strict, differing
+from posttrain.configs.nodes.inputs import DataSource, Model, ModelSource, PromptSource, Sampling, as_mapping
+from posttrain.configs.nodes.stage import StageBase
+from posttrain.configs.nodes.strict import Strict, differing
 
 
 class Optimizer(Strict):

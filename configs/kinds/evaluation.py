@@ -6,10 +6,10 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from posttrain.configs.declaration import Declaration, Generation, ModelInput, reward_inputs, source_inputs
-from posttrain.configs.inputs import Model, PromptSource, RewardUse, TaskUse
-from posttrain.configs.stage import StageBase
-from posttrain.configs.strict import Strict
+from posttrain.configs.nodes.declaration import Declaration, Generation, ModelInput, reward_inputs, source_inputs
+from posttrain.configs.nodes.inputs import Model, PromptSource, RewardUse, TaskUse
+from posttrain.configs.nodes.stage import StageBase
+from posttrain.configs.nodes.strict import Strict
 from posttrain.types import Mode
 
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from posttrain.configs.agents import EnvironmentUse
-from posttrain.configs.judges import JudgeModel
-from posttrain.configs.strict import Strict
+from posttrain.configs.nodes.agents import EnvironmentUse
+from posttrain.configs.nodes.judges import JudgeModel
+from posttrain.configs.nodes.strict import Strict
 from posttrain.types import Mode
 
 

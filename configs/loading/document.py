@@ -15,10 +15,8 @@ from typing import Any
 
 import yaml
 
+from posttrain.configs.nodes.strict import Path_
 from posttrain.errors import RecipeError
-
-Path_ = tuple[str | int, ...]
-"""Where a node stands: ("stages", "cold_start", "data", 0, "from")."""
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32

@@ -12,8 +12,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
-from posttrain.configs import shape
-from posttrain.configs.document import Document, Path_, read_document
+from posttrain.configs.loading import shape
+from posttrain.configs.loading.document import Document, read_document
+from posttrain.configs.nodes.strict import Path_
 from posttrain.errors import RecipeError
 
 KEY = "extends"
