@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,41 @@ ROOMS = ("configs", "sandbox", "rewards", "stages", "pipelines")
 
 GROUND = ("types", "errors", "thinking", "flags", "folders")
 KINDS = ("curate", "sample", "sft", "grpo", "distill", "evaluate")
-SUBROOMS = ("data", "rollout", "learner")
+LADDERS = {
+    "configs": ("nodes", "kinds", "schema", "loading", "tasks", "load"),
+    "stages": (
+        "context",
+        "actors",
+        "models",
+        "generators",
+        "data",
+        "learner/losses",
+        "learner/rank",
+        "learner",
+        "rollout/engines",
+        "rollout",
+        "serving",
+        "evaluation",
+        "curation",
+        "filters",
+    ),
+    "pipelines": (
+        "graph",
+        "records",
+        "preflight",
+        "planning",
+        "screen",
+        "report",
+        "compare",
+        "running",
+        "commands",
+    ),
+}
+"""Inside a room, from the bottom: a sub-room imports itself and those before it; kinds of stage import them all."""
+STRANGERS = (("rollout", "learner"),)
+"""Neither imports the other: weights and samples go through the stage."""
+MOST_FILES = 14
+"""In a folder of the rooms that have sub-rooms."""
 FENCES = {
     "ray": (
         "sandbox/pool",
@@ -129,6 +164,62 @@ def _below(model: type) -> Iterator[type]:
     for child in model.__subclasses__():
         yield child
         yield from _below(child)
+
+
+def subroom_of(parts: Sequence[str]) -> str:
+    """The step of its room's ladder on which a module stands; empty for a kind of stage."""
+    ladder = LADDERS[parts[0]]
+    steps = ("/".join(parts[1:end]) for end in range(len(parts), 1, -1))
+    return next((step for step in steps if step in ladder), "")
+
+
+def steps_between_subrooms() -> Iterator[tuple[str, str, str, str]]:
+    """The room, the importing sub-room, the imported one, and what to print, of each import inside a room."""
+    for path in FILES:
+        room = path.parts[0]
+        if room not in LADDERS:
+            continue
+        own = subroom_of(path.with_suffix("").parts)
+        for name in imports(path):
+            parts = name.split(".")[1:]
+            if name.startswith(f"posttrain.{room}.") and (target := subroom_of(parts)) != own:
+                yield room, own, target, f"{path} imports {name}"
+
+
+def test_imports_only_go_down_the_ladder_inside_a_room() -> None:
+    found = list(steps_between_subrooms())
+    ups = [
+        text
+        for room, own, target, text in found
+        if own and (not target or LADDERS[room].index(target) > LADDERS[room].index(own))
+    ]
+    assert len(found) > 300
+    assert ups == []
+
+
+def test_learner_and_rollout_never_import_each_other() -> None:
+    met = [
+        text
+        for _, own, target, text in steps_between_subrooms()
+        for pair in STRANGERS
+        if {own.split("/")[0], target.split("/")[0]} == {*pair}
+    ]
+    assert met == []
+
+
+def test_every_file_of_a_room_with_a_ladder_stands_on_a_step() -> None:
+    loose = {
+        path.as_posix()
+        for path in FILES
+        if path.parts[0] in LADDERS and path.name != "__init__.py" and not subroom_of(path.with_suffix("").parts)
+    }
+    projects = {"configs/project/rewards.py", "configs/project/test_rewards.py"}
+    assert loose == {f"stages/{kind}.py" for kind in KINDS} | projects
+
+
+def test_a_folder_has_few_files() -> None:
+    counts = Counter(path.parent.as_posix() for path in FILES if path.parts[0] in LADDERS)
+    assert {folder: count for folder, count in counts.items() if count > MOST_FILES} == {}
 
 
 @pytest.mark.parametrize("library", FENCES)
