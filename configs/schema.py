@@ -22,7 +22,7 @@ from posttrain.configs.kinds.data_stages import Deduplicate as Deduplicate
 from posttrain.configs.kinds.data_stages import Domains as Domains
 from posttrain.configs.kinds.data_stages import FilterUse as FilterUse
 from posttrain.configs.kinds.data_stages import Keep as Keep
-from posttrain.configs.kinds.data_stages import Sample as Sample
+from posttrain.configs.kinds.data_stages import SampleStage as SampleStage
 from posttrain.configs.kinds.data_stages import Store as Store
 from posttrain.configs.kinds.data_stages import WithoutThinking as WithoutThinking
 from posttrain.configs.kinds.evaluation import AutoEvaluate as AutoEvaluate
@@ -72,7 +72,7 @@ def _stage(value: Any, packaged: ValidatorFunctionWrapHandler) -> Any:
 
 
 Stage = Annotated[
-    Curate | Sample | Sft | Grpo | Distill | Evaluate,
+    Curate | SampleStage | Sft | Grpo | Distill | Evaluate,
     Field(discriminator="kind"),
     WrapValidator(_stage),
     SerializeAsAny(),

@@ -37,12 +37,10 @@ from posttrain.stages.data.files import BadRows
 from posttrain.stages.data.funnel import DROPPED, Funnel, split_reason
 from posttrain.stages.data.load import VALIDATION, derive_seed, expected_rows, load_all, prompt_maker, read
 from posttrain.stages.data.store import write_rows, write_stream
-from posttrain.types import Prompt
+from posttrain.types import Prompt, Row
 
 MALFORMED, DUPLICATE, NEAR = "malformed", "duplicate", "near duplicate"
 OVER_DOMAIN, OVER_LIMIT = "over the balance of its domain", "over the limit"
-
-Row = dict[str, Any]
 
 
 @dataclass(kw_only=True)

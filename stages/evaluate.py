@@ -16,11 +16,11 @@ from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.data.context_fit import Fit
 from posttrain.stages.data.load import derive_seed, load_prompts
 from posttrain.stages.data.store import write_rows
-from posttrain.stages.evaluation.intervals import Row, completion_table, pass_at, score_table, summary
+from posttrain.stages.evaluation.intervals import completion_table, pass_at, score_table, summary
 from posttrain.stages.evaluation.mode_following import follow, follow_rows
 from posttrain.stages.rollout.scoring import collect, load_policy, rollout_rows
 from posttrain.thinking import split_thinking
-from posttrain.types import Completion, Group, Mode, Prompt, SamplingParams, ScoredGroup
+from posttrain.types import Completion, Group, Mode, Prompt, Row, SamplingParams, ScoredGroup
 
 TABLE = "table.json"
 THINKING, NON_THINKING = (0.6, 0.95, 20), (0.7, 0.8, 20)

@@ -25,7 +25,7 @@ from posttrain.stages.learner.experience import Experience, has_signal
 from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.learner.trainer import PolicyTrainer
 from posttrain.stages.models.model_files import ModelSpec
-from posttrain.stages.rollout.group_source import Ahead, Asking, Feed, Now
+from posttrain.stages.rollout.group_source import Ahead, Feed, GroupSettings, Now
 from posttrain.stages.rollout.in_flight import restore_ahead, save_ahead
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.stages.rollout.scoring import (
@@ -45,7 +45,7 @@ def run(context: StageContext) -> StageResult:
     supply = PromptSupply(sources, [s.weight for s in spec.prompts], seed=context.seed, difficulty=spec.difficulty)
     session = TrainingSession.start(context, spec.steps * spec.minibatches, answers=True)
     with context.workers.scorer(spec.rewards) as scorer:
-        asking = Asking(
+        asking = GroupSettings(
             pool=start_pool(context, session), scorer=scorer, group_size=spec.group_size,
             params=sampling_params(spec.sampling), environments=context.workers.environment, supply=supply,
             seed=lambda serial: derive_seed(context.seed, context.name, serial),
@@ -88,7 +88,7 @@ def push_weights(pool: RolloutPool, session: TrainingSession, version: int) -> N
     give(version)
 
 
-def open_feed(asking: Asking, session: TrainingSession, rows: Sequence[Prompt]) -> Feed:
+def open_feed(asking: GroupSettings, session: TrainingSession, rows: Sequence[Prompt]) -> Feed:
     """Groups as the recipe wants them: when they are asked for, or ahead of training."""
     spec: Grpo = session.context.spec
     supply = asking.supply

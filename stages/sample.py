@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.configs.kinds.data_stages import NO_MODEL
-from posttrain.configs.schema import Sample
+from posttrain.configs.schema import SampleStage
 from posttrain.errors import DataError
 from posttrain.stages.context import StageContext, StageResult
 from posttrain.stages.curation.decontamination import HeldOut
@@ -34,7 +34,7 @@ from posttrain.stages.learner.distribution_scoring import store_distributions
 from posttrain.stages.rollout.scoring import collect, load_policy, sampling_params
 from posttrain.stages.serving.teacher_endpoint import EndpointTeacher
 from posttrain.thinking import CLOSE, OPEN
-from posttrain.types import Completion, Group, Message, Prompt, ScoredGroup
+from posttrain.types import Completion, Group, Message, Prompt, Row, ScoredGroup
 
 BATCH = 128
 ORACLE, GIVEN = NO_MODEL
@@ -44,13 +44,12 @@ WRITES = {ORACLE: "solution", GIVEN: "response"}
 WITHOUT = {ORACLE: "no worked solution", GIVEN: "no response"}
 OVER_LIMIT = "over the limit"
 
-Row = dict[str, Any]
 Answering = Callable[[Sequence[Prompt], int], list[ScoredGroup]]
 
 
 def run(context: StageContext) -> StageResult:
     """Write the kept responses as rows {messages, response, mode, ...}, and every other one with its reason."""
-    spec: Sample = context.spec
+    spec: SampleStage = context.spec
     funnel, dropped, review = Funnel(), list[Row](), list[Row]()
     rows, settled = _reviewed(context, spec)
     funnel.rows_in += len(rows)
@@ -95,7 +94,12 @@ def run(context: StageContext) -> StageResult:
 
 
 def _batches(
-    context: StageContext, spec: Sample, prompts: Sequence[Prompt], teacher: _Teacher, filters: list[Filter], kept: int
+    context: StageContext,
+    spec: SampleStage,
+    prompts: Sequence[Prompt],
+    teacher: _Teacher,
+    filters: list[Filter],
+    kept: int,
 ) -> Iterator[Row]:
     """What became of each batch of prompts; batches that an interrupted run finished are read back."""
     parts = Parts(context.dir / "parts")
@@ -114,7 +118,7 @@ def _batches(
         yield part
 
 
-def _settle(scored: Sequence[ScoredGroup], spec: Sample, filters: list[Filter], teacher: str) -> Row:
+def _settle(scored: Sequence[ScoredGroup], spec: SampleStage, filters: list[Filter], teacher: str) -> Row:
     rows, dropped, review, candidates = list[Row](), list[Row](), list[Row](), 0
     for group in scored:
         prompt, completions = group.group.prompt, group.group.completions
@@ -128,7 +132,7 @@ def _settle(scored: Sequence[ScoredGroup], spec: Sample, filters: list[Filter], 
     return {"rows": rows, "dropped": dropped, "review": review, "candidates": candidates}
 
 
-def select(scored: ScoredGroup, spec: Sample, filters: Sequence[Filter]) -> Choice:
+def select(scored: ScoredGroup, spec: SampleStage, filters: Sequence[Filter]) -> Choice:
     """The `take` candidates that pass every filter, as `pick` says."""
     candidates = list(zip(scored.group.completions, scored.scores, strict=True))
     return choose(scored.group.prompt, candidates, filters, take=spec.take, pick=spec.pick)
@@ -137,7 +141,7 @@ def select(scored: ScoredGroup, spec: Sample, filters: Sequence[Filter]) -> Choi
 class _Teacher:
     """Who answers: the oracle, the run's rollout workers, or an endpoint. Loaded with the first batch."""
 
-    def __init__(self, context: StageContext, spec: Sample) -> None:
+    def __init__(self, context: StageContext, spec: SampleStage) -> None:
         self.context, self.spec = context, spec
         self.made_by: Row = {}
         self.name = spec.endpoint.model or "" if spec.endpoint else spec.model.source if spec.model else ""
@@ -182,11 +186,11 @@ def _seed(context: StageContext) -> int:
     return derive_seed(context.seed, context.name)
 
 
-def _writer(spec: Sample) -> str | None:
+def _writer(spec: SampleStage) -> str | None:
     return spec.model.source if spec.model is not None and spec.model.source in WRITES else None
 
 
-def _prompts(context: StageContext, spec: Sample) -> Iterator[Prompt]:
+def _prompts(context: StageContext, spec: SampleStage) -> Iterator[Prompt]:
     """The prompts, each with the place that it comes from in the column `origin`, unless an earlier stage said so."""
     fit = None if _writer(spec) else Fit()  # of a model at an endpoint no more is known
     if fit and spec.model is not None:
@@ -197,14 +201,14 @@ def _prompts(context: StageContext, spec: Sample) -> Iterator[Prompt]:
             yield Prompt(**{**vars(prompt), "columns": columns})
 
 
-def _held_out(context: StageContext, spec: Sample) -> HeldOut:
+def _held_out(context: StageContext, spec: SampleStage) -> HeldOut:
     if not spec.held_out:
         return HeldOut()
     sets = zip(spec.held_out, load_all(context, spec.held_out), strict=True)
     return HeldOut((source.source, prompts) for source, prompts in sets)
 
 
-def _reviewed(context: StageContext, spec: Sample) -> tuple[list[Row], set[str]]:
+def _reviewed(context: StageContext, spec: SampleStage) -> tuple[list[Row], set[str]]:
     """Rows that a person decided, and the contents of their queries, which aren't sampled again."""
     rows, settled = list[Row](), set[str]()
     for source in spec.reviewed:

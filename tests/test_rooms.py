@@ -279,6 +279,29 @@ def test_every_knob_of_the_recipe_is_read() -> None:
     assert sorted(set(unread)) == []
 
 
+SAME_NAMES = {
+    "Answers": {"rewards/answers.py"},
+    "Group": {"rewards/latex.py"},
+    "TooLarge": {"rewards/arithmetic.py", "sandbox/codec.py"},
+    "Row": {"rewards/members.py"},
+    "_Capped": {"sandbox/cells.py", "sandbox/serving.py"},
+}
+"""Classes of rewards and sandbox that share a name with another one; to be emptied."""
+
+
+def test_no_two_classes_share_a_name() -> None:
+    found: dict[str, set[str]] = {}
+    for path in [*FILES, *(ROOT / "src/posttrain").glob("*.py")]:
+        place = (ROOT / path).relative_to(ROOT).as_posix()
+        for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, set()).add(place)
+    shared = {name: places - SAME_NAMES.get(name, set()) for name, places in found.items() if len(places) > 1}
+    assert {name: places for name, places in shared.items() if len(places) > 1} == {}
+    known = {name for name, places in SAME_NAMES.items() if places & found.get(name, set())}
+    assert known == {*SAME_NAMES}, "take what no longer shares a name out of the list"
+
+
 def test_files_stay_short() -> None:
     long = {
         str(path): lines

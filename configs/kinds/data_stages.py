@@ -182,7 +182,7 @@ class Store(Strict):
         return self
 
 
-class Sample(StageBase):
+class SampleStage(StageBase):
     """A model's responses to prompts, verified, filtered and chosen (report, 4.1 and 4.3).
 
     Few samples are the default, as the report prefers: one response a query, and at most 5000 of them.
@@ -215,7 +215,7 @@ class Sample(StageBase):
         return [as_mapping(v, "use") for v in values]
 
     @model_validator(mode="after")
-    def _fits(self) -> Sample:
+    def _fits(self) -> SampleStage:
         if (self.model is None) == (self.endpoint is None):
             raise ValueError("who answers? name `model` or `endpoint: {endpoint: URL, model: NAME}`, one of the two")
         if self.endpoint is not None and self.endpoint.endpoint is None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from posttrain.pipelines.compare import Comparison, Cost
-from posttrain.pipelines.compare.numbers import Number, why_not_paired
+from posttrain.pipelines.compare.numbers import ComparedNumber, why_not_paired
 from posttrain.pipelines.compare.recipes import ABSENT, Difference, show_value
 from posttrain.pipelines.records.results import NO_VERDICT
 from posttrain.pipelines.report.costs import StageCost
@@ -57,7 +57,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         print_line(console, f"note: {note}")
 
 
-def _goes_without_saying(number: Number) -> bool:
+def _goes_without_saying(number: ComparedNumber) -> bool:
     """Parts by task and domain (they are in the JSON), and shares of trouble that there was none of."""
     row = number.a
     return "/" in row.metric or (row.metric in QUIET and not row.value and not number.b.value)
@@ -87,7 +87,7 @@ def _aside(one: Difference) -> str:
     return "" if one.decides else " (enters no key)"
 
 
-def _numbers_table(numbers: Sequence[Number], *, wide: bool) -> Table:
+def _numbers_table(numbers: Sequence[ComparedNumber], *, wide: bool) -> Table:
     table = Table("stage", "suite mode metric", "A", "B", "B - A", title="evaluation", title_justify="left")
     stage = ""
     for number in numbers:
@@ -104,7 +104,7 @@ def _numbers_table(numbers: Sequence[Number], *, wide: bool) -> Table:
     return table
 
 
-def _in_words(number: Number, *, between: str = " ") -> str:
+def _in_words(number: ComparedNumber, *, between: str = " ") -> str:
     """`+0.055 (n=40) [+0.012, +0.098]`: over how many questions, with what it rests on where it isn't paired."""
     if number.basis == "suites differ":
         return number.basis

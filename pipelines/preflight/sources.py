@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.nodes.declaration import Declaration, RowForm
 from posttrain.configs.schema import PromptSource
-from posttrain.stages.data.load import Row, SourceReport, check_source, to_prompt, with_unique_ids
-from posttrain.types import Prompt
+from posttrain.stages.data.load import SourceReport, check_source, to_prompt, with_unique_ids
+from posttrain.types import Prompt, Row
 
 TRIED = 20_000
 """Rows of a source that may have millions of them; all are checked as rows."""

@@ -17,7 +17,7 @@ from posttrain.configs.schema import DataSource, ModelSource
 from posttrain.errors import InputError
 from posttrain.pipelines.graph.dag import Node
 from posttrain.pipelines.preflight.sources import Sources
-from posttrain.stages.data.load import Row
+from posttrain.types import Row
 
 if TYPE_CHECKING:
     from posttrain.stages.models.chat import ChatFormat

@@ -19,7 +19,7 @@ from posttrain.pipelines.graph.dag import Node
 from posttrain.pipelines.records.thresholds import METRICS
 
 if TYPE_CHECKING:
-    from posttrain.pipelines.records.results import Row
+    from posttrain.pipelines.records.results import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ def settle_gates(loaded: LoadedRecipe, dag: Mapping[str, Node]) -> tuple[Settled
     )
 
 
-def judge_gate(gate: SettledGate, rows: Iterable[Row]) -> GateVerdict:
+def judge_gate(gate: SettledGate, rows: Iterable[Figure]) -> GateVerdict:
     """Judge by the numbers themselves; the intervals are shown, so that a person sees how sure they are."""
     found = {
         row.stage: row for row in rows if (row.suite, row.mode, row.metric) == (gate.suite, gate.mode, gate.metric)
@@ -127,7 +127,7 @@ def failure_text(verdicts: Sequence[GateVerdict]) -> str:
     return "\n".join(lines)
 
 
-def _number(row: Row) -> str:
+def _number(row: Figure) -> str:
     return f"{row.text()} (n={row.n})"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from posttrain.errors import InputError
 from posttrain.pipelines.records.gates import GateVerdict, SettledGate, judge_gate
 from posttrain.pipelines.records.ledger import Ledger, reading
-from posttrain.pipelines.records.thresholds import Cell, Verdict, judge, parse_check
+from posttrain.pipelines.records.thresholds import Cell, ThresholdVerdict, judge, parse_check
 from posttrain.stages.curation.overlap import SuiteOverlap
 
 TABLE = "table.json"
@@ -22,7 +22,7 @@ NO_VERDICT = "no verdict"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Figure:
     """One number of an evaluation, with its interval."""
 
     stage: str
@@ -54,14 +54,14 @@ class RunResults:
     """Of plan.json: name, kind, gives, inputs, evaluates."""
     states: Mapping[str, Mapping[str, Any]]
     """By stage: state, why, key, metrics, seconds."""
-    rows: tuple[Row, ...]
-    verdicts: tuple[Verdict, ...]
+    rows: tuple[Figure, ...]
+    verdicts: tuple[ThresholdVerdict, ...]
     gates: tuple[GateVerdict, ...] = ()
     overlaps: tuple[SuiteOverlap, ...] = ()
     """Held-out questions that stand in training data too, by suite; empty if they weren't compared."""
 
     @property
-    def failed(self) -> tuple[Verdict, ...]:
+    def failed(self) -> tuple[ThresholdVerdict, ...]:
         """The thresholds that weren't met."""
         return tuple(verdict for verdict in self.verdicts if verdict.passed is False)
 
@@ -166,7 +166,7 @@ def _metric(row: Mapping[str, Any]) -> str:
     return name if budget is None or "@" in name else f"{name}@{budget}"
 
 
-def evaluation_rows(ledger: Ledger, stage: Mapping[str, Any]) -> list[Row]:
+def evaluation_rows(ledger: Ledger, stage: Mapping[str, Any]) -> list[Figure]:
     """The numbers of one stage of plan.json; none if it is no evaluation, or isn't done.
 
     Raises InputError for a damaged table.
@@ -176,7 +176,7 @@ def evaluation_rows(ledger: Ledger, stage: Mapping[str, Any]) -> list[Row]:
         return []
     with reading(path, f"run the recipe again with --force {stage['name']}"):
         return [
-            Row(
+            Figure(
                 stage=stage["evaluates"] or stage["name"],
                 suite=row["suite"],
                 mode=row["mode"],

@@ -50,7 +50,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class ThresholdVerdict:
     """What a check came to. `passed` is None when its stage wasn't run, so that there is no result."""
 
     text: str
@@ -97,21 +97,21 @@ def parse_check(text: str, about: str = "") -> Check:
     return check
 
 
-def judge(check: Check, results: Mapping[Cell, float]) -> Verdict:
+def judge(check: Check, results: Mapping[Cell, float]) -> ThresholdVerdict:
     """Evaluate `check` over `results`."""
     missing = [":".join(cell) for cell in check.cells if cell not in results]
     if missing:
         detail = f"no result for {', '.join(missing)}"
         # The whole suite ran and has no such metric: that is a failure, not a stage left out.
         ran = all(any(cell[:2] == known[:2] for known in results) for cell in check.cells)
-        return Verdict(text=check.text, about=check.about, passed=False if ran else None, detail=detail)
+        return ThresholdVerdict(text=check.text, about=check.about, passed=False if ran else None, detail=detail)
     names = {f"cell_{index}": results[cell] for index, cell in enumerate(check.cells)}
     try:
         left, right = _value(check.left, names), _value(check.right, names)
     except ZeroDivisionError:
-        return Verdict(text=check.text, about=check.about, passed=False, detail="division by zero")
+        return ThresholdVerdict(text=check.text, about=check.about, passed=False, detail="division by zero")
     passed = bool(_COMPARE[check.compare](left, right))
-    return Verdict(text=check.text, about=check.about, passed=passed, detail=f"{left:.4g} against {right:.4g}")
+    return ThresholdVerdict(text=check.text, about=check.about, passed=passed, detail=f"{left:.4g} against {right:.4g}")
 
 
 METRICS = ("accuracy", "pass", "no_verdict", "think_format", "tokens", "truncated", "turns", "dialogues")

@@ -25,7 +25,7 @@ from posttrain.pipelines.report.curves import budget_charts, stage_charts
 from posttrain.pipelines.report.datasets import funnels, histograms
 from posttrain.pipelines.report.graph import draw
 from posttrain.pipelines.report.rollouts import sampled_rollouts
-from posttrain.pipelines.screen.matrix import Matrix
+from posttrain.pipelines.screen.matrix import EvaluationMatrix
 from posttrain.pipelines.screen.numbers import count_of, duration, main_metrics
 
 DAMAGED = "see which of its files is damaged, and run its stage again with --force STAGE"
@@ -55,7 +55,7 @@ def render(results: RunResults) -> str:
         costs=costs,
         count=count_of,
         graph=Markup(draw(results, costs)),
-        matrix=Matrix.of(results.rows),
+        matrix=EvaluationMatrix.of(results.rows),
         funnels=funnels(results),
         histograms=histograms(results),
         about=_about(results),

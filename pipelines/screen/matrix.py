@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from posttrain.pipelines.records.results import NO_VERDICT, Row
+from posttrain.pipelines.records.results import NO_VERDICT, Figure
 
 Column = tuple[str, str, str]
 """(suite, mode, metric)"""
@@ -19,7 +19,7 @@ QUIET = ("no_verdict", "truncated")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class MatrixCell:
     """One number as the page shows it."""
 
     text: str
@@ -30,17 +30,17 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matrix:
+class EvaluationMatrix:
     """Stages across, results down: a run has few stages and many results."""
 
     stages: tuple[str, ...]
     main: tuple[Column, ...]
     parts: tuple[Column, ...]
     """By task and domain: folded away at first."""
-    cells: dict[tuple[str, Column], Cell]
+    cells: dict[tuple[str, Column], MatrixCell]
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> Matrix:
+    def of(cls, rows: Sequence[Figure]) -> EvaluationMatrix:
         """The matrix of a run's rows."""
         shown = columns(row for row in rows if not goes_without_saying(row, rows))
         return cls(
@@ -51,25 +51,25 @@ class Matrix:
         )
 
 
-def columns(rows: Iterable[Row]) -> list[Column]:
+def columns(rows: Iterable[Figure]) -> list[Column]:
     """The (suite, mode, metric) of all rows, in the order they first appear."""
     return list(dict.fromkeys((row.suite, row.mode, row.metric) for row in rows))
 
 
-def goes_without_saying(row: Row, rows: Iterable[Row]) -> bool:
+def goes_without_saying(row: Figure, rows: Iterable[Figure]) -> bool:
     """Whether a number is a share of trouble that no stage had any of."""
     if row.metric not in QUIET:
         return False
     return not any(r.value for r in rows if (r.suite, r.mode, r.metric) == (row.suite, row.mode, row.metric))
 
 
-def _cell(row: Row) -> Cell:
+def _cell(row: Figure) -> MatrixCell:
     if math.isnan(row.value):
-        return Cell(text=NO_VERDICT, interval="", share=None, n=row.n)
+        return MatrixCell(text=NO_VERDICT, interval="", share=None, n=row.n)
     share = 0 <= row.value <= 1 and row.metric not in COUNTS
     scale = 100 if share else 1
     low, high = row.low * scale, row.high * scale
-    return Cell(
+    return MatrixCell(
         text=f"{row.value * scale:.1f}",
         interval=f"{low:.1f} – {high:.1f}",
         share=row.value if share else None,

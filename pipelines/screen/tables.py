@@ -12,7 +12,7 @@ from rich.text import Text
 from posttrain.pipelines.planning.estimate import Estimate
 from posttrain.pipelines.planning.plan import Plan
 from posttrain.pipelines.preflight.data_checks import DataRead
-from posttrain.pipelines.records.results import Row, RunResults
+from posttrain.pipelines.records.results import Figure, RunResults
 from posttrain.pipelines.screen.matrix import columns, goes_without_saying
 from posttrain.pipelines.screen.numbers import count_of, duration, main_metrics
 from posttrain.pipelines.screen.terminal import print_line
@@ -80,7 +80,7 @@ def print_results(results: RunResults, console: Console) -> None:
         print_line(console, f"{verdict.word}  {verdict.text}: {verdict.detail}{about}")
 
 
-def _matrix(rows: Sequence[Row], room: int) -> Table:
+def _matrix(rows: Sequence[Figure], room: int) -> Table:
     """Stages across where they have room, with their intervals beside or below the numbers; else one number a row."""
     for between in (" ", "\n"):
         lines = _across(rows, between)
@@ -94,7 +94,7 @@ def _matrix(rows: Sequence[Row], room: int) -> Table:
     return table
 
 
-def _across(rows: Sequence[Row], between: str) -> list[list[str]]:
+def _across(rows: Sequence[Figure], between: str) -> list[list[str]]:
     """A run has few stages and many results: stages across, results down."""
     stages = list(dict.fromkeys(row.stage for row in rows))
     cells = {(row.stage, row.suite, row.mode, row.metric): row.text(between=between) for row in rows}
@@ -104,7 +104,7 @@ def _across(rows: Sequence[Row], between: str) -> list[list[str]]:
     ]
 
 
-def _down(rows: Sequence[Row]) -> list[list[str]]:
+def _down(rows: Sequence[Figure]) -> list[list[str]]:
     lines, before = [["stage", "suite mode metric", "value", "n"]], ""
     for row in rows:
         stage = "" if row.stage == before else row.stage

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 Message = Mapping[str, Any]
 """One chat turn: {"role": "user", "content": "2+2?"}; assistants may have reasoning_content and tool_calls."""
 
+Row = dict[str, Any]
+"""A row of a data set: {"prompt": "2+2?", "answer": "4"}."""
+
 Mode = Literal["default", "think", "no_think", "closed"]
 """How a prompt asks for thinking: `default` no flag (the model thinks), `think` and `no_think` the soft
 switches /think and /no_think in the last user turn, `closed` the hard switch (enable_thinking=False: an

@@ -20,7 +20,7 @@ Rule = Callable[[str], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class PhraseForm:
     """A form of words, and what of it any ASCII text must hold: a search for plain words is fifty times faster."""
 
     pattern: re.Pattern[str]
@@ -35,8 +35,8 @@ class Form:
         return not lower.isascii()
 
 
-def _form(words: str, pattern: str, flags: re.RegexFlag = re.IGNORECASE) -> Form:
-    return Form(pattern=re.compile(pattern, flags), words=tuple(words.split()))
+def _form(words: str, pattern: str, flags: re.RegexFlag = re.IGNORECASE) -> PhraseForm:
+    return PhraseForm(pattern=re.compile(pattern, flags), words=tuple(words.split()))
 
 
 _QUOTED = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|«[^»\n]*»|'[^'\n]{12,}'")
@@ -107,7 +107,7 @@ OPEN = (
         r"^\s*(?:hi|hello|hey|thanks|thank\s+you|good\s+(?:morning|evening))\b[^?\d]*$",
         _LINES,
     ),
-    Form(pattern=re.compile(r"写一(?:篇|首|个故事|封)|谈谈"), words=()),
+    PhraseForm(pattern=re.compile(r"写一(?:篇|首|个故事|封)|谈谈"), words=()),
 )  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def open_generation(text: str) -> bool:
     return _has_form(text, OPEN)
 
 
-def _has_form(text: str, forms: Sequence[Form]) -> bool:
+def _has_form(text: str, forms: Sequence[PhraseForm]) -> bool:
     text = _unquoted(text)
     lower = text.lower()
     return any(form.may_stand_in(lower) and form.pattern.search(text) for form in forms)

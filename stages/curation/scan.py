@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from posttrain.folders import write_text
 from posttrain.stages.actors.shard_pool import ShardPool
-from posttrain.stages.curation.scan_shard import Hashes, Row, shard_path
+from posttrain.stages.curation.scan_shard import Hashes, shard_path
 from posttrain.stages.data.minhash import BANDS, PERMUTATIONS
-from posttrain.types import Prompt
+from posttrain.types import Prompt, Row
 
 SHARD = 10_000
 STATE = "shards.json"

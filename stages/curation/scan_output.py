@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from posttrain.stages.actors.shard_pool import ShardPool
-from posttrain.stages.curation.scan_shard import Row, shard_path
+from posttrain.stages.curation.scan_shard import shard_path
 from posttrain.stages.data.store import Part, join_parts, write_part, write_rows
+from posttrain.types import Row
 
 IN_MEMORY = 20_000
 """So many rows are written as `write_rows` does, which finds richer types."""

@@ -20,9 +20,8 @@ from posttrain.stages.curation.row_rules import RowJudge
 from posttrain.stages.data.content import content, hash64
 from posttrain.stages.data.funnel import asked_text
 from posttrain.stages.data.minhash import BANDS, PERMUTATIONS, bands, numbers, shingles, signatures, tokens
-from posttrain.types import Prompt
+from posttrain.types import Prompt, Row
 
-Row = dict[str, Any]
 Hashes = Mapping[str, NDArray[Any]]
 """What `Scan` appends to its files, by name."""
 

@@ -20,12 +20,11 @@ from posttrain.stages.data.store import FILE, iter_rows
 from posttrain.stages.generators import builtin, dialogues, scraped, task_agents, task_skills, task_text
 from posttrain.stages.generators.builtin import held_out
 from posttrain.stages.generators.worked_solutions import worked_solution
-from posttrain.types import Mode, Prompt
+from posttrain.types import Mode, Prompt, Row
 
 if TYPE_CHECKING:
     from posttrain.stages.data.context_fit import Fit
 
-Row = dict[str, Any]
 S = TypeVar("S", bound=PromptSource)
 GENERATORS = {
     **builtin.GENERATORS,

@@ -8,9 +8,7 @@ from typing import Any, get_args
 
 from posttrain.configs.loading.problems import closest
 from posttrain.errors import DataError
-from posttrain.types import Mode
-
-Row = dict[str, Any]
+from posttrain.types import Mode, Row
 
 MODES = (*get_args(Mode), "mixed")
 ROLES = ("system", "user", "assistant", "tool")

@@ -17,9 +17,9 @@ from posttrain.errors import DataError, InputError
 from posttrain.stages.data.context_fit import most_tokens
 from posttrain.stages.data.files import BadRows
 from posttrain.stages.data.fusion import Earlier, Example, dialogue, example, targets
-from posttrain.stages.data.load import Row, check_row, derive_seed, patient, read
+from posttrain.stages.data.load import check_row, derive_seed, patient, read
 from posttrain.stages.models.chat import ChatFormat
-from posttrain.types import Sample
+from posttrain.types import Row, Sample
 
 Pair = tuple[Example, Example]
 """A row alone, and as it is trained: with other rows in front, or the same again."""

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.types import Completion, ScoredGroup
+from posttrain.types import Completion, Row, ScoredGroup
 
 RESAMPLES = 1000
-Row = dict[str, Any]
 Table = NDArray[np.float64]
 
 

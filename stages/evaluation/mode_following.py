@@ -12,9 +12,9 @@ import numpy as np
 
 from posttrain.flags import flagged
 from posttrain.rewards.modes import follows
-from posttrain.stages.evaluation.intervals import Row, Table, summary
+from posttrain.stages.evaluation.intervals import Table, summary
 from posttrain.thinking import answer_of
-from posttrain.types import Group, Mode, Prompt, Score, ScoredGroup
+from posttrain.types import Group, Mode, Prompt, Row, Score, ScoredGroup
 
 Ask = Callable[[int, Mode, Sequence[Prompt]], Iterable[Group]]
 """The turn, the mode that sampling settings and the hard switch depend on, and the prompts: one completion each."""

@@ -14,8 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from posttrain.stages.generators.worked_solutions import selection
-
-Row = dict[str, Any]
+from posttrain.types import Row
 
 WORDS = tuple(
     "red blue green black white pink gray gold cat dog bird fish fox bear wolf frog tree leaf rose sun moon star "

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from posttrain.flags import FLAGS, flagged
 from posttrain.stages.generators.builtin import arithmetic, final_answer, instructions
-
-Row = dict[str, Any]
+from posttrain.types import Row
 
 VARIANTS = ("user", "system", "quoted", "hard")
 _SYSTEM = ("You are a helpful assistant.", "Answer exactly.", "")

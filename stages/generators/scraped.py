@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from posttrain.stages.generators.builtin import arithmetic
-
-Row = dict[str, Any]
+from posttrain.types import Row
 
 WORD_PROBLEMS = (
     ("A baker has 64 rolls on the shelf, sells 17 before noon and bakes 25 new ones. How many rolls has he now?", 72),

@@ -8,12 +8,10 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from posttrain.stages.generators.task_skills import CITIES
 from posttrain.stages.generators.task_text import NAMES, in_split, thought
-
-Row = dict[str, Any]
+from posttrain.types import Row
 
 _BOXED = "Put the result in \\boxed{}."
 _VILLAGES = (

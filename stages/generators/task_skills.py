@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from posttrain.stages.generators.task_text import NAMES, in_split, thought
-
-Row = dict[str, Any]
+from posttrain.types import Row
 
 CITIES = ("Oslo", "Bern", "Rome", "Lima", "Cairo", "Quito", "Paris", "Delhi", "Tunis", "Riga", "Accra", "Hanoi")
 _NOUNS = {"cat": "Katze", "dog": "Hund", "moon": "Mond", "house": "Haus", "tree": "Baum", "ship": "Schiff",

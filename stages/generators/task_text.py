@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from posttrain.rewards.instructions.generate import random_instructions
 from posttrain.stages.generators.builtin import WORDS, arithmetic, held_out, instructions
-
-Row = dict[str, Any]
+from posttrain.types import Row
 
 TOPICS = (
     "the tides", "bees", "old bridges", "the moon", "tea", "rivers", "paper", "glass", "the wind", "clocks", "maps",

@@ -10,7 +10,7 @@ from posttrain.flags import with_flag
 from posttrain.stages.context import StageContext
 from posttrain.stages.data.load import derive_seed
 from posttrain.stages.data.row_checks import row_messages
-from posttrain.stages.learner.distributions import FOLDER, ROWS_A_FILE, Form, write_stored
+from posttrain.stages.learner.distributions import FOLDER, ROWS_A_FILE, DistributionForm, write_stored
 from posttrain.stages.learner.rank.frozen_names import teacher_name
 from posttrain.stages.models.chat import ChatFormat, open_chat
 from posttrain.stages.models.locations import model_path
@@ -29,7 +29,11 @@ def store_distributions(context: StageContext, model: ModelSource, rule: Store, 
     """
     path, source = model_path(context, model)
     chat = open_chat(path, source.revision)
-    form = Form(kind="top_k", count=rule.top_k) if rule.top_k else Form(kind="draws", count=rule.draws)
+    form = (
+        DistributionForm(kind="top_k", count=rule.top_k)
+        if rule.top_k
+        else DistributionForm(kind="draws", count=rule.draws)
+    )
     learner = context.workers.learner()
     learner.load_frozen(ModelSpec.of(path, source), teacher_name())
     context.progress.start(len(rows), unit="row")

@@ -35,14 +35,16 @@ _MOST_IDS, _MOST_COUNT = 1 << _ID_BITS, 1 << 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class DistributionForm:
     """How a target's distribution is kept: its k likeliest ids, or ids drawn from it."""
 
     kind: Literal["top_k", "draws"]
     count: int
 
 
-def encode(form: Form, ids: NDArray[np.int32], values: NDArray[np.float32]) -> tuple[bytes, NDArray[np.uint16]]:
+def encode(
+    form: DistributionForm, ids: NDArray[np.int32], values: NDArray[np.float32]
+) -> tuple[bytes, NDArray[np.uint16]]:
     """The entries of targets [S, k] and how many each has.
 
     `values`: log-probabilities, or shares of the draws; -inf where a target has fewer (shares of 0 are left out too).
@@ -65,7 +67,9 @@ def encode(form: Form, ids: NDArray[np.int32], values: NDArray[np.float32]) -> t
     return _packed(flat_ids | counts << _ID_BITS, 3), sizes
 
 
-def decode(form: Form, entries: bytes, sizes: NDArray[np.uint16]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def decode(
+    form: DistributionForm, entries: bytes, sizes: NDArray[np.uint16]
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """What `encode` was given: ids [S, k] and values [S, k], as wide as the widest target."""
     number = _unpacked(entries, 7 if form.kind == "top_k" else 3)
     width = int(sizes.max(initial=0))
@@ -100,7 +104,7 @@ def merged_draws(drawn: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[n
 
 
 def write_stored(
-    folder: Path, form: Form, samples: Sequence[Sample], fingerprint: Mapping[str, Any], first: int = 0
+    folder: Path, form: DistributionForm, samples: Sequence[Sample], fingerprint: Mapping[str, Any], first: int = 0
 ) -> None:
     """Write samples with their stored targets into `folder`, in files numbered from `first`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +115,7 @@ def write_stored(
         pq.write_table(table, folder / f"part-{number:05d}.parquet", compression="zstd")
 
 
-def read_stored(folder: Path) -> tuple[Form, dict[str, Any], list[Sample]]:
+def read_stored(folder: Path) -> tuple[DistributionForm, dict[str, Any], list[Sample]]:
     """The form, the fingerprint and the samples of a folder.
 
     Raises:
@@ -120,14 +124,14 @@ def read_stored(folder: Path) -> tuple[Form, dict[str, Any], list[Sample]]:
     paths = sorted(folder.glob("part-*.parquet"))
     if not paths:
         raise DataError("there are no stored distributions", where=str(folder), fix="give the sample stage `store:`")
-    found: list[tuple[Form, dict[str, Any]]] = []
+    found: list[tuple[DistributionForm, dict[str, Any]]] = []
     samples: list[Sample] = []
     for path in paths:
         table = pq.read_table(path)
         meta = json.loads((table.schema.metadata or {}).get(META, b"{}"))
         if not meta:
             raise DataError("the file doesn't say what it holds", where=str(path))
-        found.append((Form(kind=meta["kind"], count=meta["count"]), meta["fingerprint"]))
+        found.append((DistributionForm(kind=meta["kind"], count=meta["count"]), meta["fingerprint"]))
         if found[-1] != found[0]:
             raise DataError("it isn't of the form, tokenizer and template of the files before it", where=str(path))
         samples += list(_samples(found[0][0], table))
@@ -144,7 +148,7 @@ _SCHEMA = pa.schema(
 )
 
 
-def _row(form: Form, sample: Sample) -> dict[str, Any]:
+def _row(form: DistributionForm, sample: Sample) -> dict[str, Any]:
     assert sample.teacher_ids is not None
     assert sample.teacher_values is not None
     targets = sample.loss_mask > 0
@@ -152,7 +156,7 @@ def _row(form: Form, sample: Sample) -> dict[str, Any]:
     return {"ids": sample.ids, "mask": targets.astype(np.int8), "sizes": sizes, "entries": entries}
 
 
-def _samples(form: Form, table: pa.Table) -> Iterator[Sample]:
+def _samples(form: DistributionForm, table: pa.Table) -> Iterator[Sample]:
     for row in table.to_pylist():
         ids, mask = np.array(row["ids"], np.int64), np.array(row["mask"], np.float32)
         near, values = decode(form, row["entries"], np.array(row["sizes"], np.uint16))

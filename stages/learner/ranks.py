@@ -16,7 +16,7 @@ from posttrain.configs.schema import Cluster, Optimizer
 from posttrain.errors import RunError
 from posttrain.stages.actors.gpus import Gpus
 from posttrain.stages.actors.ray_calls import LOAD_TIMEOUT, answers
-from posttrain.stages.learner.distributions import Form, merged_draws
+from posttrain.stages.learner.distributions import DistributionForm, merged_draws
 from posttrain.stages.learner.losses.losses import Loss
 from posttrain.stages.learner.rank.memory import MEMORY, most
 from posttrain.stages.learner.rank.packing import PackedBatch, pack, plan_micro_batches, token_weights
@@ -176,7 +176,7 @@ class Learner:
         return out
 
     def with_targets(
-        self, samples: Sequence[Sample], form: Form, *, frozen: str, micro_tokens: int, seed: int
+        self, samples: Sequence[Sample], form: DistributionForm, *, frozen: str, micro_tokens: int, seed: int
     ) -> list[Sample]:
         """The samples with a frozen model's distribution at their targets, as `form` keeps it."""
         if not samples:

@@ -30,7 +30,7 @@ _LOOK = 0.5  # seconds between two looks at whether a stream failed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
+class GroupSettings:
     """How prompts become scored groups, the same for a whole stage."""
 
     pool: RolloutPool
@@ -81,7 +81,7 @@ class Feed(Protocol):
 class Now:
     """Synchronous: what a step trains on was sampled by the policy that it starts from."""
 
-    def __init__(self, asking: Asking) -> None:
+    def __init__(self, asking: GroupSettings) -> None:
         self._asking = asking
         self.clock = Clock()
         self._round = 0
@@ -144,7 +144,7 @@ class Ahead:
     Raises, from `take`: what a stream or a reward raised; RunError if no group was done in GROUP_TIMEOUT seconds.
     """
 
-    def __init__(self, asking: Asking, rule: Asynchronous, *, first: int, last: int, batch: int) -> None:
+    def __init__(self, asking: GroupSettings, rule: Asynchronous, *, first: int, last: int, batch: int) -> None:
         self._asking, self._rule, self._last, self._batch = asking, rule, last, batch
         self.clock = Clock()
         self.underway: list[Underway] = []

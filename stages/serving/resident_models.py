@@ -143,7 +143,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Asking(Generic[T]):
+class ResidentModelClient(Generic[T]):
     """A held model as one reward asks it: within that reward's timeout."""
 
     model: HeldModel[T]
@@ -171,12 +171,16 @@ class RunHost(EndpointHost):
         if judge.source is None:
             return super().chat(judge, timeout_s)
         spec = self._spec(judge_source(judge))
-        return Asking(self._hold(judge, judge.source, lambda: JudgeHolder(judge, spec, self._actors)), timeout_s)
+        return ResidentModelClient(
+            self._hold(judge, judge.source, lambda: JudgeHolder(judge, spec, self._actors)), timeout_s
+        )
 
     def reward_model(self, model: ModelSource, timeout_s: float) -> RewardModelClient:
         """See ModelHost. Raises InputError where there is no such model."""
         spec = self._spec(model)
-        return Asking(self._hold(model, model.source, lambda: RewardModelHolder(spec, self._actors)), timeout_s)
+        return ResidentModelClient(
+            self._hold(model, model.source, lambda: RewardModelHolder(spec, self._actors)), timeout_s
+        )
 
     def close(self) -> None:
         """Ends all requests, frees all models."""

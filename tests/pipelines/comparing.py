@@ -17,7 +17,7 @@ from rich.console import Console
 
 from posttrain.configs.load import load_recipe
 from posttrain.pipelines.compare import Comparison
-from posttrain.pipelines.compare.numbers import Number
+from posttrain.pipelines.compare.numbers import ComparedNumber
 from posttrain.pipelines.graph.keys import Hashes
 from posttrain.pipelines.running.run import run_recipe
 from posttrain.stages import evaluate
@@ -180,7 +180,7 @@ def better(stage: str, question: int, sample: int) -> float | None:
     return 1.0 if stage == "rl" and question % 3 == 0 else even(stage, question, sample)
 
 
-def number(comparison: Comparison, name: str = "rl:held-out:think:accuracy") -> Number:
+def number(comparison: Comparison, name: str = "rl:held-out:think:accuracy") -> ComparedNumber:
     (found,) = [n for n in comparison.numbers if ":".join((n.a.stage, n.a.suite, n.a.mode, n.a.metric)) == name]
     return found
 

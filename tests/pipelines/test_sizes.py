@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from posttrain.configs.load import LoadedRecipe, load_recipe
-from posttrain.configs.schema import Distill, Sample
+from posttrain.configs.schema import Distill, SampleStage
 from posttrain.pipelines.planning.estimate import GIB, _count
 from posttrain.pipelines.planning.plan import make_plan
 
@@ -95,7 +95,7 @@ def test_an_engine_has_room_for_what_it_samples_and_its_longest_sequence(size: s
     models = {size} | {
         size_of(spec.model.source)
         for spec in loaded.recipe.stages.values()
-        if isinstance(spec, Sample) and spec.model is not None and spec.model.source.startswith("Qwen/")
+        if isinstance(spec, SampleStage) and spec.model is not None and spec.model.source.startswith("Qwen/")
     }
     room = (rollout.memory or ENGINE * min(1, rollout.gpus)) * GPU * max(1, rollout.gpus)
     for model in models:

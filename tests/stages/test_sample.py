@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posttrain.configs.schema import PromptSource, Sample
+from posttrain.configs.schema import PromptSource, SampleStage
 from posttrain.errors import DataError, RewardError, Stopped
 from posttrain.stages import sample
 from posttrain.stages.curation.decontamination import HeldOut
@@ -34,8 +34,8 @@ def completion(text: str, index: int = 0, tokens: int = 4) -> Completion:
     )  # fmt: skip
 
 
-def spec(**fields: Any) -> Sample:
-    return Sample.model_validate({"kind": "sample", "model": "builtin:oracle", "prompts": "rows.jsonl", **fields})
+def spec(**fields: Any) -> SampleStage:
+    return SampleStage.model_validate({"kind": "sample", "model": "builtin:oracle", "prompts": "rows.jsonl", **fields})
 
 
 def chosen(pick: Any, take: int, *candidates: tuple[str, int, float]) -> Any:
@@ -164,7 +164,7 @@ def asked_of(server: Any, **fields: Any) -> dict[str, Any]:
 
 def at_endpoint(folder: Path, server: Any, **fields: Any) -> list[dict[str, Any]]:
     write(folder / "rows.jsonl", ROWS[:2])
-    context = Context(folder, "demos", Sample.model_validate(asked_of(server, **fields)), seed=3)
+    context = Context(folder, "demos", SampleStage.model_validate(asked_of(server, **fields)), seed=3)
     sample.run(context)  # type: ignore[arg-type]
     return read_rows(folder / "out/data.parquet")
 
@@ -234,7 +234,7 @@ def test_a_wrong_key_stops_the_stage(tmp_path: Path, chat_server: Callable[..., 
 def test_a_sample_stage_that_cannot_work_is_refused(change: dict[str, Any], message: str) -> None:
     node = {"kind": "sample", "prompts": "x", "endpoint": {"endpoint": "http://h/v1", "model": "m"}, **change}
     with pytest.raises(ValueError, match=message):
-        Sample.model_validate(node)
+        SampleStage.model_validate(node)
 
 
 # ---------------------------------------------------------------- responses that a data set has

@@ -14,7 +14,7 @@ from posttrain.types import Completion, FinishReason, Group, Prompt, SamplingPar
 
 
 @dataclass(kw_only=True)
-class Row:
+class DecodedSequence:
     """A completion under way."""
 
     group: int
@@ -73,11 +73,11 @@ def room(prompt: Prompt, ids: NDArray[np.int64], params: SamplingParams) -> int:
 def unspoken(chat: ChatFormat, prompt: Prompt, ids: NDArray[np.int64], n: int) -> Group:
     """What there is of a turn for which no token is left."""
     budget = ThinkingBudget.watch(chat, None, ids)
-    rows = [Row(group=0, index=i, prompt_ids=ids, most=0, budget=budget, finish="length") for i in range(n)]
+    rows = [DecodedSequence(group=0, index=i, prompt_ids=ids, most=0, budget=budget, finish="length") for i in range(n)]
     return as_group(chat, prompt, rows)
 
 
-def as_group(chat: ChatFormat, prompt: Prompt, rows: Sequence[Row]) -> Group:
+def as_group(chat: ChatFormat, prompt: Prompt, rows: Sequence[DecodedSequence]) -> Group:
     """The rows of a prompt as they are; what isn't finished ends with `abort`."""
     completions = tuple(
         Completion(

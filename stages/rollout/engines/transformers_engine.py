@@ -17,10 +17,10 @@ from posttrain.errors import InputError
 from posttrain.stages.models.chat import ChatFormat
 from posttrain.stages.rollout.engines.attention import NAME
 from posttrain.stages.rollout.engines.cache import RowCache
-from posttrain.stages.rollout.engines.decoding import Row, as_group, encode, room, unspoken
+from posttrain.stages.rollout.engines.decoding import DecodedSequence, as_group, encode, room, unspoken
 from posttrain.stages.rollout.engines.sampling import draw, uniforms
 from posttrain.stages.rollout.engines.thinking_budget import ThinkingBudget
-from posttrain.stages.rollout.engines.weight_gate import Gate
+from posttrain.stages.rollout.engines.weight_gate import WeightGate
 from posttrain.types import Group, Prompt, SamplingParams, Source
 
 CROWDED = 0.85
@@ -35,9 +35,9 @@ class TransformersEngine:
         model.set_attn_implementation(NAME)
         self.chat = ChatFormat(tokenizer)
         self.version = 0
-        self.gate = Gate()
+        self.gate = WeightGate()
         self._halted = False
-        self._running: list[tuple[list[Prompt], list[Row]]] = []
+        self._running: list[tuple[list[Prompt], list[DecodedSequence]]] = []
         self.device = model.device
         self.dtype = next(model.parameters()).dtype
 
@@ -73,7 +73,7 @@ class TransformersEngine:
                 f"prompt and completion need {capacity} tokens, the model has {limit}", fix="lower max_tokens"
             )
         rows = [
-            Row(group=g, index=i, prompt_ids=encoded[g], most=rooms[g],
+            DecodedSequence(group=g, index=i, prompt_ids=encoded[g], most=rooms[g],
                  random=uniforms(seed, prompts[g].id, i, params.max_tokens),
                  budget=ThinkingBudget.watch(self.chat, params.thinking_budget, encoded[g]))
             for g in range(len(prompts))
@@ -91,8 +91,8 @@ class TransformersEngine:
                 self._running = [r for r in self._running if r[1] is not rows]
 
     def _decode(
-        self, prompts: list[Prompt], encoded: list[NDArray[np.int64]], rows: list[Row], capacity: int, n: int,
-        params: SamplingParams,
+        self, prompts: list[Prompt], encoded: list[NDArray[np.int64]], rows: list[DecodedSequence], capacity: int,
+        n: int, params: SamplingParams,
     ) -> Iterator[Group]:  # fmt: skip
         """One token of every row that goes on, then the next. Nothing is held at the gate while a group is given."""
         with self.gate.token():
@@ -124,8 +124,8 @@ class TransformersEngine:
                 logits, version = self._forward(tokens, positions, cache)[:, -1], self.version
 
     def _open(
-        self, encoded: list[NDArray[np.int64]], rows: list[Row], capacity: int, n: int
-    ) -> tuple[list[Row], RowCache, torch.Tensor]:
+        self, encoded: list[NDArray[np.int64]], rows: list[DecodedSequence], capacity: int, n: int
+    ) -> tuple[list[DecodedSequence], RowCache, torch.Tensor]:
         """The rows that go on, their cache, and the logits of their next tokens."""
         if not any(row.ids for row in rows):
             return list(rows), *self._prefill(encoded, capacity, n)
@@ -158,7 +158,7 @@ class TransformersEngine:
             return self.model.lm_head(hidden[torch.arange(len(last), device=self.device), last])
         return self.model.lm_head(hidden)
 
-    def _choose(self, alive: list[Row], logits: torch.Tensor, params: SamplingParams, version: int) -> None:
+    def _choose(self, alive: list[DecodedSequence], logits: torch.Tensor, params: SamplingParams, version: int) -> None:
         """Give each row its next token: drawn from its logits, which `version` made, or forced by its budget."""
         random = torch.tensor([r.random[len(r.ids)] for r in alive], device=self.device)
         tokens, logprobs = draw(logits, random, params)
@@ -169,7 +169,7 @@ class TransformersEngine:
                 source, token, logprob = Source.INJECTED, row.forced.pop(0), 0.0
             row.add(token, logprob, source, version, stops)
 
-    def _group(self, prompt: Prompt, rows: list[Row]) -> Group:
+    def _group(self, prompt: Prompt, rows: list[DecodedSequence]) -> Group:
         return as_group(self.chat, prompt, rows)
 
     def update_weights(self, weights: dict[str, NDArray[Any]], version: int) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 
 from posttrain.errors import InputError, RunError
 from posttrain.stages.models.chat import ChatFormat
-from posttrain.stages.rollout.engines.decoding import Row, as_group, encode, room, unspoken
+from posttrain.stages.rollout.engines.decoding import DecodedSequence, as_group, encode, room, unspoken
 from posttrain.stages.rollout.engines.event_loop import EventLoop
 from posttrain.stages.rollout.engines.thinking_budget import ThinkingBudget
 from posttrain.stages.rollout.engines.vllm_calls import (
@@ -60,7 +60,7 @@ class _Job:
     """One group under way."""
 
     prompt: Prompt
-    rows: list[Row]
+    rows: list[DecodedSequence]
     salts: dict[int, str] = field(default_factory=dict)
     """Of each row that was asked for: the version that began it keeps its cached prefixes apart from another's."""
 
@@ -124,7 +124,7 @@ class VllmEngine:
                     fix="lower max_tokens, or raise cluster.rollout.max_context as far as the model and the GPU allow",
                 )
             rows = [
-                Row(group=0, index=i, prompt_ids=ids, most=most,
+                DecodedSequence(group=0, index=i, prompt_ids=ids, most=most,
                     budget=ThinkingBudget.watch(self.chat, params.thinking_budget, ids))
                 for i in range(n)
             ]  # fmt: skip
@@ -180,7 +180,7 @@ class VllmEngine:
                 self._running.remove(job)
         done.put(job)
 
-    async def _row(self, job: _Job, row: Row, params: SamplingParams, seed: int) -> None:
+    async def _row(self, job: _Job, row: DecodedSequence, params: SamplingParams, seed: int) -> None:
         async with self._slots:
             while row.finish is None:
                 while row.finish is None and row.over_budget():
@@ -196,7 +196,7 @@ class VllmEngine:
         except TimeoutError:
             raise RunError(f"new weights were announced, and weren't there after {PATIENCE:.0f} s") from None
 
-    async def _ask(self, job: _Job, row: Row, params: SamplingParams, seed: int) -> None:
+    async def _ask(self, job: _Job, row: DecodedSequence, params: SamplingParams, seed: int) -> None:
         """The rest of the row, as far as it goes: to its end, to its budget, or to new weights."""
         if job not in self._running:
             self._running.append(job)
@@ -216,7 +216,7 @@ class VllmEngine:
         finally:
             self._inside -= 1
 
-    def _take(self, row: Row, output: Any) -> bool:
+    def _take(self, row: DecodedSequence, output: Any) -> bool:
         """Adds what came; says whether the request is over."""
         ids = list(output.token_ids)
         for token, logprob in zip(ids, sampled_logprobs(output.logprobs, len(ids)), strict=True):

@@ -11,7 +11,7 @@ from posttrain.errors import RunError
 PATIENCE = 600.0  # seconds: far longer than a token, or a copy of the weights, can take
 
 
-class Gate:
+class WeightGate:
     """Many may be inside `token` together; whoever is `alone` is so, and is let in before the next token."""
 
     def __init__(self) -> None:

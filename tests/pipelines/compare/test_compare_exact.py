@@ -16,11 +16,11 @@ from rich.console import Console
 
 from posttrain.errors import InputError
 from posttrain.pipelines.compare import Comparison, compare_runs
-from posttrain.pipelines.compare.numbers import Number
+from posttrain.pipelines.compare.numbers import ComparedNumber
 from posttrain.pipelines.compare.show import print_comparison
 from posttrain.pipelines.graph.keys import Hashes
 from posttrain.pipelines.records.ledger import Ledger
-from posttrain.pipelines.records.results import Row
+from posttrain.pipelines.records.results import Figure
 
 from ..comparing import Runs, better, edit, even, make_runs, number
 
@@ -223,8 +223,8 @@ def test_a_long_value_is_cut_for_people_and_whole_in_the_json(runs: Runs) -> Non
 def test_a_difference_is_clear_and_bold_where_its_interval_leaves_0_out(
     runs: Runs, low: float, high: float, clear: bool
 ) -> None:
-    side = Row(stage="rl", suite="s", mode="think", metric="accuracy", value=0.5, low=0.4, high=0.6, n=40)
-    made = Number(a=side, b=side, basis="paired", difference=0.125, low=low, high=high, questions=40)
+    side = Figure(stage="rl", suite="s", mode="think", metric="accuracy", value=0.5, low=0.4, high=0.6, n=40)
+    made = ComparedNumber(a=side, b=side, basis="paired", difference=0.125, low=low, high=high, questions=40)
     assert made.clear is clear
     run = compare_runs(runs.run("a", until="cold"), runs.run("b", until="cold"))
     compared = Comparison(a=run.a, b=run.b, recipe=(), numbers=(made,), costs=(), notes=())

@@ -10,7 +10,7 @@ import pytest
 
 from posttrain.errors import InputError
 from posttrain.pipelines.records.gates import SettledGate, judge_gate
-from posttrain.pipelines.records.results import Row, read_results
+from posttrain.pipelines.records.results import Figure, read_results
 
 COLD = "{kind: sft, model: base, data: queries, steps: 4"
 
@@ -95,8 +95,8 @@ def gate(**fields: Any) -> SettledGate:
     return SettledGate(**{**settled, "stops": True, "before": None, "needs": ("eval-b",), **fields})  # type: ignore[arg-type]
 
 
-def row(stage: str, value: float) -> Row:
-    return Row(stage=stage, suite="s", mode="m", metric="accuracy", value=value, low=value, high=value, n=3)
+def row(stage: str, value: float) -> Figure:
+    return Figure(stage=stage, suite="s", mode="m", metric="accuracy", value=value, low=value, high=value, n=3)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def row(stage: str, value: float) -> Row:
         ({"at_least": 0.1}, [], None),
     ],
 )
-def test_gates_are_judged_by_their_numbers(fields: dict[str, Any], rows: list[Row], passed: bool | None) -> None:
+def test_gates_are_judged_by_their_numbers(fields: dict[str, Any], rows: list[Figure], passed: bool | None) -> None:
     assert judge_gate(gate(**fields), rows).passed is passed
 
 

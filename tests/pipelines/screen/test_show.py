@@ -14,13 +14,13 @@ from rich.console import Console
 
 from posttrain.configs.load import load_recipe
 from posttrain.pipelines.planning.plan import make_plan
-from posttrain.pipelines.records.results import Row, RunResults, read_results
+from posttrain.pipelines.records.results import Figure, RunResults, read_results
 from posttrain.pipelines.screen.tables import print_plan, print_results, print_status
 
 
 @pytest.mark.parametrize("name", ["flags", "fire", "[bold]"])
 def test_a_name_between_colons_is_printed_as_it_is(name: str, tmp_path: Path) -> None:
-    row = Row(stage="rl", suite=name, mode="think", metric="turns", value=0.5, low=0.4, high=0.6, n=9)
+    row = Figure(stage="rl", suite=name, mode="think", metric="turns", value=0.5, low=0.4, high=0.6, n=9)
     results = RunResults(run_dir=tmp_path, recipe="r", description="", stages=(), states={}, rows=(row,), verdicts=())
     out = io.StringIO()
     print_results(results, Console(file=out, width=200))
@@ -37,14 +37,14 @@ def drawn(width: int, draw: Any, *things: Any) -> list[str]:
     return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
 
 
-def results_of(*rows: Row) -> RunResults:
+def results_of(*rows: Figure) -> RunResults:
     return RunResults(run_dir=Path("run"), recipe="r", description="", stages=(), states={}, rows=rows, verdicts=())
 
 
 @pytest.mark.parametrize("width", [80, 120, 160, 240])
 def test_all_numbers_of_many_stages_can_be_read_at_any_width(width: int) -> None:
     rows = [
-        Row(stage=stage, suite=suite, mode="think", metric=metric, value=0.1 + i / 50, low=0.05, high=0.95, n=200)
+        Figure(stage=stage, suite=suite, mode="think", metric=metric, value=0.1 + i / 50, low=0.05, high=0.95, n=200)
         for i, stage in enumerate(STAGES)
         for suite in ("sums", "sums-greedy")
         for metric in ("accuracy", "think_format")
@@ -60,15 +60,15 @@ def test_all_numbers_of_many_stages_can_be_read_at_any_width(width: int) -> None
 
 
 def test_few_stages_stand_side_by_side() -> None:
-    rows = [Row(stage=stage, suite="s", mode="m", metric="accuracy", value=0.5, low=0.4, high=0.6, n=9)
+    rows = [Figure(stage=stage, suite="s", mode="m", metric="accuracy", value=0.5, low=0.4, high=0.6, n=9)
             for stage in STAGES[:2]]  # fmt: skip
     (line,) = [line for line in drawn(80, print_results, results_of(*rows)) if "accuracy" in line]
     assert line.count("0.500 [0.40, 0.60]") == 2
 
 
 def test_trouble_that_there_was_none_of_goes_without_saying() -> None:
-    fine = Row(stage="base", suite="s", mode="m", metric="no_verdict", value=0.0, low=0.0, high=0.0, n=9)
-    some = Row(stage="rl", suite="t", mode="m", metric="no_verdict", value=0.25, low=0.0, high=0.5, n=9)
+    fine = Figure(stage="base", suite="s", mode="m", metric="no_verdict", value=0.0, low=0.0, high=0.0, n=9)
+    some = Figure(stage="rl", suite="t", mode="m", metric="no_verdict", value=0.25, low=0.0, high=0.5, n=9)
     text = "\n".join(drawn(80, print_results, results_of(fine, some)))
     assert ("0.250" in text, "0.000" in text) == (True, False)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.configs.schema import Evaluate, Grpo, RolloutCluster, Sample
+from posttrain.configs.schema import Evaluate, Grpo, RolloutCluster, SampleStage
 from posttrain.errors import DataError
 from posttrain.stages import sample
 from posttrain.stages.data.context_fit import Fit, Room, context_tokens
@@ -127,6 +127,6 @@ def test_a_model_at_an_endpoint_is_asked_no_training_data(tmp_path: Path) -> Non
     done = {"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]}
     write(tmp_path / "rows.jsonl", [LONG, done])
     teacher = {"endpoint": "http://127.0.0.1:1/v1", "model": "m"}
-    spec = Sample.model_validate({"kind": "sample", "endpoint": teacher, "prompts": "rows.jsonl"})
+    spec = SampleStage.model_validate({"kind": "sample", "endpoint": teacher, "prompts": "rows.jsonl"})
     with pytest.raises(DataError, match=r"row 2 .*: the prompt ends with an assistant's turn"):
         list(sample._prompts(Context(tmp_path, "s", spec, seed=0), spec))  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.configs.schema import Curate, Sample
+from posttrain.configs.schema import Curate, SampleStage
 from posttrain.stages import curate, sample
 from posttrain.stages.data.store import read_rows
 from posttrain.stages.generators.scraped import FAULTS
@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     curate.run(first)  # type: ignore[arg-type]
     held = [{"from": "questions", "split": "validation"}, KEPT_ASIDE]
     node = {"kind": "sample", "model": "builtin:given", "prompts": "questions", "held_out": held, "filters": FILTERS}
-    second = Context(folder, "demonstrations", Sample.model_validate(node), seed=17)
+    second = Context(folder, "demonstrations", SampleStage.model_validate(node), seed=17)
     second.inputs = {"questions": first.artifact_dir}
     sample.run(second)  # type: ignore[arg-type]
     return {

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from posttrain.errors import DataError
 from posttrain.stages.learner import distributions
-from posttrain.stages.learner.distributions import Form, decode, encode, merged_draws, read_stored, write_stored
+from posttrain.stages.learner.distributions import (
+    DistributionForm,
+    decode,
+    encode,
+    merged_draws,
+    read_stored,
+    write_stored,
+)
 from posttrain.types import Sample
 
 
@@ -23,7 +30,7 @@ def test_top_ids_come_back(seed: int, targets: int, k: int) -> None:
     ids = rng.integers(0, 151_936, (targets, k)).astype(np.int32)
     values = -(rng.random((targets, k)) * 30).astype(np.float32)
     values[np.arange(k)[None] >= rng.integers(0, k + 1, targets)[:, None]] = -np.inf
-    form = Form(kind="top_k", count=k)
+    form = DistributionForm(kind="top_k", count=k)
     entries, sizes = encode(form, ids, values)
     assert len(entries) == 7 * int(sizes.sum())
     back_ids, back = decode(form, entries, sizes)
@@ -39,7 +46,7 @@ def test_draws_come_back_exactly(seed: int, targets: int, draws: int) -> None:
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, 9, (targets, draws)) * 16_000
     ids, shares = merged_draws(drawn)
-    form = Form(kind="draws", count=draws)
+    form = DistributionForm(kind="draws", count=draws)
     entries, sizes = encode(form, ids, shares)
     back_ids, back = decode(form, entries, sizes)
     assert len(entries) == 3 * int(sizes.sum())
@@ -51,10 +58,10 @@ def test_draws_come_back_exactly(seed: int, targets: int, draws: int) -> None:
 
 def test_an_id_that_does_not_fit_is_refused() -> None:
     with pytest.raises(DataError, match="262144"):
-        encode(Form(kind="draws", count=4), np.array([[270_000]], np.int32), np.array([[1.0]], np.float32))
+        encode(DistributionForm(kind="draws", count=4), np.array([[270_000]], np.int32), np.array([[1.0]], np.float32))
 
 
-def sample(seed: int, form: Form) -> Sample:
+def sample(seed: int, form: DistributionForm) -> Sample:
     rng = np.random.default_rng(seed)
     length = int(rng.integers(4, 12))
     mask = np.zeros(length, np.float32)
@@ -69,7 +76,7 @@ def sample(seed: int, form: Form) -> Sample:
 @pytest.mark.parametrize("kind", ["top_k", "draws"])
 def test_a_folder_comes_back_over_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
     monkeypatch.setattr(distributions, "ROWS_A_FILE", 2)
-    form = Form(kind=kind, count=3)
+    form = DistributionForm(kind=kind, count=3)
     written = [sample(i, form) for i in range(5)]
     write_stored(tmp_path, form, written, {"vocabulary_sha256": "v"})
     assert len(list(tmp_path.glob("*.parquet"))) == 3
@@ -83,7 +90,7 @@ def test_a_folder_comes_back_over_several_files(tmp_path: Path, monkeypatch: pyt
 
 
 def test_files_of_two_kinds_are_refused(tmp_path: Path) -> None:
-    for number, form in enumerate((Form(kind="top_k", count=3), Form(kind="draws", count=3))):
+    for number, form in enumerate((DistributionForm(kind="top_k", count=3), DistributionForm(kind="draws", count=3))):
         write_stored(tmp_path, form, [sample(0, form)], {}, first=number)
     with pytest.raises(DataError, match="of the form"):
         read_stored(tmp_path)

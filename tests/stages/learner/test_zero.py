@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from posttrain.configs.schema import Cluster, LearnerCluster, Lora, Optimizer, TeacherCluster
-from posttrain.stages.learner.distributions import Form
+from posttrain.stages.learner.distributions import DistributionForm
 from posttrain.stages.learner.losses.losses import CrossEntropy, DivergenceLoss, Loss, PolicyLoss
 from posttrain.stages.learner.losses.off_policy import Importance
 from posttrain.stages.models.model_files import ModelSpec
@@ -271,7 +271,7 @@ def test_stored_targets_are_the_teachers_whatever_the_ranks(
     learner = learners[2]
     learner.free()
     learner.load_frozen(ModelSpec(path=str(random_model)), "teacher0")
-    form = Form(kind=kind, count=5 if kind == "top_k" else 60)
+    form = DistributionForm(kind=kind, count=5 if kind == "top_k" else 60)
     told = learner.with_targets(STEPS[0], form, frozen="teacher0", micro_tokens=MICRO_TOKENS, seed=3)
     model = AutoModelForCausalLM.from_pretrained(random_model, dtype=torch.float32)
     likely, count = 0.0, 0

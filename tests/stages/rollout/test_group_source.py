@@ -18,7 +18,7 @@ from posttrain.configs.schema import Asynchronous, Difficulty
 from posttrain.errors import RunError
 from posttrain.stages.data.supply import PromptSupply
 from posttrain.stages.rollout import group_source
-from posttrain.stages.rollout.group_source import Ahead, Asking, Now
+from posttrain.stages.rollout.group_source import Ahead, GroupSettings, Now
 from posttrain.stages.rollout.in_flight import restore_ahead, save_ahead
 from posttrain.types import Completion, Group, Prompt, SamplingParams, Score, ScoredGroup
 
@@ -77,8 +77,8 @@ class Scorer:
         return [Score(value=self.value(str(p.messages[-1]["content"]), c.index)) for p, c in items]
 
 
-def asking(pool: Any, scorer: Any = None, supply: PromptSupply | None = None) -> Asking:
-    return Asking(
+def asking(pool: Any, scorer: Any = None, supply: PromptSupply | None = None) -> GroupSettings:
+    return GroupSettings(
         pool=pool, scorer=scorer or Scorer(), group_size=2, params=SamplingParams(max_tokens=4),
         environments=None, supply=supply or PromptSupply([ROWS], [1.0], seed=0), seed=lambda serial: 1000 + serial,
     )  # type: ignore[arg-type]  # fmt: skip

@@ -21,7 +21,7 @@ from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout.engines.sampling import draw, uniforms
 from posttrain.stages.rollout.engines.thinking_budget import ThinkingBudget
 from posttrain.stages.rollout.engines.transformers_engine import TransformersEngine
-from posttrain.stages.rollout.engines.weight_gate import Gate
+from posttrain.stages.rollout.engines.weight_gate import WeightGate
 from posttrain.stages.rollout.pool import RolloutWorker
 from posttrain.types import Prompt, SamplingParams, Source, Turn
 
@@ -199,7 +199,7 @@ def test_an_interrupt_ends_a_generation_at_its_next_token(random_model: Path, to
 
 
 def test_a_writer_at_the_gate_goes_before_the_next_token() -> None:
-    gate, order = Gate(), []
+    gate, order = WeightGate(), []
     inside, leave = threading.Event(), threading.Event()
 
     def token() -> None:
