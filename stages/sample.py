@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from posttrain.configs.kinds.data_stages import NO_MODEL
 from posttrain.configs.schema import SampleStage
 from posttrain.errors import DataError
@@ -291,10 +289,4 @@ def given_group(prompt: Prompt) -> Group:
 
 def unsampled_group(prompt: Prompt, text: str) -> Group:
     """A text that no policy sampled, as a group of one: it has no ids."""
-    empty = np.zeros(0)
-    completion = Completion(
-        prompt_id=prompt.id, index=0, prompt_ids=empty.astype(np.int64), token_ids=empty.astype(np.int64), text=text,
-        sources=empty.astype(np.int8), logprobs=empty.astype(np.float32), versions=empty.astype(np.int32),
-        finish_reason="stop",
-    )  # fmt: skip
-    return Group(prompt=prompt, completions=(completion,))
+    return Group(prompt=prompt, completions=(Completion.of_text(prompt.id, text),))

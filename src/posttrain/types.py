@@ -106,6 +106,21 @@ class Completion:
     failure: str = ""
     """What kept the environment from answering, through no fault of the policy: an infra error, never scored."""
 
+    @classmethod
+    def of_text(
+        cls, prompt_id: str, text: str, *, index: int = 0, finish_reason: FinishReason = "stop", failure: str = ""
+    ) -> Completion:
+        """A text that no policy of the run sampled: it has no tokens.
+
+        >>> Completion.of_text("a1", "4").spoken
+        0
+        """
+        ids, logprobs = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        return cls(
+            prompt_id=prompt_id, index=index, prompt_ids=ids, token_ids=ids, text=text, sources=np.zeros(0, np.int8),
+            logprobs=logprobs, versions=np.zeros(0, np.int32), finish_reason=finish_reason, failure=failure,
+        )  # fmt: skip
+
     @property
     def loss_mask(self) -> NDArray[np.float32]:
         """1 where the policy sampled the token itself, 0 elsewhere; shape [tokens]."""

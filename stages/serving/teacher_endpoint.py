@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from posttrain.configs.schema import JudgeModel, Sampling
 from posttrain.errors import InputError
 from posttrain.flags import with_mode
@@ -88,9 +86,4 @@ def _completion(prompt_id: str, index: int, answer: str | RowError) -> Completio
     failure = answer.detail if isinstance(answer, RowError) else ""
     text = "" if isinstance(answer, RowError) else answer
     reason: FinishReason = "abort" if failure else "length" if text.startswith(_CUT) else "stop"
-    none = np.zeros(0)
-    return Completion(
-        prompt_id=prompt_id, index=index, prompt_ids=none.astype(np.int64), token_ids=none.astype(np.int64),
-        text=text.removeprefix(_CUT), sources=none.astype(np.int8), logprobs=none.astype(np.float32),
-        versions=none.astype(np.int32), finish_reason=reason, failure=failure,
-    )  # fmt: skip
+    return Completion.of_text(prompt_id, text.removeprefix(_CUT), index=index, finish_reason=reason, failure=failure)
