@@ -90,15 +90,15 @@ class Recipe(Strict):
     extends: str | None = Field(
         None, exclude=True, description="a packaged recipe, or a path from this file's folder: this one goes over it"
     )
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    description: str = ""
-    seed: int = 17
-    base: Model | None = None
-    cluster: Cluster = Cluster()
-    stages: dict[str, Stage]
-    evaluate: AutoEvaluate = AutoEvaluate()
-    thresholds: tuple[Threshold, ...] = ()
-    logging: Logging = Logging()
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="of the recipe; its run folder is runs/NAME")
+    description: str = Field("", description="shown with plan and report")
+    seed: int = Field(17, description="of all stages that set none")
+    base: Model | None = Field(None, description="the model that stages call `base`")
+    cluster: Cluster = Field(Cluster(), description="where things run; never part of a stage's key")
+    stages: dict[str, Stage] = Field(description="by name, in the order in which they run")
+    evaluate: AutoEvaluate = Field(AutoEvaluate(), description="suites that are run after stages")
+    thresholds: tuple[Threshold, ...] = Field((), description="checks on evaluation results")
+    logging: Logging = Field(Logging(), description="where metrics go")
 
     @field_validator("base", mode="before")
     @classmethod

@@ -279,6 +279,17 @@ def test_every_knob_of_the_recipe_is_read() -> None:
     assert sorted(set(unread)) == []
 
 
+def test_every_setting_of_a_recipe_has_a_description() -> None:
+    models = [m for m in vars(schema).values() if isinstance(m, type) and issubclass(m, BaseModel)]
+    silent = [
+        f"{m.__name__}.{name}"
+        for m in models
+        for name, field in m.model_fields.items()
+        if not field.description and name != "kind"
+    ]
+    assert silent == []
+
+
 SAME_NAMES = {
     "Answers": {"rewards/answers.py"},
     "Group": {"rewards/latex.py"},

@@ -56,9 +56,9 @@ class WithoutThinking(Strict):
 
     model: Model | None = Field(None, description="the stage's model if not given")
     n: int = Field(2, ge=1, description="completions a query")
-    mode: Literal["closed", "no_think"] = "closed"
+    mode: Literal["closed", "no_think"] = Field("closed", description="how thinking is switched off")
     at_least: float = Field(1.0, gt=0, le=1, description="share of right ones from which a query is dropped")
-    sampling: Sampling = Sampling()
+    sampling: Sampling = Field(Sampling(), description="how the model samples")
 
     @field_validator("model", mode="before")
     @classmethod
@@ -82,7 +82,7 @@ class Curate(StageBase):
     """Prompts in; prompts with pass rates and domains, filtered, out (report, 4.1 and 4.2)."""
 
     kind: Literal["curate"]
-    prompts: tuple[PromptSource, ...]
+    prompts: tuple[PromptSource, ...] = Field(description="the queries")
     validation: int = Field(0, ge=0, description="queries that are reserved first, as split `validation`")
     exclude: tuple[PromptSource, ...] = Field((), description="prompts that must not come back, e.g. the cold start's")
     rules: tuple[RuleName, ...] = Field(
@@ -91,16 +91,20 @@ class Curate(StageBase):
     judge: JudgeModel | None = Field(
         None, description="a language model that is asked what can be verified, and domains"
     )
-    deduplicate: Deduplicate = Deduplicate()
+    deduplicate: Deduplicate = Field(Deduplicate(), description="when two queries count as one")
     held_out: tuple[PromptSource, ...] = Field((), description="evaluation sets that no query may be too near to")
-    decontaminate: Decontaminate = Decontaminate()
-    without_thinking: WithoutThinking | None = None
+    decontaminate: Decontaminate = Field(Decontaminate(), description="when a query is too near to an evaluation set")
+    without_thinking: WithoutThinking | None = Field(
+        None, description="drop queries that a model answers without thinking"
+    )
     n: int = Field(4, ge=1, description="completions a prompt for the pass rate")
-    keep: Keep = Keep()
-    domains: Domains = Domains()
+    keep: Keep = Field(Keep(), description="which pass rates stay")
+    domains: Domains = Field(Domains(), description="how each query gets its domain, and how domains are balanced")
     limit: int | None = Field(None, ge=1, description="keep at most this many, the hardest")
-    rewards: tuple[RewardUse, ...] = (RewardUse(use="math"),)
-    sampling: Sampling = Sampling()
+    rewards: tuple[RewardUse, ...] = Field(
+        (RewardUse(use="math"),), description="how answers are scored for the pass rate"
+    )
+    sampling: Sampling = Field(Sampling(), description="how the model samples")
 
     @field_validator("judge", mode="before")
     @classmethod
@@ -195,15 +199,19 @@ class SampleStage(StageBase):
         "builtin:given takes the responses that they have",
     )
     endpoint: JudgeModel | None = Field(None, description="in place of `model`: an OpenAI-compatible endpoint")
-    prompts: tuple[PromptSource, ...]
+    prompts: tuple[PromptSource, ...] = Field(description="what is asked")
     n: int = Field(1, ge=1, description="candidates a prompt")
     take: int = Field(1, ge=1, description="most candidates kept a prompt")
     pick: Literal["shortest", "first", "best"] = Field("shortest", description="which of those that pass the filters")
-    mode: Mode | Literal["mixed"] | None = None
+    mode: Mode | Literal["mixed"] | None = Field(
+        None, description="the mode of all prompts; each source's own if not given"
+    )
     filters: tuple[FilterUse, ...] = Field((FilterUse(use="correct"),), description="names, or {use: NAME, parameters}")
     held_out: tuple[PromptSource, ...] = Field((), description="what the filter `similar` compares with")
-    rewards: tuple[RewardUse, ...] = (RewardUse(use="math"),)
-    sampling: Sampling = Sampling()
+    rewards: tuple[RewardUse, ...] = Field(
+        (RewardUse(use="math"),), description="how responses are scored, for the filter `correct` and `pick: best`"
+    )
+    sampling: Sampling = Field(Sampling(), description="how the model samples")
     store: Store | None = Field(None, description="keep the model's next-token distributions, for `distill`")
     limit: int | None = Field(5000, ge=1, description="most responses kept; null: all")
     reviewed: tuple[PromptSource, ...] = Field((), description="a review.jsonl of this stage that a person filled in")

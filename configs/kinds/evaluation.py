@@ -18,7 +18,12 @@ class SuiteSampling(Strict):
 
     max_tokens: int = Field(64, ge=1, description="most tokens a completion may have, thinking included")
     temperature: float | None = Field(None, ge=0, description="0 is greedy; the mode's setting if not given")
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="the smallest share of probability that is sampled from; the mode's setting if not given",
+    )
     top_k: int | None = Field(None, ge=0, description="0 cuts nothing")
     thinking_budget: int | None = Field(None, ge=0, description="most tokens inside the think block")
 
@@ -26,19 +31,19 @@ class SuiteSampling(Strict):
 class Suite(Strict):
     """One benchmark: prompts, how they are asked, how they are judged."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="what results and thresholds call it")
     measure: Literal["reward", "mode_following", "budget"] = Field(
         "reward",
         description="mode_following: multi-turn dialogues with flags; budget: accuracy by thinking budget",
     )
-    prompts: tuple[PromptSource, ...]
-    rewards: tuple[RewardUse, ...] = (RewardUse(use="math"),)
+    prompts: tuple[PromptSource, ...] = Field(description="the questions")
+    rewards: tuple[RewardUse, ...] = Field((RewardUse(use="math"),), description="how answers are scored")
     tasks: tuple[TaskUse, ...] = Field((), description="more prompts, held out, each with the rewards that judge it")
-    modes: tuple[Mode, ...] = ("default",)
+    modes: tuple[Mode, ...] = Field(("default",), description="the modes that every question is asked in")
     k: int = Field(1, ge=1, description="samples a question; accuracy is their mean, avg@k")
     pass_at: tuple[int, ...] = Field((), description="pass@k for each of these, up to `k`; [k] if not given and k > 1")
     budgets: tuple[int, ...] = Field((0, 8, 16, 32), description="thinking budgets, tokens")
-    sampling: SuiteSampling = SuiteSampling()
+    sampling: SuiteSampling = Field(SuiteSampling(), description="how the model samples")
 
     _sources = field_validator("prompts", mode="before")(StageBase._sources.__func__)  # type: ignore[attr-defined]
     _rewards = field_validator("rewards", mode="before")(StageBase._rewards.__func__)  # type: ignore[attr-defined]
@@ -56,7 +61,7 @@ class Evaluate(StageBase):
 
     kind: Literal["evaluate"]
     model: Model
-    suites: tuple[Suite, ...]
+    suites: tuple[Suite, ...] = Field(description="the suites that the model is asked")
 
     def declare(self) -> Declaration:
         """The model answers every question of every suite; turns of a dialogue share a context."""
@@ -99,7 +104,7 @@ class Evaluate(StageBase):
 class AutoEvaluate(Strict):
     """Suites that are run after the named stages, as stages of their own (`eval-STAGE`)."""
 
-    suites: tuple[Suite, ...] = ()
+    suites: tuple[Suite, ...] = Field((), description="the suites")
     after: tuple[str, ...] = Field((), description="stages, or `base`")
     only: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="stage: the suites to run after it; all if not named"
@@ -110,4 +115,4 @@ class Threshold(Strict):
     """A check on evaluation results, printed in the table; a failed one makes the run exit 1."""
 
     check: str = Field(description="arithmetic over STAGE:SUITE:MODE:METRIC, e.g. `rl:sums:think:accuracy >= 0.9`")
-    about: str = ""
+    about: str = Field("", description="a note that is printed with the result")

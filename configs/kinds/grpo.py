@@ -19,7 +19,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Kl(Strict):
     """Keeps the policy near a reference: the stage's start, or the policy of some steps ago."""
 
-    weight: float = Field(0.0, ge=0)
+    weight: float = Field(0.0, ge=0, description="of the KL; 0: none")
     estimator: Literal["k1", "k2", "k3", "k3_plain"] = Field(
         "k3", description="in the loss; k3_plain is GRPO's first form, without the ratio"
     )
@@ -123,7 +123,7 @@ class Asynchronous(Strict):
 class Watch(Strict):
     """Held-out questions asked during training: warns when reward rises and they don't."""
 
-    prompts: tuple[PromptSource, ...] = Field(min_length=1)
+    prompts: tuple[PromptSource, ...] = Field(min_length=1, description="the held-out questions")
     rewards: tuple[RewardUse, ...] | None = Field(None, description="the stage's own if not given")
     every: int = Field(10, ge=1, description="steps")
     rise: float = Field(0.1, gt=0, description="a rise of the reward by this much, with held-out flat, is suspicious")
@@ -143,13 +143,15 @@ class Grpo(TrainingStage):
     algorithm: Algorithm | None = Field(
         None, description="sets what isn't set here: surrogate, clip, aggregate, scale_advantages and the like"
     )
-    prompts: tuple[PromptSource, ...]
-    rewards: tuple[RewardUse, ...]
+    prompts: tuple[PromptSource, ...] = Field(description="what the policy answers")
+    rewards: tuple[RewardUse, ...] = Field(description="how completions are scored")
     tasks: tuple[TaskUse, ...] = Field((), description="more prompts, each with the rewards that judge it")
-    prompts_per_step: int = Field(16, ge=1)
-    group_size: int = Field(8, ge=2)
+    prompts_per_step: int = Field(16, ge=1, description="prompts per step")
+    group_size: int = Field(8, ge=2, description="completions per prompt, compared with each other")
     minibatches: int = Field(1, ge=1, description="optimizer steps a rollout batch (off-policy when over 1)")
-    surrogate: Literal["clip", "gspo", "gspo_token", "cispo", "sapo"] = "clip"
+    surrogate: Literal["clip", "gspo", "gspo_token", "cispo", "sapo"] = Field(
+        "clip", description="the policy-gradient loss"
+    )
     clip: tuple[float, float] = Field((0.2, 0.28), description="low and high; a higher high is DAPO's clip-higher")
     dual_clip: float | None = Field(None, gt=1, description="most that the ratio counts for where the advantage is < 0")
     cap: float = Field(5.0, gt=0, description="cispo: most that the ratio counts for")
@@ -160,22 +162,24 @@ class Grpo(TrainingStage):
         description="what counts the same: tokens (DAPO), completions (GRPO), prompts (ScaleRL); "
         "constant divides by completions x max_tokens (Dr. GRPO)",
     )
-    kl: Kl = Kl()
-    teacher: TeacherUse | None = None
-    importance: ImportanceUse = ImportanceUse()
+    kl: Kl = Field(Kl(), description="the KL to a reference; a number is its weight")
+    teacher: TeacherUse | None = Field(None, description="a teacher whose log-probabilities join the advantage")
+    importance: ImportanceUse = Field(
+        ImportanceUse(), description="the correction for what the rollout engine sampled with"
+    )
     combine: Literal["sum_then_normalize", "normalize_then_sum"] = Field(
         "sum_then_normalize",
         description="how several rewards become one advantage; the second is GDPO, which scales by group and batch",
     )
     mask_truncated: bool = Field(False, description="completions cut at max_tokens give no gradient (overlong filter)")
-    dynamic_sampling: DynamicSampling | None = None
-    difficulty: Difficulty | None = None
-    entropy: EntropyControl | None = None
-    covariance: Covariance | None = None
-    asynchronous: Asynchronous | None = None
-    watch: Watch | None = None
+    dynamic_sampling: DynamicSampling | None = Field(None, description="replace groups without a signal")
+    difficulty: Difficulty | None = Field(None, description="ask mastered or hopeless prompts less often")
+    entropy: EntropyControl | None = Field(None, description="keep the entropy in a band; [low, high] is the band")
+    covariance: Covariance | None = Field(None, description="hold back the tokens that move the entropy most")
+    asynchronous: Asynchronous | None = Field(None, description="generate while training")
+    watch: Watch | None = Field(None, description="held-out questions asked during training")
     shuffle_rewards: bool = Field(False, description="a control: rewards permuted over the batch carry no signal")
-    sampling: Sampling = Sampling()
+    sampling: Sampling = Field(Sampling(), description="how the policy samples")
 
     @model_validator(mode="before")
     @classmethod

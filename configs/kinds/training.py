@@ -27,29 +27,31 @@ from posttrain.configs.nodes.strict import Strict, differing
 class Optimizer(Strict):
     """AdamW and its schedule, after a linear warm-up of `warmup` steps."""
 
-    lr: float = Field(1e-4, gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    lr: float = Field(1e-4, gt=0, description="the learning rate, after the warm-up")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="how the learning rate falls until the last step"
+    )
     warmup: int = Field(0, ge=0, description="optimizer steps: `minibatches` of them make a step of grpo")
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="of weight matrices; norms and biases have none")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's decay rates of both moments")
+    clip_norm: float = Field(1.0, gt=0, description="the largest norm of a step's gradient")
 
 
 class Lora(Strict):
     """Low-rank adapters (peft) instead of full weights."""
 
-    rank: int = Field(16, ge=1)
-    alpha: float = 32.0
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    rank: int = Field(16, ge=1, description="of the adapters")
+    alpha: float = Field(32.0, description="adapters are scaled by alpha / rank")
+    targets: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", description="the layers that get adapters")
 
 
 class TrainingStage(StageBase):
     """What stages with a learner share."""
 
     model: Model
-    steps: int = Field(100, ge=1)
-    optimizer: Optimizer = Optimizer()
-    lora: Lora | None = None
+    steps: int = Field(100, ge=1, description="training steps")
+    optimizer: Optimizer = Field(Optimizer(), description="AdamW and its schedule")
+    lora: Lora | None = Field(None, description="low-rank adapters instead of full weights")
     control: bool = Field(False, description="a comparison: not named among the run's trained models")
     micro_tokens: int = Field(
         8192, ge=16, description="most tokens of one packed forward pass a rank; a longer sequence runs alone"
@@ -79,7 +81,7 @@ class Sft(TrainingStage):
     """Supervised fine-tuning on a weighted mixture: cold start, fusion, off-policy distillation."""
 
     kind: Literal["sft"]
-    data: tuple[DataSource, ...]
+    data: tuple[DataSource, ...] = Field(description="the sources of the mixture")
     epochs: float | None = Field(
         None, gt=0, allow_inf_nan=False,
         description="instead of `steps`: as many as it takes for so many times the rows of all sources",
@@ -149,11 +151,11 @@ class Distill(TrainingStage):
     """
 
     kind: Literal["distill"]
-    teacher: tuple[TeacherChoice, ...] = ()
-    prompts: tuple[PromptSource, ...] = ()
+    teacher: tuple[TeacherChoice, ...] = Field((), description="the model, or models, whose distribution is the target")
+    prompts: tuple[PromptSource, ...] = Field((), description="what the student answers")
     stored: PromptSource | None = Field(None, description="a `sample` stage that has `store`; instead of the two above")
     prompts_per_step: int = Field(64, ge=1, description="with `stored`: sequences")
-    group_size: int = Field(1, ge=1)
+    group_size: int = Field(1, ge=1, description="completions per prompt")
     divergence: Literal["forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl", "policy_gradient"] = (
         Field("reverse_kl", description="policy_gradient: the reverse KL's, by the sampled tokens alone")
     )
@@ -163,7 +165,7 @@ class Distill(TrainingStage):
     alarm: float = Field(
         0.1, gt=0, le=1, description="warn when the share of truncated answers rose by this much since the start"
     )
-    sampling: Sampling = Sampling()
+    sampling: Sampling = Field(Sampling(), description="how the student samples")
 
     @field_validator("teacher", mode="before")
     @classmethod

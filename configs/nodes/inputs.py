@@ -17,7 +17,9 @@ class Sampling(Strict):
 
     max_tokens: int = Field(64, ge=1, description="most tokens a completion may have, thinking included")
     temperature: float = Field(1.0, ge=0, description="0 is greedy")
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="the smallest share of probability that is sampled from; 1 cuts nothing"
+    )
     top_k: int = Field(0, ge=0, description="0 cuts nothing")
     thinking_budget: int | None = Field(None, ge=0, description="most tokens inside the think block")
 
@@ -51,7 +53,7 @@ class PromptSource(Strict):
     mode: Mode | Literal["mixed"] | None = Field(None, description="mode of these prompts; mixed draws one a prompt")
     weight: float = Field(1.0, gt=0, description="share of the batch relative to the other sources")
     environment: EnvironmentUse | None = Field(None, description="what answers tool calls: a name, or a mapping")
-    revision: str | None = None
+    revision: str | None = Field(None, description="Hub revision of the data set")
     on_bad_row: Literal["refuse", "skip"] = Field(
         "refuse", description="a malformed or too long row: an error, or left out"
     )
@@ -95,11 +97,11 @@ Model = Annotated[ModelSource, Field(description="a stage, base, builtin:tiny, a
 
 
 class RewardUse(Strict):
-    """One reward of a mixture (DESIGN: the reward contract)."""
+    """One reward of a mixture."""
 
     use: str = Field(description="a built-in, package.module:attr, or path/to/file.py:attr")
-    weight: float = 1.0
-    params: dict[str, Any] = Field(default_factory=dict)
+    weight: float = Field(1.0, description="its share of the sum")
+    params: dict[str, Any] = Field(default_factory=dict, description="the reward's own parameters")
     when: dict[str, Any] = Field(default_factory=dict, description="rows it applies to, e.g. {task: math}")
     gate: bool = Field(False, description="the others count only where this one is positive; adds nothing itself")
     timeout: float = Field(30.0, gt=0, description="seconds for one batch of completions")
@@ -120,7 +122,7 @@ class TaskUse(Strict):
 
     use: str | None = Field(None, description="a task of the package, or `all`")
     name: str | None = Field(None, description="of a task of your own; what metrics call it")
-    prompts: PromptSource | None = None
-    rewards: tuple[RewardUse, ...] | None = None
+    prompts: PromptSource | None = Field(None, description="the prompts of a task of your own")
+    rewards: tuple[RewardUse, ...] | None = Field(None, description="the rewards of a task of your own")
     weight: float | None = Field(None, gt=0, description="share of the batch relative to the other tasks")
     n: int | None = Field(None, ge=1, description="how many prompts")

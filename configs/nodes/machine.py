@@ -17,8 +17,10 @@ class LearnerCluster(Strict):
     zero: Literal[0, 1, 2, 3] = Field(2, description="ZeRO's stage; in bfloat16 0 and 1 are taken for 2")
     gpus: float = Field(0, ge=0, description="GPUs a rank")
     threads: int | None = Field(None, ge=1, description="CPU threads a rank; all cores shared evenly if not given")
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    gradient_checkpointing: bool = False
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and computation")
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass, for less memory"
+    )
     kernels: Literal["auto", "torch", "liger", "compile"] = Field(
         "auto", description="norms, gates and rotary embeddings on a GPU; auto: liger-kernel's if it is installed"
     )
@@ -47,12 +49,14 @@ class LearnerCluster(Strict):
 
 
 class RolloutCluster(Strict):
-    workers: int = Field(1, ge=1)
-    engine: Literal["transformers", "vllm"] = "transformers"
+    workers: int = Field(1, ge=1, description="actors that generate")
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="transformers runs on CPUs too; vllm needs a GPU"
+    )
     gpus: float = Field(0, ge=0, description="GPUs a worker; vllm splits the model over several")
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, description="CPU threads per worker; all cores shared evenly if not given")
     batch: int = Field(256, ge=1, description="sequences decoded together")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and computation")
     memory: float | None = Field(
         None, gt=0, le=1, description="vllm: the share of its GPU that it takes; 0.9 of its part of it if not given"
     )
@@ -86,14 +90,14 @@ class RolloutCluster(Strict):
 
 class TeacherCluster(Strict):
     workers: int = Field(0, ge=0, description="actors of the teachers; 0: they stand with the learner")
-    gpus: float = Field(0, ge=0)
-    threads: int | None = Field(None, ge=1)
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    gpus: float = Field(0, ge=0, description="GPUs per actor")
+    threads: int | None = Field(None, ge=1, description="CPU threads per actor; all cores shared evenly if not given")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and computation")
 
 
 class SandboxCluster(Strict):
-    workers: int = Field(1, ge=1)
-    min_tier: Literal["A", "B", "C"] = "B"
+    workers: int = Field(1, ge=1, description="actors that run code")
+    min_tier: Literal["A", "B", "C"] = Field("B", description="the weakest confinement that is accepted")
     preload: tuple[Literal["numpy"], ...] = Field((), description="libraries that code can import besides Python's own")
     languages: tuple[Literal["bash", "node", "cpp"], ...] = Field(
         (), description="languages besides Python that may be run; in tier A only"
@@ -131,10 +135,10 @@ class Cluster(Strict):
     """Where things run; never part of a stage's key."""
 
     address: str | None = Field(None, description="an existing Ray cluster; else one is started and stopped here")
-    learner: LearnerCluster = LearnerCluster()
-    rollout: RolloutCluster = RolloutCluster()
-    sandbox: SandboxCluster = SandboxCluster()
-    teacher: TeacherCluster = TeacherCluster()
+    learner: LearnerCluster = Field(LearnerCluster(), description="the actors that train")
+    rollout: RolloutCluster = Field(RolloutCluster(), description="the actors that generate")
+    sandbox: SandboxCluster = Field(SandboxCluster(), description="the actors that run model-written code")
+    teacher: TeacherCluster = Field(TeacherCluster(), description="the actors of teachers")
 
     @property
     def sharing(self) -> Sharing:

@@ -15,9 +15,11 @@ from posttrain.configs.nodes.strict import Strict
 class StageBase(Strict):
     """What all stages share."""
 
-    kind: str
+    kind: str = Field(description="the kind of stage, or FILE.py:CLASS for one of your own")
     seed: int | None = Field(None, description="the recipe's seed if not given")
-    model: Model | None = None
+    model: Model | None = Field(
+        None, description="the model that the stage asks or trains: a stage, base, builtin:tiny, a folder, a Hub id"
+    )
     gate: tuple[Gate, ...] = Field((), description="what its evaluation must show; one, or a list")
 
     def declare(self) -> Declaration:
