@@ -92,7 +92,7 @@ def _write_down(loaded: LoadedRecipe, plan: Plan) -> None:
     write_text(plan.run_dir / "recipe.yaml", loaded.source)
     write_text(plan.run_dir / "resolved.yaml", yaml.safe_dump(dict(loaded.resolved), sort_keys=False))
     write_json(plan.run_dir / "environment.json", describe_environment())
-    write_json(plan.run_dir / "plan.json", loaded.mask_data(plan.to_json()))
+    write_json(plan.run_dir / "plan.json", loaded.mask_data({**plan.to_json(), "overrides": list(loaded.overrides)}))
 
 
 @dataclass(frozen=True, kw_only=True)

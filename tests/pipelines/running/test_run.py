@@ -432,3 +432,8 @@ def test_large_files_are_hashed_once_and_again_when_they_change(tmp_path: Path) 
     path.write_bytes(b"b" * (1 << 20))
     os.utime(path, ns=(1, 1))
     assert hashes.file(path) not in (first, "remembered")
+
+
+def test_a_run_folder_records_its_overrides(runner: Any) -> None:
+    assert runner.run("stages.rl.steps=7", until="queries") == 0
+    assert json.loads((runner.run_dir / "plan.json").read_text())["overrides"] == ["stages.rl.steps=7"]
