@@ -28,6 +28,8 @@ from typing import Any
 
 import psutil
 
+from posttrain.stages.models.locations import Locations
+
 _STEMS = (
     "ba be bi bo bu da de di do du fa fe ga go ka ke ki la le li lo ma me mi mo na ne no pa pe po ra re ri ro sa se ta"
 )
@@ -198,7 +200,8 @@ def one(folder: Path, here: bool) -> None:
     progress = SimpleNamespace(start=lambda *a, **k: None, advance=advance)
     context: Any = SimpleNamespace(
         name="queries", spec=spec, seed=0, recipe_dir=folder, dir=folder / "queries", artifact_dir=folder / "out",
-        inputs={}, base=None, progress=progress, check_stop=lambda: None, say=lambda text: None, workers=workers,
+        inputs={}, locations=Locations(recipe_dir=folder), progress=progress, check_stop=lambda: None,
+        say=lambda text: None, workers=workers,
     )  # fmt: skip
     result = curate.run(context)
     advance(0, "last files")

@@ -81,7 +81,7 @@ class _Queries:
     def __init__(self, context: StageContext, spec: Curate) -> None:
         self.context, self.spec = context, spec
         self.bad = [BadRows(source) for source in spec.prompts]
-        self.expected = sum(expected_rows(source, context.recipe_dir, context.inputs) for source in spec.prompts)
+        self.expected = sum(expected_rows(source, context.locations) for source in spec.prompts)
         self._needed = {use.use: needed_columns(use, context.recipe_dir) for use in spec.rewards}
         used = (mark for source in spec.exclude for prompt in self._read(source) for mark in marks(prompt))
         self._used = frozenset(used)
@@ -126,9 +126,7 @@ class _Queries:
     def _read(self, source: PromptSource, bad: BadRows | None = None) -> Iterator[Prompt]:
         make = prompt_maker(source)
         context = self.context
-        for prompt in read(
-            source, make, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, bad=bad
-        ):
+        for prompt in read(source, make, locations=context.locations, seed=context.seed, bad=bad):
             columns = {"origin": f"{source.source}#{prompt.id}", **prompt.columns}
             yield Prompt(**{**vars(prompt), "columns": columns})
 

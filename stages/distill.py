@@ -144,7 +144,7 @@ def load_teachers(context: StageContext, session: TrainingSession) -> TeacherPoo
     spec: Distill = context.spec
     specs = []
     for teacher in spec.teacher:
-        path, source = model_path(context, teacher)
+        path, source = model_path(context.locations, teacher)
         session.check_partner(path, source.revision, f"the teacher {teacher.source}")
         specs.append(ModelSpec.of(path, source))
     pool = context.workers.teachers() if spec.divergence != "policy_gradient" else None

@@ -59,9 +59,7 @@ def run(context: StageContext) -> StageResult:
 
 def _prompts(context: StageContext, suite: Suite) -> list[Prompt]:
     # The questions depend on the suite alone, so that every stage is asked the same ones.
-    sources = load_prompts(
-        suite.prompts, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=derive_seed("suite", suite.name)
-    )
+    sources = load_prompts(suite.prompts, locations=context.locations, seed=derive_seed("suite", suite.name))
     prompts = [p for source in sources for p in source]
     made = any(source.source in context.inputs for source in suite.prompts)  # others were checked before the run
     if made and suite.measure != "mode_following":  # a dialogue's turns share a room
@@ -92,7 +90,7 @@ def _ask(
     context: StageContext, suite: Suite, prompts: Sequence[Prompt], params: SamplingParams, label: str
 ) -> list[ScoredGroup]:
     seed = derive_seed("evaluate", context.seed, suite.name, label)
-    with context.workers.scorer(suite.rewards) as scorer:
+    with context.workers.scorer(suite.rewards, context.locations) as scorer:
         pool, environments = context.workers.rollout(), context.workers.environment
         return collect(pool, scorer, prompts, suite.k, params, seed=seed, environments=environments)
 

@@ -44,7 +44,7 @@ def run(context: StageContext) -> StageResult:
     sources = load_all(context, spec.prompts, fit=Fit.of(context, spec.model, spec.sampling.max_tokens))
     supply = PromptSupply(sources, [s.weight for s in spec.prompts], seed=context.seed, difficulty=spec.difficulty)
     session = TrainingSession.start(context, spec.steps * spec.minibatches, answers=True)
-    with context.workers.scorer(spec.rewards) as scorer:
+    with context.workers.scorer(spec.rewards, context.locations) as scorer:
         asking = GroupSettings(
             pool=start_pool(context, session), scorer=scorer, group_size=spec.group_size,
             params=sampling_params(spec.sampling), environments=context.workers.environment, supply=supply,

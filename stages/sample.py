@@ -143,7 +143,7 @@ class _Teacher:
         self.context, self.spec = context, spec
         self.made_by: Row = {}
         self.name = spec.endpoint.model or "" if spec.endpoint else spec.model.source if spec.model else ""
-        self._scorer = context.workers.scorer(spec.rewards)
+        self._scorer = context.workers.scorer(spec.rewards, context.locations)
         self._endpoint: EndpointTeacher | None = None
         self._pool: Any = None
         if spec.endpoint is not None:
@@ -210,7 +210,7 @@ def _reviewed(context: StageContext, spec: SampleStage) -> tuple[list[Row], set[
     """Rows that a person decided, and the contents of their queries, which aren't sampled again."""
     rows, settled = list[Row](), set[str]()
     for source in spec.reviewed:
-        read = load_rows(source, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed)
+        read = load_rows(source, locations=context.locations, seed=context.seed)
         for number, row in enumerate(read, 1):
             where = f"{source.source}:{number}"
             response = decided(row, where)

@@ -24,9 +24,9 @@ KINDS = ("curate", "sample", "sft", "grpo", "distill", "evaluate")
 LADDERS = {
     "configs": ("nodes", "kinds", "schema", "loading", "tasks", "load"),
     "stages": (
-        "context",
         "actors",
         "models",
+        "context",
         "generators",
         "data",
         "learner/losses",

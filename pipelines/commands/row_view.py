@@ -103,7 +103,7 @@ def _left(reading: StageReading, n: int) -> Iterator[ShownRow]:
         made = example(row, asked, where, 1)
         return _shown(chat, chat.last_turn(made.messages, made.tools, closed=made.closed), where)
 
-    yield from read(source, make, recipe_dir=reading.recipe_dir, inputs=reading.inputs, seed=reading.seed)
+    yield from read(source, make, locations=reading.locations, seed=reading.seed)
 
 
 def _prompts(reading: StageReading, sources: Sequence[PromptSource], n: int) -> Iterator[ShownRow]:
@@ -117,7 +117,7 @@ def _prompts(reading: StageReading, sources: Sequence[PromptSource], n: int) -> 
         def placed(row: dict, where: str, make: Callable[[dict, str], Prompt] = make) -> tuple[str, Prompt]:
             return where, make(row, where)
 
-        rows = read(source, placed, recipe_dir=reading.recipe_dir, inputs=reading.inputs, seed=reading.seed)
+        rows = read(source, placed, locations=reading.locations, seed=reading.seed)
         for where, prompt in islice(rows, n):
             ids = chat.prompt_ids(prompt)
             yield ShownRow(where=where, parts=((_decoded(chat, ids.tolist()), False),), tokens=len(ids), targets=0)

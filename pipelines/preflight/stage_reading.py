@@ -17,6 +17,7 @@ from posttrain.configs.schema import DataSource, ModelSource
 from posttrain.errors import InputError
 from posttrain.pipelines.graph.dag import Node
 from posttrain.pipelines.preflight.sources import Sources
+from posttrain.stages.models.locations import Locations
 from posttrain.types import Row
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ class StageReading:
     def base(self) -> ModelSource | None:
         return self.loaded.recipe.base
 
+    @property
+    def locations(self) -> Locations:
+        return Locations(recipe_dir=self.loaded.recipe_dir, inputs=self.inputs, base=self.base)
+
     def say(self, text: str, /) -> None:
         self.said.append(text)
 
@@ -62,7 +67,7 @@ class StageReading:
         from posttrain.stages.models.locations import model_path
 
         source = self._trained_from(self.node.spec.model or self.base)
-        path, settled = model_path(self, source)
+        path, settled = model_path(self.locations, source)
         try:
             return open_chat(path, settled.revision)
         except OSError as error:

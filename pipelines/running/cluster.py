@@ -11,11 +11,10 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.configs.schema import Cluster, EnvironmentUse, ModelSource, RewardUse
+from posttrain.configs.schema import Cluster, EnvironmentUse, RewardUse
 from posttrain.errors import RunError
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from posttrain.stages.actors.shard_pool import ShardPool
     from posttrain.stages.learner.ranks import Learner
     from posttrain.stages.learner.teachers import TeacherPool
+    from posttrain.stages.models.locations import Locations
     from posttrain.stages.rollout.pool import RolloutPool
     from posttrain.stages.serving.resident_models import ModelActors, RunHost
 
@@ -55,8 +55,6 @@ class ClusterWorkers:
         self._sandbox: SandboxPool | None = None
         self._models: ModelActors | None = None
         self._shared: Gpus | None = None
-        self._inputs: Mapping[str, Path] = {}
-        self._base: ModelSource | None = None
         self._environments: dict[str, EnvironmentPool] = {}
 
     @property
@@ -91,25 +89,21 @@ class ClusterWorkers:
             self._teachers = TeacherPool(self._cluster, gpus)
         return self._teachers
 
-    def scorer(self, uses: tuple[RewardUse, ...]) -> Scorer:
-        """A scorer for these rewards; the caller closes it."""
+    def scorer(self, uses: tuple[RewardUse, ...], locations: Locations) -> Scorer:
+        """A scorer for these rewards, whose models are found by `locations`; the caller closes it."""
         from posttrain.pipelines.preflight.sandbox_checks import needs_sandbox
         from posttrain.rewards.mix import Scorer
 
         judge = self._judge() if needs_sandbox(uses) else None
-        models = self._host() if any(use.judge or use.model for use in uses) else None
+        models = self._host(locations) if any(use.judge or use.model for use in uses) else None
         return Scorer(uses, recipe_dir=self._recipe_dir, judge=judge, models=models)
 
-    def at(self, inputs: Mapping[str, Path], base: ModelSource | None) -> None:
-        """The stage that comes next: where the models are that its rewards ask."""
-        self._inputs, self._base = inputs, base
-
-    def _host(self) -> RunHost:
-        from posttrain.stages.serving.resident_models import ModelActors, Place, RunHost
+    def _host(self, locations: Locations) -> RunHost:
+        from posttrain.stages.serving.resident_models import ModelActors, RunHost
 
         if self._models is None:
             self._models = ModelActors(self._cluster, self._gpus)
-        return RunHost(self._models, Place(inputs=self._inputs, base=self._base, recipe_dir=self._recipe_dir))
+        return RunHost(self._models, locations)
 
     def environment(self, use: EnvironmentUse) -> EnvironmentPool:
         """The processes of an environment, kept for the whole run."""

@@ -20,6 +20,7 @@ from posttrain.pipelines.records.results import OVERLAP
 from posttrain.stages.curation.overlap import Seen, SuiteOverlap, overlap, seen_in_documents, seen_in_rows
 from posttrain.stages.data.load import derive_seed, load_prompts, load_rows
 from posttrain.stages.data.store import FILE
+from posttrain.stages.models.locations import Locations
 from posttrain.types import Prompt
 
 TINY = {"builtin:tiny": "tiny", "builtin:tiny-mini": "mini"}
@@ -98,7 +99,9 @@ class _Reader:
                     yield stage, named
 
     def _prompts(self, source: PromptSource, seed: int) -> list[Prompt]:
-        (prompts,) = load_prompts([source], recipe_dir=self.loaded.recipe_dir, inputs=self.inputs, seed=seed)
+        (prompts,) = load_prompts(
+            [source], locations=Locations(recipe_dir=self.loaded.recipe_dir, inputs=self.inputs), seed=seed
+        )
         return prompts
 
 
@@ -120,4 +123,4 @@ def _packaged_corpus(stages: frozenset[str]) -> Seen | None:
 
 
 def _texts(recipe_dir: Path, source: PromptSource, seed: int) -> list[str]:
-    return [str(row["text"]) for row in load_rows(source, recipe_dir=recipe_dir, inputs={}, seed=seed)]
+    return [str(row["text"]) for row in load_rows(source, locations=Locations(recipe_dir=recipe_dir), seed=seed)]

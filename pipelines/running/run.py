@@ -216,7 +216,6 @@ class _Run:
     ) -> StageContext:
         recipe, spec = self.loaded.recipe, stage.node.spec
         inputs = {needed: self.ledger.hand_over(needed, self.plan.hashes) for needed in stage.node.inputs}
-        workers.at(inputs, recipe.base)
         return StageContext(
             name=stage.name,
             spec=spec,

@@ -160,7 +160,7 @@ def _rates(
 def _loaded(context: StageContext, spec: Curate, model: ModelSource) -> Iterator[tuple[Any, Any]]:
     pool, _ = load_policy(context, model)
     try:
-        with context.workers.scorer(spec.rewards) as scorer:
+        with context.workers.scorer(spec.rewards, context.locations) as scorer:
             yield pool, scorer
     finally:
         pool.free()

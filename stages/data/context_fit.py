@@ -76,7 +76,7 @@ class Fit:
         from posttrain.stages.models.chat import open_chat
         from posttrain.stages.models.locations import model_path
 
-        path, source = model_path(context, model)
+        path, source = model_path(context.locations, model)
         try:
             config = AutoConfig.from_pretrained(path, revision=source.revision).get_text_config().to_dict()
         except OSError as error:

@@ -20,6 +20,7 @@ from posttrain.stages.data.store import FILE, iter_rows
 from posttrain.stages.generators import builtin, dialogues, scraped, task_agents, task_skills, task_text
 from posttrain.stages.generators.builtin import held_out
 from posttrain.stages.generators.worked_solutions import worked_solution
+from posttrain.stages.models.locations import Locations
 from posttrain.types import Mode, Prompt, Row
 
 if TYPE_CHECKING:
@@ -65,8 +66,7 @@ def derive_seed(*parts: object) -> int:
 def load_rows(
     source: PromptSource,
     *,
-    recipe_dir: Path,
-    inputs: Mapping[str, Path],
+    locations: Locations,
     seed: int,
     check: Callable[[Row, str], object] | None = None,
     bad: BadRows | None = None,
@@ -82,15 +82,14 @@ def load_rows(
             check(row, where)
         return row
 
-    return list(read(source, checked, recipe_dir=recipe_dir, inputs=inputs, seed=seed, bad=bad))
+    return list(read(source, checked, locations=locations, seed=seed, bad=bad))
 
 
 def read(
     source: PromptSource,
     make: Callable[[Row, str], T],
     *,
-    recipe_dir: Path,
-    inputs: Mapping[str, Path],
+    locations: Locations,
     seed: int,
     bad: BadRows | None = None,
 ) -> Iterator[T]:
@@ -100,7 +99,7 @@ def read(
         DataError: as `load_rows`, and `make`.
     """
     bad = bad or BadRows(source)
-    for where, row in _rows(source, recipe_dir, inputs, seed):
+    for where, row in _rows(source, locations, seed):
         try:
             if isinstance(row, DataError):
                 raise row
@@ -118,12 +117,13 @@ def read(
     bad.settle()
 
 
-def expected_rows(source: PromptSource, recipe_dir: Path, inputs: Mapping[str, Path]) -> int:
+def expected_rows(source: PromptSource, locations: Locations) -> int:
     """How many rows a source has, as far as it is known before they are read: for a progress bar."""
     name = source.source
     if name.startswith(("builtin:", "reasoning_gym:", "hf:")):
         return source.n or (0 if name.startswith("hf:") else DEFAULT_GENERATED)
-    there = row_count(_stage_file(source, inputs) if name in inputs else recipe_dir / Path(name).expanduser())
+    inputs, folder = locations.inputs, locations.recipe_dir
+    there = row_count(_stage_file(source, inputs) if name in inputs else folder / Path(name).expanduser())
     return min(there, source.n or there)
 
 
@@ -131,8 +131,8 @@ def _stage_file(source: PromptSource, inputs: Mapping[str, Path]) -> Path:
     return inputs[source.source] / (VALIDATION if source.split == "validation" else FILE)
 
 
-def _rows(source: PromptSource, recipe_dir: Path, inputs: Mapping[str, Path], seed: int) -> Iterator[Placed]:
-    name = source.source
+def _rows(source: PromptSource, locations: Locations, seed: int) -> Iterator[Placed]:
+    name, inputs = source.source, locations.inputs
     if name in inputs:
         path = _stage_file(source, inputs)
         if source.split == "validation" and not path.is_file():
@@ -146,7 +146,7 @@ def _rows(source: PromptSource, recipe_dir: Path, inputs: Mapping[str, Path], se
     elif name.startswith("hf:"):
         rows = _hub(source)
     else:
-        yield from file_rows(recipe_dir / Path(name).expanduser())
+        yield from file_rows(locations.recipe_dir / Path(name).expanduser())
         return
     yield from ((f"{name}:{number}", row) for number, row in enumerate(rows, 1))
 
@@ -265,8 +265,7 @@ def prompt_maker(source: PromptSource, mode: str | None = None) -> Callable[[Row
 def load_prompts(
     sources: Sequence[PromptSource],
     *,
-    recipe_dir: Path,
-    inputs: Mapping[str, Path],
+    locations: Locations,
     seed: int,
     mode: str | None = None,
     bad: Sequence[BadRows] = (),
@@ -281,7 +280,7 @@ def load_prompts(
     for number, source in enumerate(sources):
         counted = bad[number] if bad else None
         make = prompt_maker(source, mode)
-        prompts = read(source, make, recipe_dir=recipe_dir, inputs=inputs, seed=seed, bad=counted)
+        prompts = read(source, make, locations=locations, seed=seed, bad=counted)
         result.append(with_unique_ids(prompts, seen))
     return result
 
@@ -323,7 +322,7 @@ def check_source(
             look(row, where)
 
     bad = BadRows(source)
-    for _ in read(source, check, recipe_dir=recipe_dir, inputs={}, seed=seed, bad=bad):
+    for _ in read(source, check, locations=Locations(recipe_dir=recipe_dir), seed=seed, bad=bad):
         pass
     return SourceReport(rows=bad.rows, columns=tuple(sorted(columns)), skipped=bad.skipped)
 
@@ -350,8 +349,7 @@ def load_all(
     """
     bad = [BadRows(patient(context, source)) for source in sources]
     prompts = load_prompts(
-        [counted.source for counted in bad], recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed,
-        mode=mode, bad=bad,
+        [counted.source for counted in bad], locations=context.locations, seed=context.seed, mode=mode, bad=bad,
     )  # fmt: skip
     if fit is not None:
         prompts = [fit.answerable(found, counted) for found, counted in zip(prompts, bad, strict=True)]

@@ -19,6 +19,7 @@ from posttrain.stages.data.files import BadRows
 from posttrain.stages.data.fusion import Earlier, Example, dialogue, example, targets
 from posttrain.stages.data.load import check_row, derive_seed, patient, read
 from posttrain.stages.models.chat import ChatFormat
+from posttrain.stages.models.locations import Locations
 from posttrain.types import Row, Sample
 
 Pair = tuple[Example, Example]
@@ -33,9 +34,9 @@ class Reading(Protocol):
     @property
     def seed(self) -> int: ...
     @property
-    def recipe_dir(self) -> Path: ...
-    @property
     def inputs(self) -> Mapping[str, Path]: ...
+    @property
+    def locations(self) -> Locations: ...
     def say(self, text: str, /) -> None: ...
 
 
@@ -117,7 +118,7 @@ def _examples(context: Reading, bad: BadRows) -> list[Example]:
         check_row(row, source, where, form="conversations")
         return example(row, source, where, next(numbers), seed)
 
-    return list(read(source, make, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, bad=bad))
+    return list(read(source, make, locations=context.locations, seed=context.seed, bad=bad))
 
 
 def row_seed(context: Reading, source: DataSource) -> int:
@@ -135,7 +136,7 @@ def _documents(context: Reading, chat: ChatFormat, spec: Sft, source: DataSource
         mask[0] = 0
         return Sample(ids=ids, loss_mask=mask)
 
-    found = list(read(source, make, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, bad=bad))
+    found = list(read(source, make, locations=context.locations, seed=context.seed, bad=bad))
     if bad.skipped:
         context.say(f"{context.name}: {bad}")
     return found

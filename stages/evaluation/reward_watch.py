@@ -50,9 +50,7 @@ class RewardWatch:
 
     def __init__(self, context: StageContext, spec: Grpo, rule: Watch) -> None:
         self._context, self._spec, self._rule = context, spec, rule
-        loaded = load_prompts(
-            rule.prompts, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=derive_seed("watch", context.name)
-        )
+        loaded = load_prompts(rule.prompts, locations=context.locations, seed=derive_seed("watch", context.name))
         self._prompts = [p for source in loaded for p in source]
         self._rewards: list[float] = []
         self._looks: list[Look] = []
@@ -72,7 +70,7 @@ class RewardWatch:
         if (step + 1) % self._rule.every and step + 1 != self._spec.steps:
             return {}
         context = self._context
-        with context.workers.scorer(self._rule.rewards or self._spec.rewards) as scorer:
+        with context.workers.scorer(self._rule.rewards or self._spec.rewards, context.locations) as scorer:
             scored = collect(
                 context.workers.rollout(), scorer, self._prompts, 1, sampling_params(self._spec.sampling),
                 seed=derive_seed("watch", context.seed, context.name, step), step=step,

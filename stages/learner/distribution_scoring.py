@@ -27,7 +27,7 @@ def store_distributions(context: StageContext, model: ModelSource, rule: Store, 
     The ids are those that `sft` would train on: the response as the last turn behind its prompt, with the flag of the
     mode it was asked in. They are stored too, so that nothing is rendered again.
     """
-    path, source = model_path(context, model)
+    path, source = model_path(context.locations, model)
     chat = open_chat(path, source.revision)
     form = (
         DistributionForm(kind="top_k", count=rule.top_k)

@@ -61,7 +61,7 @@ class TrainingSession:
         `answers`: the model will answer, so the rollout workers' processes start beside the learner's.
         """
         spec: TrainingStage = context.spec
-        path, source = model_path(context, spec.model)
+        path, source = model_path(context.locations, spec.model)
         learner = context.workers.learner()
         if answers:
             context.workers.rollout()

@@ -73,7 +73,7 @@ class PolicyTrainer:
     def _load_frozen(self) -> None:
         spec, session = self._spec, self._session
         if spec.teacher is not None:
-            path, source = model_path(self._context, spec.teacher)
+            path, source = model_path(self._context.locations, spec.teacher)
             session.check_partner(path, source.revision, f"the teacher {spec.teacher.source}")
             session.learner.load_frozen(ModelSpec.of(path, source), teacher_name())
         if spec.kl.weight:

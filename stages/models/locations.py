@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from posttrain.configs.schema import ModelSource
 from posttrain.errors import InputError
@@ -14,7 +15,21 @@ PACKAGED = ("tiny", "tiny-mini")
 BUILTIN = (*PACKAGED, "smollm2")
 
 
-def model_path(context: Any, source: ModelSource) -> tuple[str, ModelSource]:
+@dataclass(frozen=True, kw_only=True)
+class Locations:
+    """Where the names of a recipe lead.
+
+    >>> Locations(recipe_dir=Path("recipes"), inputs={"cold": Path("runs/r/cold/artifact")})
+    """
+
+    recipe_dir: Path
+    """Relative paths start here."""
+    inputs: Mapping[str, Path] = field(default_factory=dict)
+    """The finished artifacts, by stage."""
+    base: ModelSource | None = None
+
+
+def model_path(locations: Locations, source: ModelSource) -> tuple[str, ModelSource]:
     """Where the model lies, and the source that says what to do with it (`base` is looked up).
 
     Raises:
@@ -22,18 +37,18 @@ def model_path(context: Any, source: ModelSource) -> tuple[str, ModelSource]:
     """
     name = source.source
     if name == "base":
-        if context.base is None:
+        if locations.base is None:
             raise InputError("a stage starts from `base`, and the recipe has none", fix="add base: builtin:tiny")
-        path, base = model_path(context, context.base)
+        path, base = model_path(locations, locations.base)
         return path, source.model_copy(
             update={k: getattr(source, k) or getattr(base, k) for k in ("revision", "layers", "scratch")}
         )
-    if name in context.inputs:
-        return str(context.inputs[name]), source
+    if name in locations.inputs:
+        return str(locations.inputs[name]), source
     builtin = builtin_path(name)
     if builtin is not None:
         return builtin, source
-    folder = context.recipe_dir / Path(name).expanduser()
+    folder = locations.recipe_dir / Path(name).expanduser()
     return (str(folder) if folder.is_dir() else name), source
 
 

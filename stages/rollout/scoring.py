@@ -32,7 +32,7 @@ def load_policy(context: StageContext, model: ModelSource) -> tuple[RolloutPool,
     Raises:
         HandoverError: the model isn't what the stage before left.
     """
-    path, source = model_path(context, model)
+    path, source = model_path(context.locations, model)
     chat = open_chat(path, source.revision)
     pool = context.workers.rollout()
     pool.load(ModelSpec.of(path, source), context.seed)

@@ -6,12 +6,11 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 from posttrain.configs.schema import ModelSource, RolloutCluster
 from posttrain.rewards.contract import Conversation, RewardModelClient, RowError
 from posttrain.rewards.endpoint import EndpointHost
-from posttrain.stages.models.locations import model_path
+from posttrain.stages.models.locations import Locations, model_path
 from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.serving.reward_models import RewardModelWorker
 
@@ -25,9 +24,7 @@ class ProcessHost(EndpointHost):
 
     def reward_model(self, model: ModelSource, timeout_s: float) -> RewardModelClient:
         """See ModelHost. Nobody waits for it but a person: `timeout_s` doesn't end a pass."""
-        return _InProcess(
-            ModelSpec.of(*model_path(SimpleNamespace(inputs={}, recipe_dir=self._folder, base=None), model))
-        )
+        return _InProcess(ModelSpec.of(*model_path(Locations(recipe_dir=self._folder), model)))
 
 
 class _InProcess:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from posttrain.configs.nodes.inputs import judge_source
@@ -23,7 +22,7 @@ from posttrain.rewards.answers import Answers, content_key, gather
 from posttrain.rewards.contract import ChatClient, Conversation, RewardModelClient, RowError
 from posttrain.rewards.endpoint import EndpointHost
 from posttrain.stages.actors.gpus import Gpus
-from posttrain.stages.models.locations import model_path
+from posttrain.stages.models.locations import Locations, model_path
 from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout.pool import START_TIMEOUT, RolloutPool
 from posttrain.stages.serving.judges import JudgeHolder
@@ -133,15 +132,6 @@ class ModelActors:
         self._all.clear()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a stage's models lie; what `model_path` reads of a stage's context."""
-
-    inputs: Mapping[str, Path]
-    base: ModelSource | None
-    recipe_dir: Path
-
-
 @dataclass(frozen=True)
 class ResidentModelClient(Generic[T]):
     """A held model as one reward asks it: within that reward's timeout."""
@@ -161,9 +151,9 @@ class ResidentModelClient(Generic[T]):
 class RunHost(EndpointHost):
     """The ModelHost of a stage: endpoints, and models that the run holds."""
 
-    def __init__(self, actors: ModelActors, place: Place) -> None:
+    def __init__(self, actors: ModelActors, locations: Locations) -> None:
         super().__init__()
-        self._actors, self._place = actors, place
+        self._actors, self._locations = actors, locations
         self._held: list[tuple[JudgeModel | ModelSource, HeldModel[Any]]] = []
 
     def chat(self, judge: JudgeModel, timeout_s: float) -> ChatClient:
@@ -190,7 +180,7 @@ class RunHost(EndpointHost):
             model.close()
 
     def _spec(self, source: ModelSource) -> ModelSpec:
-        path, found = model_path(self._place, source)
+        path, found = model_path(self._locations, source)
         return ModelSpec.of(path, found)
 
     def _hold(self, asked: JudgeModel | ModelSource, name: str, make: Callable[[], Holder[Any]]) -> HeldModel[Any]:

@@ -62,7 +62,7 @@ class Workers:
     def free(self) -> None: ...
 
     @contextmanager
-    def scorer(self, uses: Any) -> Iterator[None]:
+    def scorer(self, uses: Any, locations: Any) -> Iterator[None]:
         yield
 
     def generate(self, prompts: Sequence[Prompt], n: int, params: Any, *, seed: int) -> Iterator[Group]:

@@ -19,6 +19,7 @@ from posttrain.stages.data.load import load_prompts
 from posttrain.stages.data.store import read_rows
 from posttrain.stages.filters import bound
 from posttrain.stages.filters.selection import OVER, SAME, choose
+from posttrain.stages.models.locations import Locations
 from posttrain.types import Completion, Prompt, Score
 
 from .stand_ins import Context, write
@@ -279,7 +280,7 @@ def test_what_the_judge_says_of_a_checklist_decides_beside_the_rules() -> None:
 
 def test_no_generated_conversation_fails_its_checklist() -> None:
     source = PromptSource.model_validate({"from": "builtin:chat", "n": 400})
-    prompts = load_prompts([source], recipe_dir=Path(), inputs={}, seed=1)[0]
+    prompts = load_prompts([source], locations=Locations(recipe_dir=Path()), seed=1)[0]
     (use,) = spec(filters="checklist").filters
     failed = [
         reason

@@ -16,6 +16,7 @@ from posttrain.errors import InputError
 from posttrain.pipelines.commands.eval_model import Changes, evaluation, harness_lines, packaged_suites
 from posttrain.pipelines.graph.dag import build_dag
 from posttrain.stages.data.load import load_rows
+from posttrain.stages.models.locations import Locations
 
 RECIPE = """name: r
 base: builtin:tiny
@@ -49,7 +50,7 @@ def test_every_packaged_suite_asks_held_out_questions(name: str, folder: Path) -
         for source in suite.prompts:
             if source.source.startswith("builtin:"):
                 assert source.split == "heldout"
-                assert len(load_rows(source, recipe_dir=folder, inputs={}, seed=1)) == 2
+                assert len(load_rows(source, locations=Locations(recipe_dir=folder), seed=1)) == 2
 
 
 def test_a_file_is_a_suite_of_its_rows(folder: Path) -> None:

@@ -15,6 +15,7 @@ from posttrain.errors import DataError, PosttrainError
 from posttrain.pipelines.planning.plan import make_plan
 from posttrain.pipelines.preflight.machine_checks import check_machine
 from posttrain.stages.data.load import check_source, load_prompts, load_rows
+from posttrain.stages.models.locations import Locations
 
 RECIPE = """name: r
 base: builtin:tiny
@@ -91,7 +92,7 @@ def rows(folder: Path, *found: object) -> PromptSource:
 def test_prompts_in_trls_and_verls_form_are_read(tmp_path: Path) -> None:
     asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}]
     source = rows(tmp_path, {"prompt": asked, "reward_model": {"ground_truth": "2"}, "data_source": "sums"})
-    ((prompt,),) = load_prompts([source], recipe_dir=tmp_path, inputs={}, seed=0)
+    ((prompt,),) = load_prompts([source], locations=Locations(recipe_dir=tmp_path), seed=0)
     assert [dict(message) for message in prompt.messages] == asked
     assert prompt.columns["reward_model"] == {"ground_truth": "2"}
 
@@ -110,7 +111,7 @@ def test_a_completion_that_says_more_than_text_keeps_it(tmp_path: Path) -> None:
     turn = {"role": "assistant", "content": "2", "reasoning_content": "One and one."}
     source = rows(tmp_path, {"prompt": "1+1?", "completion": [turn]})
     mapped = source.model_copy(update={"columns": {"response": "completion"}})
-    ((row,),) = (load_rows(mapped, recipe_dir=tmp_path, inputs={}, seed=0),)
+    ((row,),) = (load_rows(mapped, locations=Locations(recipe_dir=tmp_path), seed=0),)
     assert row["messages"] == [{"role": "user", "content": "1+1?"}, turn]
     assert "response" not in row
     assert check_source(mapped, tmp_path, form="conversations").rows == 1

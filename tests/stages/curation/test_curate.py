@@ -18,6 +18,7 @@ from posttrain.stages.curation import model_passes, row_rules, scan
 from posttrain.stages.curation.query_rules import open_generation, proof, several_questions
 from posttrain.stages.data.load import load_prompts
 from posttrain.stages.data.store import read_rows
+from posttrain.stages.models.locations import Locations
 from posttrain.types import Prompt
 
 from ..stand_ins import Context, write
@@ -162,7 +163,9 @@ def test_a_validation_split_is_reserved_first_and_nothing_near_it_is_kept(tmp_pa
     if any(row["id"].startswith("q") for row in reserved):  # one template: all the others are near it
         assert not any(name.startswith("q") for name in result.ids)
     source = PromptSource.model_validate({"from": "queries", "split": "validation"})
-    (prompts,) = load_prompts([source], recipe_dir=tmp_path, inputs={"queries": tmp_path / "out"}, seed=0)
+    (prompts,) = load_prompts(
+        [source], locations=Locations(recipe_dir=tmp_path, inputs={"queries": tmp_path / "out"}), seed=0
+    )
     assert [p.id for p in prompts] == [r["id"] for r in reserved]
 
 
@@ -170,7 +173,7 @@ def test_a_validation_split_that_is_not_there_is_refused(tmp_path: Path) -> None
     curated(tmp_path, six())
     source = PromptSource.model_validate({"from": "queries", "split": "validation"})
     with pytest.raises(DataError, match="no split validation"):
-        load_prompts([source], recipe_dir=tmp_path, inputs={"queries": tmp_path / "out"}, seed=0)
+        load_prompts([source], locations=Locations(recipe_dir=tmp_path, inputs={"queries": tmp_path / "out"}), seed=0)
     with pytest.raises(DataError, match="only 6 queries can be reserved"):
         curated(tmp_path, six(), validation=7)
 
@@ -229,9 +232,10 @@ def test_ids_stay_unique_and_prompts_come_back(tmp_path: Path) -> None:
     result = curated(tmp_path, rows)
     assert len(set(result.ids)) == 3
     (prompts,) = load_prompts(
-        [PromptSource.model_validate({"from": "queries"})], recipe_dir=tmp_path,
-        inputs={"queries": tmp_path / "out"}, seed=0,
-    )  # fmt: skip
+        [PromptSource.model_validate({"from": "queries"})],
+        locations=Locations(recipe_dir=tmp_path, inputs={"queries": tmp_path / "out"}),
+        seed=0,
+    )
     assert [p.messages[0]["content"] for p in prompts] == ["0?", "1?", "2?"]
     assert prompts[0].columns["deep"] == {"er": [1, None]}
 
@@ -384,7 +388,7 @@ def test_generated_queries_with_an_answer_are_verifiable() -> None:
     from posttrain.stages.curation.query_rules import unverifiable
 
     source = PromptSource.model_validate({"from": "builtin:arithmetic", "n": 200})
-    (prompts,) = load_prompts([source], recipe_dir=Path(), inputs={}, seed=0)
+    (prompts,) = load_prompts([source], locations=Locations(recipe_dir=Path()), seed=0)
     rules, uses = ("no_answer", "several_questions", "open_generation", "proof"), (RewardUse(use="math"),)
     assert {unverifiable(p, rules, uses, {"math": ("answer",)}) for p in prompts} == {None}
 

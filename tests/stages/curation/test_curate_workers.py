@@ -30,6 +30,7 @@ from posttrain.stages import curate
 from posttrain.stages.curation import scan_output
 from posttrain.stages.curation import scan
 from posttrain.stages.actors.shard_pool import Here, RayShards
+from posttrain.stages.models.locations import Locations
 
 folder, out, actors, kill_at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 scan.SHARD, scan_output.IN_MEMORY = 60, 20  # small ones, written as large ones are
@@ -53,7 +54,8 @@ done = []
 progress = SimpleNamespace(start=lambda *a, **k: None, advance=lambda n, note="": done.append((note, n)))
 context = SimpleNamespace(
     name="queries", spec=spec, seed=0, recipe_dir=folder, dir=folder / out, artifact_dir=folder / out / "artifact",
-    inputs={}, base=None, progress=progress, check_stop=lambda: None, say=lambda text: None,
+    inputs={}, locations=Locations(recipe_dir=folder), progress=progress, check_stop=lambda: None,
+    say=lambda text: None,
     workers=SimpleNamespace(shards=pool),
 )
 curate.run(context)

@@ -14,6 +14,7 @@ from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
 from posttrain.stages.data.files import LONGEST_LINE, BadRows
 from posttrain.stages.data.load import check_source, load_prompts, load_rows
+from posttrain.stages.models.locations import Locations
 
 GOOD = b'{"prompt": "1+1?", "answer": "2", "response": "2"}'
 
@@ -75,7 +76,7 @@ def test_a_malformed_row_is_skipped_and_counted_where_the_recipe_says_so(
     report = check_source(lenient, tmp_path, form="prompts")
     assert (report.rows, report.skipped) == (5, 1)
     counted = BadRows(lenient)
-    (prompts,) = load_prompts([lenient], recipe_dir=tmp_path, inputs={}, seed=0, bad=[counted])
+    (prompts,) = load_prompts([lenient], locations=Locations(recipe_dir=tmp_path), seed=0, bad=[counted])
     assert len(prompts) == 5
     assert message in str(counted)
     assert "rows.jsonl:3" in str(counted)
@@ -104,7 +105,7 @@ def test_only_malformed_rows_are_no_rows(tmp_path: Path) -> None:
 
 def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD + b"\r\n" + GOOD + b"\r\n\r\n")
-    assert load_rows(source(), recipe_dir=tmp_path, inputs={}, seed=0) == [json.loads(GOOD)] * 2
+    assert load_rows(source(), locations=Locations(recipe_dir=tmp_path), seed=0) == [json.loads(GOOD)] * 2
 
 
 @pytest.mark.parametrize("response", [b"null", b"3", b"[]", b'"\\u0000"'])
@@ -138,12 +139,14 @@ def test_a_row_as_long_as_is_allowed_is_read(tmp_path: Path) -> None:
 
 def test_rows_that_are_asked_for_are_counted_without_the_skipped(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join([b"{", GOOD, GOOD, b"{"]))
-    rows = load_rows(source(n=2, on_bad_row="skip", max_bad_share=0.5), recipe_dir=tmp_path, inputs={}, seed=0)
+    rows = load_rows(
+        source(n=2, on_bad_row="skip", max_bad_share=0.5), locations=Locations(recipe_dir=tmp_path), seed=0
+    )
     assert len(rows) == 2
 
 
 def test_a_column_that_a_row_lacks_makes_it_malformed(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b'{"question": "x"}\n{"q": "y"}\n{"question": "z"}')
     mapped = source(columns={"prompt": "question"}, on_bad_row="skip", max_bad_share=0.5)
-    (prompts,) = load_prompts([mapped], recipe_dir=tmp_path, inputs={}, seed=0)
+    (prompts,) = load_prompts([mapped], locations=Locations(recipe_dir=tmp_path), seed=0)
     assert [p.messages[0]["content"] for p in prompts] == ["x", "z"]

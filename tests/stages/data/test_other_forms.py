@@ -11,6 +11,7 @@ import pytest
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
 from posttrain.stages.data.load import check_source, load_prompts
+from posttrain.stages.models.locations import Locations
 
 SHAREGPT = [{"from": "system", "value": "Be short."}, {"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "2"}]
 
@@ -23,7 +24,7 @@ def source(folder: Path, row: dict[str, Any], **fields: Any) -> PromptSource:
 def test_sharegpts_turns_have_roles(tmp_path: Path) -> None:
     read = source(tmp_path, {"conversations": SHAREGPT}, columns={"messages": "conversations"})
     assert check_source(read, tmp_path, form="conversations").rows == 1
-    ((prompt,),) = load_prompts([read], recipe_dir=tmp_path, inputs={}, seed=0)
+    ((prompt,),) = load_prompts([read], locations=Locations(recipe_dir=tmp_path), seed=0)
     assert prompt.messages == (
         {"role": "system", "content": "Be short."},
         {"role": "user", "content": "1+1?"},

@@ -19,6 +19,7 @@ from posttrain.pipelines.preflight.data_checks import check_data
 from posttrain.stages.data.load import load_prompts
 from posttrain.stages.evaluation.mode_following import follow, follow_rows
 from posttrain.stages.generators.dialogues import VARIANTS
+from posttrain.stages.models.locations import Locations
 from posttrain.stages.sample import unsampled_group
 from posttrain.types import Group, Prompt
 
@@ -30,7 +31,7 @@ THOUGHT, EMPTY, PLAIN = "<think>\nhm\n</think>\n\n4", "<think>\n\n</think>\n\n4"
 def dialogues(*variants: str, n: int = 60) -> list[Prompt]:
     params = {"variants": variants or VARIANTS}
     source = PromptSource.model_validate({"from": "builtin:dialogues", "split": "heldout", "n": n, "params": params})
-    return load_prompts([source], recipe_dir=Path(), inputs={}, seed=3)[0]
+    return load_prompts([source], locations=Locations(recipe_dir=Path()), seed=3)[0]
 
 
 def obedient(prompt: Prompt) -> str:

@@ -11,6 +11,7 @@ import pytest
 from posttrain.configs.schema import PromptSource
 from posttrain.stages.data.load import load_rows
 from posttrain.stages.generators.worked_solutions import WORKED, worked_solution
+from posttrain.stages.models.locations import Locations
 
 pytest.importorskip("reasoning_gym")
 
@@ -19,7 +20,7 @@ EASY = {"basic_arithmetic": {"operators": ["+", "-", "*"]}}  # the task's own di
 
 def rows(task: str, split: str = "train", n: int = 100, seed: int = 0, **params: Any) -> list[dict[str, Any]]:
     source = PromptSource.model_validate({"from": f"reasoning_gym:{task}", "n": n, "split": split, "params": params})
-    return load_rows(source, recipe_dir=Path(), inputs={}, seed=seed)
+    return load_rows(source, locations=Locations(recipe_dir=Path()), seed=seed)
 
 
 @pytest.mark.parametrize("task", WORKED)

@@ -18,9 +18,10 @@ from posttrain.errors import InputError, RewardError
 from posttrain.rewards.cli import score_lines
 from posttrain.rewards.contract import RowError
 from posttrain.stages.actors.gpus import Gpus
+from posttrain.stages.models.locations import Locations
 from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.serving.in_process import ProcessHost
-from posttrain.stages.serving.resident_models import HeldModel, ModelActors, Place, RunHost
+from posttrain.stages.serving.resident_models import HeldModel, ModelActors, RunHost
 from posttrain.stages.serving.reward_models import RewardModelWorker
 
 SETTINGS = RolloutCluster(threads=1, batch=5)
@@ -187,9 +188,7 @@ def actors(ray_session: None) -> Iterator[ModelActors]:
 
 @pytest.fixture
 def host(actors: ModelActors, tmp_path: Path) -> Iterator[RunHost]:
-    made = RunHost(
-        actors, Place(inputs={}, base=ModelSource.model_validate({"from": "builtin:tiny"}), recipe_dir=tmp_path)
-    )
+    made = RunHost(actors, Locations(recipe_dir=tmp_path, base=ModelSource.model_validate({"from": "builtin:tiny"})))
     yield made
     made.close()
 
@@ -229,7 +228,7 @@ def test_a_judge_in_rollout_workers_answers_as_the_engine_does(
     assert "the model has" in too_long.detail
     pools = len(actors._all)
     host.close()
-    again = RunHost(actors, Place(inputs={}, base=None, recipe_dir=tmp_path))
+    again = RunHost(actors, Locations(recipe_dir=tmp_path))
     again.chat(JudgeModel.model_validate({"from": "builtin:tiny-mini", "max_tokens": 4}), 60).ask(asked)
     again.close()
     assert len(actors._all) == pools  # the actors were handed on
@@ -237,7 +236,7 @@ def test_a_judge_in_rollout_workers_answers_as_the_engine_does(
 
 def test_a_judge_that_can_not_be_loaded_stops_the_run(actors: ModelActors, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
-    host = RunHost(actors, Place(inputs={}, base=None, recipe_dir=tmp_path))
+    host = RunHost(actors, Locations(recipe_dir=tmp_path))
     with pytest.raises(RewardError, match=r"nothing.*can't be loaded"):
         host.chat(JudgeModel.model_validate({"from": "nothing"}), 60).ask([CONVERSATIONS[0][:1]])
     host.close()
