@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from posttrain.configs.loading import shape
 from posttrain.configs.loading.document import Document, parse_document, read_document
-from posttrain.configs.loading.extends import KEY, inherit
+from posttrain.configs.loading.inheritance import KEY, inherit
 from posttrain.configs.loading.problems import Problem, closest, dotted, meant, problems_of, recipe_error
 from posttrain.configs.loading.references import keep_references, mask, mask_data, resolve, values
 from posttrain.configs.nodes.judges import LITERAL_KEY, literal_keys

@@ -26,7 +26,7 @@ from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.learner.trainer import PolicyTrainer
 from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout.group_source import Ahead, Feed, GroupSettings, Now
-from posttrain.stages.rollout.in_flight import restore_ahead, save_ahead
+from posttrain.stages.rollout.in_flight_groups import restore_ahead, save_ahead
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.stages.rollout.scoring import (
     completion_metrics,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from posttrain.configs.loading.extends import KEY, OWN
+from posttrain.configs.loading.inheritance import KEY, OWN
 from posttrain.configs.loading.shape import SHORT_FORMS
 from posttrain.configs.schema import Gate, Recipe
 

@@ -140,7 +140,7 @@ def compare(
 ) -> None:
     """Compare two runs: their recipes, their numbers with paired intervals, what they cost."""
     from posttrain.pipelines.compare import compare_runs
-    from posttrain.pipelines.compare.show import print_comparison
+    from posttrain.pipelines.compare.tables import print_comparison
 
     compared = compare_runs(run_a, run_b)
     if as_json:
@@ -243,7 +243,7 @@ def prune(
     if (keep is None) == (not chosen):
         raise InputError("say what stays: --keep N or --layers 0,2,4, one of them")
     from posttrain.stages.models.locations import builtin_path
-    from posttrain.stages.models.prune import prune as cut
+    from posttrain.stages.models.pruning import prune as cut
 
     kept = cut(builtin_path(model) or model, out, layers=chosen, keep=keep)
     typer.echo(f"{out}: layers {', '.join(map(str, kept))}")

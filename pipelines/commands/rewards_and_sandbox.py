@@ -45,7 +45,7 @@ def rewards_score(
 
     asked, host = parse_judge(judge) if judge is not None else None, None
     if model is not None:
-        from posttrain.stages.serving.in_process import ProcessHost
+        from posttrain.stages.serving.process_host import ProcessHost
 
         host = ProcessHost(Path.cwd())
     asks: dict[str, Any] = {"judge": asked, "model": model, "models": host}

@@ -31,7 +31,7 @@ from posttrain.pipelines.report.refresher import Refresher
 from posttrain.pipelines.running.cluster import ClusterWorkers
 from posttrain.pipelines.running.model_card import write_card
 from posttrain.pipelines.running.overlap import write_overlap
-from posttrain.pipelines.running.stop import StopRequest
+from posttrain.pipelines.running.stop_request import StopRequest
 from posttrain.pipelines.screen.board import Board
 from posttrain.pipelines.screen.numbers import duration, main_metrics
 from posttrain.pipelines.screen.stage_view import StageView

@@ -26,7 +26,7 @@ class TeacherWorker:
     def __init__(self, settings: TeacherCluster, threads: int) -> None:
         import torch
 
-        from posttrain.stages.learner.rank.frozen import FrozenModels
+        from posttrain.stages.learner.rank.frozen_models import FrozenModels
 
         torch.set_num_threads(threads)
         self.device = torch.device("cuda" if settings.gpus else "cpu")

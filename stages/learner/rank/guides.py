@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from posttrain.stages.learner.losses.divergences import close_tail, divergence, sparse_cross_entropy, with_tail
-from posttrain.stages.learner.rank.fused import fused
+from posttrain.stages.learner.rank.fused_functions import fused
 
 Compared = tuple[Tensor, Tensor, Tensor, Tensor]
 """[n] each: the distance with its gradient, the student's log-probability of the label, its entropy, and whether both

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from posttrain.stages.learner.rank.attention import Layout
-from posttrain.stages.learner.rank.fused import fused
+from posttrain.stages.learner.rank.fused_functions import fused
 from posttrain.stages.learner.rank.guides import Guide, entropy_of
 from posttrain.stages.learner.rank.head import prepare_head, recomputed, weighted
 

@@ -27,9 +27,9 @@ from posttrain.stages.learner.losses.losses import (
 )
 from posttrain.stages.learner.losses.surrogates import Sequences
 from posttrain.stages.learner.rank.attention import NAME, Layout
-from posttrain.stages.learner.rank.frozen import FrozenModels
+from posttrain.stages.learner.rank.frozen_models import FrozenModels
 from posttrain.stages.learner.rank.frozen_names import teacher_name
-from posttrain.stages.learner.rank.gather import named_weights
+from posttrain.stages.learner.rank.full_weights import named_weights
 from posttrain.stages.learner.rank.guides import Guide, HeadGuide, StoredGuide
 from posttrain.stages.learner.rank.head import chunk_size
 from posttrain.stages.learner.rank.kernels import use_kernels

@@ -18,7 +18,7 @@ from rich.console import Console
 from posttrain.errors import InputError
 from posttrain.pipelines.compare import compare_runs
 from posttrain.pipelines.compare.recipes import differences
-from posttrain.pipelines.compare.show import print_comparison
+from posttrain.pipelines.compare.tables import print_comparison
 from posttrain.stages.evaluation.intervals import RESAMPLES
 
 from ..comparing import Runs, better, edit, even, make_runs, number, scores

@@ -17,7 +17,7 @@ from rich.console import Console
 from posttrain.errors import InputError
 from posttrain.pipelines.compare import Comparison, compare_runs
 from posttrain.pipelines.compare.numbers import ComparedNumber
-from posttrain.pipelines.compare.show import print_comparison
+from posttrain.pipelines.compare.tables import print_comparison
 from posttrain.pipelines.graph.keys import Hashes
 from posttrain.pipelines.records.ledger import Ledger
 from posttrain.pipelines.records.results import Figure

@@ -35,7 +35,7 @@ from posttrain.stages.learner.losses.losses import (
 )
 from posttrain.stages.learner.losses.surrogates import Sequences
 from posttrain.stages.learner.rank import head as head_module
-from posttrain.stages.learner.rank.frozen import head_weight
+from posttrain.stages.learner.rank.frozen_models import head_weight
 from posttrain.stages.learner.rank.guides import StoredGuide
 from posttrain.stages.learner.rank.packing import pack, plan_micro_batches, token_weights
 from posttrain.stages.models.model_files import ModelSpec

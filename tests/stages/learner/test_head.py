@@ -15,7 +15,7 @@ from torch import nn
 
 from posttrain.errors import InputError
 from posttrain.stages.learner.rank import head as head_module
-from posttrain.stages.learner.rank.fused import compile_variants
+from posttrain.stages.learner.rank.fused_functions import compile_variants
 from posttrain.stages.learner.rank.guides import compare_whole
 from posttrain.stages.learner.rank.kernels import use_kernels
 from posttrain.stages.learner.rank.policy import token_statistics

@@ -249,7 +249,7 @@ def test_a_sharded_head_is_whole_where_it_is_used(learners: dict[int, Any]) -> N
     def probe(_: Any) -> tuple[tuple[int, ...], Any, Any]:
         import torch
 
-        from posttrain.stages.learner.rank.frozen import Head
+        from posttrain.stages.learner.rank.frozen_models import Head
 
         weight, states = torch.arange(15.0).view(5, 3), torch.tensor([[1.0, -2.0, 0.5]])
         head = Head(weight, sharded=True)

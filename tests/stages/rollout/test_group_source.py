@@ -19,7 +19,7 @@ from posttrain.errors import RunError
 from posttrain.stages.data.supply import PromptSupply
 from posttrain.stages.rollout import group_source
 from posttrain.stages.rollout.group_source import Ahead, GroupSettings, Now
-from posttrain.stages.rollout.in_flight import restore_ahead, save_ahead
+from posttrain.stages.rollout.in_flight_groups import restore_ahead, save_ahead
 from posttrain.types import Completion, Group, Prompt, SamplingParams, Score, ScoredGroup
 
 ROWS = [Prompt(id=f"q{i}", messages=({"role": "user", "content": str(i)},)) for i in range(40)]

@@ -20,7 +20,7 @@ from posttrain.rewards.contract import RowError
 from posttrain.stages.actors.gpus import Gpus
 from posttrain.stages.models.locations import Locations
 from posttrain.stages.models.model_files import ModelSpec
-from posttrain.stages.serving.in_process import ProcessHost
+from posttrain.stages.serving.process_host import ProcessHost
 from posttrain.stages.serving.resident_models import HeldModel, ModelActors, RunHost
 from posttrain.stages.serving.reward_models import RewardModelWorker
 

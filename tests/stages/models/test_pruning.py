@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from posttrain.errors import InputError, PosttrainError
 from posttrain.pipelines.commands.cli import app
 from posttrain.stages.models.locations import builtin_path
-from posttrain.stages.models.prune import evenly, prune
+from posttrain.stages.models.pruning import evenly, prune
 
 
 def test_the_kept_layers_are_the_named_ones_bit_for_bit(tmp_path: Path) -> None:
