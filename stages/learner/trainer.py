@@ -11,7 +11,7 @@ import numpy as np
 from posttrain.configs.schema import Grpo
 from posttrain.stages.context import StageContext
 from posttrain.stages.data.load import derive_seed
-from posttrain.stages.learner.experience import Experience, experience
+from posttrain.stages.learner.experience import Experience, experience, split_like
 from posttrain.stages.learner.losses.entropy import EntropyBand, hold_back
 from posttrain.stages.learner.losses.losses import PolicyLoss
 from posttrain.stages.learner.losses.off_policy import Importance
@@ -116,12 +116,10 @@ class PolicyTrainer:
         Only for minibatches after the first: for that one the present policy is the one of before.
         """
         flat = [s for part in parts for s in part]
-        values = iter(
-            self._session.learner.logprobs(
-                flat, micro_tokens=self._spec.micro_tokens, temperature=self._spec.sampling.temperature
-            )
+        values = self._session.learner.logprobs(
+            flat, micro_tokens=self._spec.micro_tokens, temperature=self._spec.sampling.temperature
         )
-        return [[replace(s, old_logprobs=next(values)) for s in part] for part in parts]
+        return split_like([replace(s, old_logprobs=old) for s, old in zip(flat, values, strict=True)], parts)
 
     def _loss(self) -> PolicyLoss:
         spec = self._spec
