@@ -9,7 +9,7 @@ the worked solution that rows of builtin:arithmetic, builtin:instructions and so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,8 +41,6 @@ WRITES = {ORACLE: "solution", GIVEN: "response"}
 
 WITHOUT = {ORACLE: "no worked solution", GIVEN: "no response"}
 OVER_LIMIT = "over the limit"
-
-Answering = Callable[[Sequence[Prompt], int], list[ScoredGroup]]
 
 
 def run(context: StageContext) -> StageResult:

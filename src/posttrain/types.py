@@ -6,7 +6,7 @@ Prompt --rollout--> Completion --rewards--> Score --advantages--> Sample --learn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -233,8 +233,3 @@ class Artifact:
     path: Path
     kind: Literal["model", "data", "table"]
     manifest: Mapping[str, Any]
-
-
-def total_tokens(samples: Sequence[Sample]) -> int:
-    """Tokens over all samples, prompts included."""
-    return sum(s.tokens for s in samples)

@@ -8,7 +8,6 @@ similar pairs, and the first row of each is kept: with a ~ b ~ c, c goes even wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +18,6 @@ SLICE = 8_000_000
 """Hashes of a band that are sorted at a time; more rows mean more passes over the band, not more memory."""
 
 _PAIRS = 50_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Duplicates:
-    """For each row the first row of its cluster, itself where it is that row."""
-
-    exact: NDArray[np.int64]
-    near: NDArray[np.int64]
 
 
 def exact_duplicates(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
