@@ -56,9 +56,9 @@ def shown_rows(loaded: LoadedRecipe, stage: str, n: int, run_dir: Path) -> Itera
     node = dag[stage]
     reading = StageReading(loaded=loaded, node=node, inputs=_finished(dag, Ledger(run_dir)))
     declared = node.declaration
-    prompts = [named.source for named in declared.sources if named.role == "prompts"]
+    prompts = [item.source for item in declared.sources if item.role == "prompts"]
     if declared.rendering:
-        _need(reading, [named.source.source for named in declared.sources if named.role == "training"])
+        _need(reading, [item.source.source for item in declared.sources if item.role == "training"])
         yield from _trained(reading, declared.rendering, n)
     elif declared.gives_responses and stage in reading.inputs:
         yield from _left(reading, n)

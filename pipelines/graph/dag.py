@@ -118,7 +118,7 @@ class _Settler:
         self._settle(base, ("base",))
 
     def _node(self, name: str, spec: StageBase, at: Path_, *, evaluates: str | None = None) -> Node:
-        references = tuple(self._settle(named.source, (*at, *named.at)) for named in spec.declare().all_inputs)
+        references = tuple(self._settle(item.source, (*at, *item.at)) for item in spec.declare().all_inputs)
         inputs = dict.fromkeys(ref.source for ref in references if ref.what == "stage")
         return Node(name=name, spec=spec, at=at, references=references, inputs=tuple(inputs), evaluates=evaluates)
 

@@ -31,25 +31,25 @@ def check_data(loaded: LoadedRecipe, plan: Plan) -> DataRead:
     """
     check_rooms(loaded, plan)
     found, notes = list[dict[str, Any]](), list[str]()
-    read_once = Sources(loaded)
-    lengths, trials = PromptLengths(loaded, read_once), RewardTrials(loaded, read_once)
+    sources = Sources(loaded)
+    lengths, trials = PromptLengths(loaded, sources), RewardTrials(loaded, sources)
     for stage in plan.pending:
         seed = loaded.recipe.seed if stage.node.spec.seed is None else stage.node.spec.seed
-        for named in stage.node.declaration.sources:
-            source = named.source
+        for item in stage.node.declaration.sources:
+            source = item.source
             if source.source in loaded.recipe.stages:
                 continue
-            report = read_once.report(source, named.form, stage.node.declaration, seed)
+            report = sources.report(source, item.form, stage.node.declaration, seed)
             columns = list(report.columns)
             read = {"stage": stage.name, "from": source.source, "rows": report.rows, "columns": columns}
             if source.n is not None and report.rows < source.n:
                 read["asked"] = source.n
             found.append({**read, "skipped": report.skipped} if report.skipped else read)
-        long = check_lengths(loaded, stage.node, read_once)
+        long = check_lengths(loaded, stage.node, sources)
         for entry in found:
             if entry["stage"] == stage.name and long.get(entry["from"]):
                 entry["too_long"] = long[entry["from"]]
-        check_dialogues(loaded, stage.node, read_once)
+        check_dialogues(loaded, stage.node, sources)
         lengths.check(stage.node)
         notes += [f"{stage.name}: {note}" for note in trials.check(stage.node)]
     return DataRead(found, notes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import RewardUse
@@ -12,9 +11,6 @@ from posttrain.folders import read_json
 from posttrain.pipelines.graph.dag import Node
 from posttrain.pipelines.graph.model_lookup import model_folder
 from posttrain.pipelines.preflight.context_room import generations_of, room_of
-
-if TYPE_CHECKING:
-    pass
 
 
 def check_rewards(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
@@ -55,18 +51,18 @@ def check_families(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
 
     recipe = loaded.recipe
     for node in nodes:
-        for named in node.declaration.models:
-            in_engine = named.holder == "engine" and recipe.cluster.rollout.engine == "transformers"
-            if named.holder != "learner" and not in_engine:
+        for item in node.declaration.models:
+            in_engine = item.holder == "engine" and recipe.cluster.rollout.engine == "transformers"
+            if item.holder != "learner" and not in_engine:
                 continue
-            source = recipe.base if named.source.source == "base" and recipe.base else named.source
+            source = recipe.base if item.source.source == "base" and recipe.base else item.source
             folder = model_folder(source.source, loaded.recipe_dir)
             kind = (source.scratch or (read_json(folder / "config.json") if folder else {})).get("model_type")
             try:
                 if kind is not None:
                     check_family(kind, source.source)
             except InputError as error:
-                raise InputError(error.what, where=loaded.where((*node.at, *named.at)), fix=error.fix) from None
+                raise InputError(error.what, where=loaded.where((*node.at, *item.at)), fix=error.fix) from None
 
 
 def check_environments(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
@@ -78,13 +74,14 @@ def check_environments(loaded: LoadedRecipe, nodes: Iterable[Node]) -> None:
     from posttrain.rewards.environments.registry import check_environment
 
     for node in nodes:
-        for named in node.declaration.sources:
-            use = named.source.environment
+        for item in node.declaration.sources:
+            use = item.source.environment
             if use is None:
                 continue
-            where = loaded.where((*node.at, *named.at, "environment"))
-            if named.role not in ("prompts", "questions"):
-                raise RecipeError(f"`{named.at[0]}` are no prompts that a model answers", where=where, fix="remove it")
+            where = loaded.where((*node.at, *item.at, "environment"))
+            if item.role not in ("prompts", "questions"):
+                what = f"`environment` is not allowed under `{item.at[0]}`: no model answers these rows"
+                raise RecipeError(what, where=where, fix="remove it")
             try:
                 check_environment(use, loaded.recipe_dir)
             except InputError as error:

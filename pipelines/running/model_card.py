@@ -48,7 +48,7 @@ def model_card(loaded: LoadedRecipe, stage: StagePlan, result: StageResult) -> s
         **(_length(declared.training, result) if declared.training else {}),
         "seed": recipe.seed if spec.seed is None else spec.seed,
         **(_optimization(declared.training) if declared.training else {}),
-        "data": ", ".join(named.source.source for named in declared.sources if named.role in ("prompts", "training")),
+        "data": ", ".join(item.source.source for item in declared.sources if item.role in ("prompts", "training")),
         "stop tokens": ", ".join(map(str, result.provenance.get("stop_ids", ()))),
     }
     parts = [_front(stage, ancestors[0]), f"# {recipe.name}: {stage.name}", recipe.description]

@@ -71,11 +71,11 @@ class _Reader:
         texts: list[str] = []
         for name in self.inputs:
             rows[name] = self._prompts(PromptSource.model_validate({"from": name}), 0)
-        for stage, named in self._sources():
-            source = named.source
+        for stage, item in self._sources():
+            source = item.source
             seed = self.loaded.recipe.seed if stage.node.spec.seed is None else stage.node.spec.seed
             label = f"{seed} {source.model_dump_json()}"
-            if named.form == "documents":
+            if item.form == "documents":
                 texts += _texts(self.loaded.recipe_dir, source, seed)
             elif label not in rows:
                 rows[label] = self._prompts(source, seed)
@@ -85,18 +85,18 @@ class _Reader:
     def corpus(self) -> Seen | None:
         """The documents that the packaged bases were made of, generated again; None if the run starts elsewhere."""
         recipe = self.loaded.recipe
-        named = {ref.source for stage in self.stages for ref in stage.node.references if ref.wants == "model"}
-        if "base" in named and recipe.base is not None:
-            named.add(recipe.base.source)
-        return _packaged_corpus(frozenset(TINY[name] for name in TINY if name in named))
+        models = {ref.source for stage in self.stages for ref in stage.node.references if ref.wants == "model"}
+        if "base" in models and recipe.base is not None:
+            models.add(recipe.base.source)
+        return _packaged_corpus(frozenset(TINY[name] for name in TINY if name in models))
 
     def _sources(self) -> Iterator[tuple[StagePlan, SourceInput]]:
         """Sources that aren't stages and that stages learn from or make data of."""
         for stage in self.stages:
-            for named in stage.node.declaration.sources:
-                is_stage = named.source.source in self.loaded.recipe.stages
-                if named.role in ("prompts", "training", "material") and not is_stage:
-                    yield stage, named
+            for item in stage.node.declaration.sources:
+                is_stage = item.source.source in self.loaded.recipe.stages
+                if item.role in ("prompts", "training", "material") and not is_stage:
+                    yield stage, item
 
     def _prompts(self, source: PromptSource, seed: int) -> list[Prompt]:
         (prompts,) = load_prompts(
