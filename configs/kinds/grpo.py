@@ -244,7 +244,7 @@ class Grpo(TrainingStage):
         if self.dual_clip is not None and self.dual_clip <= 1 + self.clip[1]:
             raise ValueError(f"dual_clip bounds what `clip` lets through: over {1 + self.clip[1]:g}")
         if min(self.tau) <= 0:
-            raise ValueError("tau are temperatures: over 0")
+            raise ValueError("`tau`: both temperatures must be greater than 0")
         return self
 
     def declare(self) -> Declaration:
