@@ -241,6 +241,8 @@ class SampleStage(StageBase):
         judged = any(use.use == "correct" for use in self.filters)
         answers = self.model is not None and self.model.source not in NO_MODEL
         actors: set[Actor] = {"rollout"} if answers else set()
+        if self.store is not None:
+            actors.add("learner")
         known = all(source.n for source in self.prompts)
         return Declaration(
             gives="data",
