@@ -46,7 +46,7 @@ class Holder(Protocol[T_co]):
     def free(self) -> None: ...
 
 
-class HeldModel(Generic[T]):
+class ResidentModel(Generic[T]):
     """Asks a holder: lazily loaded, each conversation once, every wait bounded."""
 
     def __init__(self, name: str, holder: Holder[T]) -> None:
@@ -136,7 +136,7 @@ class ModelActors:
 class ResidentModelClient(Generic[T]):
     """A held model as one reward asks it: within that reward's timeout."""
 
-    model: HeldModel[T]
+    model: ResidentModel[T]
     timeout_s: float
 
     def ask(self, conversations: Sequence[Conversation]) -> list[T | RowError]:
@@ -154,7 +154,7 @@ class RunHost(EndpointHost):
     def __init__(self, actors: ModelActors, locations: Locations) -> None:
         super().__init__()
         self._actors, self._locations = actors, locations
-        self._held: list[tuple[JudgeModel | ModelSource, HeldModel[Any]]] = []
+        self._held: list[tuple[JudgeModel | ModelSource, ResidentModel[Any]]] = []
 
     def chat(self, judge: JudgeModel, timeout_s: float) -> ChatClient:
         """See ModelHost. Raises InputError where there is no such model."""
@@ -183,9 +183,9 @@ class RunHost(EndpointHost):
         path, found = model_path(self._locations, source)
         return ModelSpec.of(path, found)
 
-    def _hold(self, asked: JudgeModel | ModelSource, name: str, make: Callable[[], Holder[Any]]) -> HeldModel[Any]:
+    def _hold(self, asked: JudgeModel | ModelSource, name: str, make: Callable[[], Holder[Any]]) -> ResidentModel[Any]:
         for known, model in self._held:
             if known == asked:
                 return model
-        self._held.append((asked, HeldModel(name, make())))
+        self._held.append((asked, ResidentModel(name, make())))
         return self._held[-1][1]

@@ -21,7 +21,7 @@ from posttrain.stages.actors.gpus import Gpus
 from posttrain.stages.models.locations import Locations
 from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.serving.process_host import ProcessHost
-from posttrain.stages.serving.resident_models import HeldModel, ModelActors, RunHost
+from posttrain.stages.serving.resident_models import ModelActors, ResidentModel, RunHost
 from posttrain.stages.serving.reward_models import RewardModelWorker
 
 SETTINGS = RolloutCluster(threads=1, batch=5)
@@ -128,13 +128,13 @@ class Slow:
         self.frees += 1
 
 
-def ask(model: HeldModel[str], texts: str, timeout_s: float = 5) -> list[Any]:
+def ask(model: ResidentModel[str], texts: str, timeout_s: float = 5) -> list[Any]:
     return model.ask([[{"role": "user", "content": text}] for text in texts], timeout_s)
 
 
 def test_a_held_model_is_loaded_once_asked_once_each_and_freed() -> None:
     holder = Slow()
-    model: HeldModel[str] = HeldModel("m", holder)
+    model: ResidentModel[str] = ResidentModel("m", holder)
     assert holder.loads == 0
     found: list[Any] = []
     threads = [threading.Thread(target=lambda: found.append(ask(model, "abca"))) for _ in range(3)]
@@ -150,7 +150,7 @@ def test_a_held_model_is_loaded_once_asked_once_each_and_freed() -> None:
 
 def test_a_held_model_that_is_slow_costs_no_more_than_the_timeout_and_its_answer_is_kept() -> None:
     holder = Slow()
-    model: HeldModel[str] = HeldModel("m", holder)
+    model: ResidentModel[str] = ResidentModel("m", holder)
     holder.gate.clear()
     started = time.monotonic()
     (late,) = ask(model, "a", 0.2)
@@ -165,7 +165,7 @@ def test_a_held_model_that_is_slow_costs_no_more_than_the_timeout_and_its_answer
 
 def test_what_a_holder_raises_reaches_those_who_wait_and_the_next_is_asked_anew() -> None:
     holder, error = Slow(), RewardError("it died")
-    model: HeldModel[str] = HeldModel("m", holder)
+    model: ResidentModel[str] = ResidentModel("m", holder)
     whole = holder.answers
     holder.answers = lambda keys, conversations: (_ for _ in ()).throw(error)  # type: ignore[method-assign]
     with pytest.raises(RewardError, match="it died"):
