@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import ray
@@ -20,6 +20,7 @@ from posttrain.stages.learner.distributions import DistributionForm, merged_draw
 from posttrain.stages.learner.losses.losses import Loss
 from posttrain.stages.learner.rank.memory import MEMORY, most
 from posttrain.stages.learner.rank.packing import PackedBatch, pack, plan_micro_batches, token_weights
+from posttrain.stages.learner.rank.worker import LearnerWorker
 from posttrain.stages.learner.schedule import learning_rate
 from posttrain.stages.learner.teachers import TeacherPool
 from posttrain.stages.models.model_files import ModelSpec
@@ -27,6 +28,11 @@ from posttrain.types import Sample
 
 START_TIMEOUT = 300.0
 CALL_TIMEOUT = 3600.0
+_TIMEOUTS = {"join": START_TIMEOUT, "connect": START_TIMEOUT, "load": LOAD_TIMEOUT, "load_frozen": LOAD_TIMEOUT}
+"""Seconds that other methods than those of a step may take."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Learner:
@@ -36,7 +42,7 @@ class Learner:
         settings = cluster.learner
         self.ranks, self.settings = settings.workers, settings
         threads = settings.threads or max(1, (os.cpu_count() or 1) // (1 if settings.gpus else settings.workers))
-        actor = ray.remote(_worker_class())
+        actor = ray.remote(LearnerWorker)
         self.actors = [
             actor.options(num_cpus=0 if not settings.gpus else 1, max_concurrency=1, **place).remote(
                 rank, self.ranks, settings, threads
@@ -59,31 +65,22 @@ class Learner:
                 f"the learner's first rank didn't start in {START_TIMEOUT:.0f} s", fix="see whether its node has room"
             ) from None
         self._met = True  # to join is a call, too
-        self._all("join", address, port, timeout=START_TIMEOUT)
+        self._all(LearnerWorker.join, address, port)
 
-    def _all(
-        self,
-        method: str,
-        *args: Any,
-        each: Sequence[Any] | None = None,
-        last: Sequence[Any] | None = None,
-        timeout: float = CALL_TIMEOUT,
-    ) -> list[Any]:
-        """Call `method` on all ranks: with its own of `each` in front of `args`, and its own of `last` behind.
+    def _all(self, method: Callable[Concatenate[LearnerWorker, P], T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
+        """Call a method of the worker on all ranks, with the same arguments. The first call waits until they are up."""
+        return self._each(method, [args] * self.ranks, **kwargs)
+
+    def _each(self, method: Callable[..., T], arguments: Sequence[tuple[Any, ...]], **kwargs: Any) -> list[T]:
+        """Call a method of the worker on each rank, with the rank's own positional arguments.
 
         The first call waits until the ranks are up: other actors can start beside them until then.
         """
         if not self._met:
             self._meet()
-
-        def own(values: Sequence[Any] | None, rank: int) -> tuple[Any, ...]:
-            return () if values is None else (values[rank],)
-
-        calls = [
-            getattr(actor, method).remote(*own(each, rank), *args, *own(last, rank))
-            for rank, actor in enumerate(self.actors)
-        ]
-        found: list[Any] = answers(calls, timeout, "the learner's ranks", f"finish `{method}`")
+        name = method.__name__
+        calls = [getattr(actor, name).remote(*own, **kwargs) for actor, own in zip(self.actors, arguments, strict=True)]
+        found: list[T] = answers(calls, _TIMEOUTS.get(name, CALL_TIMEOUT), "the learner's ranks", f"finish `{name}`")
         return found
 
     def load(
@@ -97,23 +94,23 @@ class Learner:
     ) -> None:
         """Put a model into the engines, fresh optimizer, step counter at 0; `zero` overrules the recipe's stage."""
         self.optimizer, self.total_steps = optimizer, total_steps
-        self.sizes = self._all("load", spec, optimizer, seed, zero, timeout=LOAD_TIMEOUT)[0]
+        self.sizes = self._all(LearnerWorker.load, spec, optimizer, seed, zero)[0]
 
     def load_frozen(self, spec: ModelSpec, name: str, head: bool = False) -> None:
         """Add a model that isn't trained beside the one that is, or its head alone."""
-        self._all("load_frozen", spec, name, head, timeout=LOAD_TIMEOUT)
+        self._all(LearnerWorker.load_frozen, spec, name, head)
 
     def refresh(self, name: str) -> None:
         """Give a frozen model the weights that are being trained."""
-        self._all("refresh", name)
+        self._all(LearnerWorker.refresh, name)
 
     def save_frozen(self, name: str, path: Path) -> None:
         """Write a frozen model's weights."""
-        self._all("save_frozen", name, str(path))
+        self._all(LearnerWorker.save_frozen, name, str(path))
 
     def restore_frozen(self, name: str, path: Path) -> None:
         """Read what `save_frozen` wrote."""
-        self._all("restore_frozen", name, str(path))
+        self._all(LearnerWorker.restore_frozen, name, str(path))
 
     def step(
         self,
@@ -139,10 +136,10 @@ class Learner:
         weights = token_weights(samples, aggregate, longest)
         shares = self._pack(samples, weights, micro_tokens)
         lr = learning_rate(self.optimizer, step, self.total_steps)
-        if teachers is None:
-            results = self._all("step", loss, lr, each=shares)
-        else:
-            results = self._all("step", loss, lr, each=shares, last=teachers.states(shares))
+        states = teachers.states(shares) if teachers is not None else [None] * self.ranks
+        results = self._each(
+            LearnerWorker.step, [(share, loss, lr, s) for share, s in zip(shares, states, strict=True)]
+        )
         targets = sum(r["targets"] for r in results) or 1.0
         metrics = {
             name: sum(r[name] for r in results) / targets
@@ -167,7 +164,7 @@ class Learner:
         if not samples:
             return []
         shares = self._pack(samples, [s.loss_mask for s in samples], micro_tokens)
-        results = self._all("logprobs", temperature, frozen, each=shares)
+        results = self._each(LearnerWorker.logprobs, [(share, temperature, frozen) for share in shares])
         out = [np.zeros(s.tokens, np.float32) for s in samples]
         for batches, values in zip(shares, results, strict=True):
             for batch, row in zip(batches, values, strict=True):
@@ -182,7 +179,8 @@ class Learner:
         if not samples:
             return []
         shares = self._pack(samples, [s.loss_mask for s in samples], micro_tokens)
-        results = self._all("targets", frozen, form.kind, form.count, seed, each=shares)
+        arguments = [(share, frozen, form.kind, form.count, seed) for share in shares]
+        results = self._each(LearnerWorker.targets, arguments)
         found: list[Sample] = list(samples)
         for batches, values in zip(shares, results, strict=True):
             for batch, (ids, levels) in zip(batches, values, strict=True):
@@ -212,7 +210,7 @@ class Learner:
 
     def connect(self, sender: Any) -> None:
         """Give every rank a sender of weights (rollout/weights.py); it meets the rollout workers."""
-        self._all("connect", sender, timeout=START_TIMEOUT)
+        self._all(LearnerWorker.connect, sender)
 
     def send_weights(self, version: int, check: bool) -> list[Any]:
         """Have the ranks send their weights; Ray references to wait for."""
@@ -220,23 +218,23 @@ class Learner:
 
     def export(self, folder: Path, tokenizer_path: str, dtype: str = "float32") -> None:
         """Write a Hugging Face checkpoint into `folder`."""
-        self._all("export", str(folder), tokenizer_path, dtype)
+        self._all(LearnerWorker.export, str(folder), tokenizer_path, dtype)
 
     def save(self, folder: Path) -> None:
         """Write a resumable checkpoint into `folder` (the caller renames it once it's whole)."""
-        self._all("save", str(folder))
+        self._all(LearnerWorker.save, str(folder))
 
     def restore(self, folder: Path) -> None:
         """Continue from a checkpoint of the same rank count."""
-        self._all("restore", str(folder))
+        self._all(LearnerWorker.restore, str(folder))
 
     def free(self) -> None:
         """Drop the models; the actors stay for the next stage."""
-        self._all("free")
+        self._all(LearnerWorker.free)
 
     def memory(self) -> dict[str, float]:
         """What `measure` says of the GPUs, GiB: of each figure the largest of all ranks."""
-        return most(self._all("memory"))
+        return most(self._all(LearnerWorker.memory))
 
     def close(self) -> None:
         """End the actors."""
@@ -251,12 +249,6 @@ def _told(sample: Sample, ids: NDArray[np.int32], values: NDArray[np.float32]) -
     targets = np.flatnonzero(sample.loss_mask)
     all_ids[targets], all_values[targets] = ids, values
     return replace(sample, teacher_ids=all_ids, teacher_values=all_values)
-
-
-def _worker_class() -> type:
-    from posttrain.stages.learner.rank.worker import LearnerWorker
-
-    return LearnerWorker
 
 
 def _node_address(_: Any) -> str:

@@ -38,7 +38,7 @@ def ranks(*results: dict[str, float]) -> Any:
     """A learner whose ranks answer this."""
     learner = Learner.__new__(Learner)
     learner.ranks, learner.optimizer, learner.total_steps = len(results), Optimizer(), 1
-    learner._all = lambda *_, **__: list(results)  # type: ignore[method-assign]
+    learner._each = lambda *_, **__: list(results)  # type: ignore[method-assign]
     return learner
 
 
