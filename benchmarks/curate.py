@@ -28,6 +28,8 @@ from typing import Any
 
 import psutil
 
+from posttrain.stages.models.locations import Locations
+
 _STEMS = (
     "ba be bi bo bu da de di do du fa fe ga go ka ke ki la le li lo ma me mi mo na ne no pa pe po ra re ri ro sa se ta"
 )
@@ -173,9 +175,9 @@ def recall(folder: Path) -> dict[str, int]:
 def one(folder: Path, here: bool) -> None:
     """Curate the rows of `folder`, and leave what it took beside them."""
     from posttrain.configs.schema import Cluster, Curate
-    from posttrain.pipelines.cluster import ClusterWorkers
+    from posttrain.pipelines.running.cluster import ClusterWorkers
     from posttrain.stages import curate
-    from posttrain.stages.data.shard_pool import Here
+    from posttrain.stages.actors.shard_pool import Here
 
     spec = Curate.model_validate({"kind": "curate", "prompts": "rows.jsonl", "held_out": "eval.jsonl"})
     started = time.perf_counter()
@@ -198,7 +200,8 @@ def one(folder: Path, here: bool) -> None:
     progress = SimpleNamespace(start=lambda *a, **k: None, advance=advance)
     context: Any = SimpleNamespace(
         name="queries", spec=spec, seed=0, recipe_dir=folder, dir=folder / "queries", artifact_dir=folder / "out",
-        inputs={}, base=None, progress=progress, check_stop=lambda: None, say=lambda text: None, workers=workers,
+        inputs={}, locations=Locations(recipe_dir=folder), progress=progress, check_stop=lambda: None,
+        say=lambda text: None, workers=workers,
     )  # fmt: skip
     result = curate.run(context)
     advance(0, "last files")

@@ -72,8 +72,8 @@ def posttrain(given: dict[str, Any], kind: str) -> Any:
     import torch
     import torch.nn.functional as F
 
-    from posttrain.stages.learner.guides import HeadGuide
-    from posttrain.stages.learner.head import chunk_size, weighted
+    from posttrain.stages.learner.rank.guides import HeadGuide
+    from posttrain.stages.learner.rank.head import chunk_size, weighted
 
     guide = HeadGuide(
         states=given["teacher"], head=lambda states: F.linear(states, given["teacher_head"]), kind=kind, beta=0.5

@@ -59,7 +59,7 @@ def questions(work: Work) -> list[str]:
     import random
     from itertools import islice
 
-    from posttrain.stages.data.builtin import arithmetic
+    from posttrain.stages.generators.builtin import arithmetic
 
     rows = arithmetic(random.Random(0), "train", terms=(3, 6))
     return [row["prompt"] for row in islice(rows, work.prompts * (work.steps + WARM_UP))]
@@ -77,7 +77,7 @@ def prepare(work: Work) -> None:
 def learner_worker(work: Work) -> Any:
     """The only rank of a learner, in this process."""
     from posttrain.configs.schema import LearnerCluster
-    from posttrain.stages.learner.worker import LearnerWorker
+    from posttrain.stages.learner.rank.worker import LearnerWorker
 
     worker = LearnerWorker(0, 1, LearnerCluster(), work.threads)
     worker.join("127.0.0.1", worker.host("127.0.0.1"))
@@ -92,12 +92,12 @@ def cold_start(work: Work, folder: str) -> Report:
     from transformers import AutoTokenizer
 
     from posttrain.configs.schema import Optimizer
-    from posttrain.stages.data.builtin import arithmetic
-    from posttrain.stages.data.chat import ChatFormat
-    from posttrain.stages.data.models import builtin_path
-    from posttrain.stages.data.pack import pack, token_weights
-    from posttrain.stages.learner.losses import CrossEntropy
-    from posttrain.stages.learner.modelfiles import ModelSpec
+    from posttrain.stages.generators.builtin import arithmetic
+    from posttrain.stages.learner.losses.losses import CrossEntropy
+    from posttrain.stages.learner.rank.packing import pack, token_weights
+    from posttrain.stages.models.chat import ChatFormat
+    from posttrain.stages.models.locations import builtin_path
+    from posttrain.stages.models.model_files import ModelSpec
 
     prepare(work)
     path = builtin_path(work.model) or work.model
@@ -147,13 +147,12 @@ def run_posttrain(work: Work) -> Report:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from posttrain.configs.schema import Grpo, Optimizer
-    from posttrain.stages.data.pack import pack, plan_micro_batches, token_weights
     from posttrain.stages.learner.experience import experience
-    from posttrain.stages.learner.losses import PolicyLoss
-    from posttrain.stages.learner.modelfiles import ModelSpec
-    from posttrain.stages.rollout.collect import ScoredGroup
-    from posttrain.stages.rollout.engine import TransformersEngine
-    from posttrain.types import Prompt, SamplingParams, Score
+    from posttrain.stages.learner.losses.losses import PolicyLoss
+    from posttrain.stages.learner.rank.packing import pack, plan_micro_batches, token_weights
+    from posttrain.stages.models.model_files import ModelSpec
+    from posttrain.stages.rollout.engines.transformers_engine import TransformersEngine
+    from posttrain.types import Prompt, SamplingParams, Score, ScoredGroup
 
     prepare(work)
     learner = learner_worker(work)

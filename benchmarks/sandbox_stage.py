@@ -79,7 +79,7 @@ def run_stage(
     from rich.console import Console
 
     from posttrain.configs.load import load_recipe
-    from posttrain.pipelines.run import run_recipe
+    from posttrain.pipelines.running.run import run_recipe
     from posttrain.stages.rollout.pool import RolloutPool
 
     programs = {c["name"]: c["code"] if hostile else HARMLESS.get(c["expect"], HARMLESS["pass"]) for c in cases}

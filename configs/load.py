@@ -17,13 +17,15 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from posttrain.configs import shape
-from posttrain.configs.document import Document, parse_document, read_document
-from posttrain.configs.extends import KEY, inherit
-from posttrain.configs.judges import LITERAL_KEY, literal_keys
-from posttrain.configs.problems import Path_, Problem, closest, dotted, meant, problems_of, recipe_error
-from posttrain.configs.references import keep_references, mask, mask_data, resolve, values
-from posttrain.configs.schema import Recipe
+from posttrain.configs.loading import shape
+from posttrain.configs.loading.document import Document, parse_document, read_document
+from posttrain.configs.loading.inheritance import KEY, inherit
+from posttrain.configs.loading.problems import Problem, closest, dotted, meant, problems_of, recipe_error
+from posttrain.configs.loading.references import keep_references, mask, mask_data, resolve, values
+from posttrain.configs.nodes.judges import LITERAL_KEY, literal_keys
+from posttrain.configs.nodes.own_kinds import is_own, known, load_kind
+from posttrain.configs.nodes.strict import Path_
+from posttrain.configs.schema import Recipe, StageBase
 from posttrain.configs.tasks import expand_tasks
 from posttrain.errors import InputError, PosttrainError, RecipeError
 
@@ -117,6 +119,25 @@ def _load(document: Document, path: Path, recipe_dir: Path, overrides: Sequence[
     if not isinstance(document.data, dict):
         raise RecipeError("a recipe is a mapping: `name: ...`, `stages: ...`", where=str(path))
     document = inherit(document, path, _find)
+    with known(_own_kinds(document, recipe_dir)):
+        return _check(document, path, recipe_dir, overrides)
+
+
+def _own_kinds(document: Document, recipe_dir: Path) -> dict[str, type[StageBase]]:
+    """The kinds of stage that the recipe brings, by name. Raises RecipeError."""
+    stages = document.data.get("stages")
+    found: dict[str, type[StageBase]] = {}
+    for name, node in stages.items() if isinstance(stages, dict) else ():
+        kind = node.get("kind") if isinstance(node, dict) else None
+        if is_own(kind):
+            try:
+                found[kind] = load_kind(kind, recipe_dir)
+            except RecipeError as error:
+                raise RecipeError(error.what, where=document.where(("stages", name, "kind")), fix=error.fix) from error
+    return found
+
+
+def _check(document: Document, path: Path, recipe_dir: Path, overrides: Sequence[str]) -> LoadedRecipe:
     raw: dict[str, Any] = shape.expand(document.data)
     origins: dict[Path_, str] = {}
     for override in overrides:

@@ -7,57 +7,77 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
-from posttrain.configs.access import Access as Access
-from posttrain.configs.agents import EnvironmentUse as EnvironmentUse
-from posttrain.configs.data_stages import Curate as Curate
-from posttrain.configs.data_stages import Decontaminate as Decontaminate
-from posttrain.configs.data_stages import Deduplicate as Deduplicate
-from posttrain.configs.data_stages import Domains as Domains
-from posttrain.configs.data_stages import FilterUse as FilterUse
-from posttrain.configs.data_stages import Keep as Keep
-from posttrain.configs.data_stages import Sample as Sample
-from posttrain.configs.data_stages import Store as Store
-from posttrain.configs.data_stages import WithoutThinking as WithoutThinking
-from posttrain.configs.evaluation import AutoEvaluate as AutoEvaluate
-from posttrain.configs.evaluation import Evaluate as Evaluate
-from posttrain.configs.evaluation import Suite as Suite
-from posttrain.configs.evaluation import SuiteSampling as SuiteSampling
-from posttrain.configs.evaluation import Threshold as Threshold
-from posttrain.configs.gates import Gate as Gate
-from posttrain.configs.grpo import Asynchronous as Asynchronous
-from posttrain.configs.grpo import Covariance as Covariance
-from posttrain.configs.grpo import Difficulty as Difficulty
-from posttrain.configs.grpo import EntropyControl as EntropyControl
-from posttrain.configs.grpo import Grpo as Grpo
-from posttrain.configs.grpo import Kl as Kl
-from posttrain.configs.grpo import TeacherUse as TeacherUse
-from posttrain.configs.grpo import Watch as Watch
-from posttrain.configs.inputs import DataSource as DataSource
-from posttrain.configs.inputs import Model as Model
-from posttrain.configs.inputs import ModelSource as ModelSource
-from posttrain.configs.inputs import PromptSource as PromptSource
-from posttrain.configs.inputs import RewardUse as RewardUse
-from posttrain.configs.inputs import Sampling as Sampling
-from posttrain.configs.inputs import TaskUse as TaskUse
-from posttrain.configs.inputs import as_mapping
-from posttrain.configs.judges import JudgeModel as JudgeModel
-from posttrain.configs.machine import Cluster as Cluster
-from posttrain.configs.machine import LearnerCluster as LearnerCluster
-from posttrain.configs.machine import RolloutCluster as RolloutCluster
-from posttrain.configs.machine import SandboxCluster as SandboxCluster
-from posttrain.configs.machine import TeacherCluster as TeacherCluster
-from posttrain.configs.stage import StageBase as StageBase
-from posttrain.configs.strict import Strict as Strict
-from posttrain.configs.training import Distill as Distill
-from posttrain.configs.training import Lora as Lora
-from posttrain.configs.training import Optimizer as Optimizer
-from posttrain.configs.training import Sft as Sft
-from posttrain.configs.training import TeacherChoice as TeacherChoice
-from posttrain.configs.training import TrainingStage as TrainingStage
+from posttrain.configs.kinds.data_stages import Curate as Curate
+from posttrain.configs.kinds.data_stages import Decontaminate as Decontaminate
+from posttrain.configs.kinds.data_stages import Deduplicate as Deduplicate
+from posttrain.configs.kinds.data_stages import Domains as Domains
+from posttrain.configs.kinds.data_stages import FilterUse as FilterUse
+from posttrain.configs.kinds.data_stages import Keep as Keep
+from posttrain.configs.kinds.data_stages import SampleStage as SampleStage
+from posttrain.configs.kinds.data_stages import Store as Store
+from posttrain.configs.kinds.data_stages import WithoutThinking as WithoutThinking
+from posttrain.configs.kinds.evaluation import AutoEvaluate as AutoEvaluate
+from posttrain.configs.kinds.evaluation import Evaluate as Evaluate
+from posttrain.configs.kinds.evaluation import Suite as Suite
+from posttrain.configs.kinds.evaluation import SuiteSampling as SuiteSampling
+from posttrain.configs.kinds.evaluation import Threshold as Threshold
+from posttrain.configs.kinds.grpo import Asynchronous as Asynchronous
+from posttrain.configs.kinds.grpo import Covariance as Covariance
+from posttrain.configs.kinds.grpo import Difficulty as Difficulty
+from posttrain.configs.kinds.grpo import EntropyControl as EntropyControl
+from posttrain.configs.kinds.grpo import Grpo as Grpo
+from posttrain.configs.kinds.grpo import Kl as Kl
+from posttrain.configs.kinds.grpo import TeacherUse as TeacherUse
+from posttrain.configs.kinds.grpo import Watch as Watch
+from posttrain.configs.kinds.training import Distill as Distill
+from posttrain.configs.kinds.training import Lora as Lora
+from posttrain.configs.kinds.training import Optimizer as Optimizer
+from posttrain.configs.kinds.training import Sft as Sft
+from posttrain.configs.kinds.training import TeacherChoice as TeacherChoice
+from posttrain.configs.kinds.training import TrainingStage as TrainingStage
+from posttrain.configs.nodes.access import Access as Access
+from posttrain.configs.nodes.agents import EnvironmentUse as EnvironmentUse
+from posttrain.configs.nodes.gates import Gate as Gate
+from posttrain.configs.nodes.inputs import DataSource as DataSource
+from posttrain.configs.nodes.inputs import Model as Model
+from posttrain.configs.nodes.inputs import ModelSource as ModelSource
+from posttrain.configs.nodes.inputs import PromptSource as PromptSource
+from posttrain.configs.nodes.inputs import RewardUse as RewardUse
+from posttrain.configs.nodes.inputs import Sampling as Sampling
+from posttrain.configs.nodes.inputs import TaskUse as TaskUse
+from posttrain.configs.nodes.inputs import as_mapping
+from posttrain.configs.nodes.judges import JudgeModel as JudgeModel
+from posttrain.configs.nodes.machine import Cluster as Cluster
+from posttrain.configs.nodes.machine import LearnerCluster as LearnerCluster
+from posttrain.configs.nodes.machine import RolloutCluster as RolloutCluster
+from posttrain.configs.nodes.machine import SandboxCluster as SandboxCluster
+from posttrain.configs.nodes.machine import TeacherCluster as TeacherCluster
+from posttrain.configs.nodes.own_kinds import own_kind
+from posttrain.configs.nodes.stage import StageBase as StageBase
+from posttrain.configs.nodes.strict import Strict as Strict
 
-Stage = Annotated[Curate | Sample | Sft | Grpo | Distill | Evaluate, Field(discriminator="kind")]
+
+def _stage(value: Any, packaged: ValidatorFunctionWrapHandler) -> Any:
+    """A stage of a kind of the user's is checked by its own class."""
+    own = own_kind(value.get("kind")) if isinstance(value, dict) else None
+    return packaged(value) if own is None else own.model_validate(value)
+
+
+Stage = Annotated[
+    Curate | SampleStage | Sft | Grpo | Distill | Evaluate,
+    Field(discriminator="kind"),
+    WrapValidator(_stage),
+    SerializeAsAny(),
+]
 
 
 class Logging(Strict):
@@ -71,15 +91,15 @@ class Recipe(Strict):
     extends: str | None = Field(
         None, exclude=True, description="a packaged recipe, or a path from this file's folder: this one goes over it"
     )
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    description: str = ""
-    seed: int = 17
-    base: Model | None = None
-    cluster: Cluster = Cluster()
-    stages: dict[str, Stage]
-    evaluate: AutoEvaluate = AutoEvaluate()
-    thresholds: tuple[Threshold, ...] = ()
-    logging: Logging = Logging()
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="of the recipe; its run folder is runs/NAME")
+    description: str = Field("", description="shown with plan and report")
+    seed: int = Field(17, description="of all stages that set none")
+    base: Model | None = Field(None, description="the model that stages call `base`")
+    cluster: Cluster = Field(Cluster(), description="where things run; never part of a stage's key")
+    stages: dict[str, Stage] = Field(description="by name, in the order in which they run")
+    evaluate: AutoEvaluate = Field(AutoEvaluate(), description="suites that are run after stages")
+    thresholds: tuple[Threshold, ...] = Field((), description="checks on evaluation results")
+    logging: Logging = Field(Logging(), description="where metrics go")
 
     @field_validator("base", mode="before")
     @classmethod

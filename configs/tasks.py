@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
-from posttrain.configs import shape
-from posttrain.configs.problems import Path_, Problem, closest
+from posttrain.configs.loading import shape
+from posttrain.configs.loading.problems import Problem, closest
+from posttrain.configs.nodes.strict import Path_
 from posttrain.configs.schema import PromptSource, RewardUse, Strict
 
 ALL = "all"

@@ -11,8 +11,8 @@ from typing import Any, TextIO
 import numpy as np
 from pydantic import ValidationError
 
-from posttrain.configs.judges import LITERAL_KEY, literal_keys
-from posttrain.configs.references import resolve
+from posttrain.configs.loading.references import resolve
+from posttrain.configs.nodes.judges import LITERAL_KEY, literal_keys
 from posttrain.configs.schema import JudgeModel, RewardUse
 from posttrain.errors import InputError, RewardError
 from posttrain.rewards.base import BUILTINS, check_use, needed_columns

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from posttrain.configs.agents import EnvironmentUse
+from posttrain.configs.nodes.agents import EnvironmentUse
 from posttrain.configs.schema import RewardUse
 from posttrain.rewards.environments.registry import ENVIRONMENTS
 from posttrain.rewards.loader import split_path

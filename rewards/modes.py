@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from posttrain.flags import flag_in_force
 from posttrain.rewards.contract import BuiltinReward, Case
-from posttrain.thinking import CLOSE, OPEN, flag_in_force, split_thinking
+from posttrain.thinking import CLOSE, OPEN, split_thinking
 
 
 def wanted_mode(prompt: Sequence[Any], mode: str | None = None) -> str:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from posttrain.configs.schema import Cluster, EnvironmentUse, Logging, ModelSource, RewardUse
 from posttrain.errors import Stopped
+from posttrain.stages.models.locations import Locations
 
 if TYPE_CHECKING:
     from posttrain.rewards.environments.client import EnvironmentPool
     from posttrain.rewards.mix import Scorer
-    from posttrain.stages.data.shard_pool import ShardPool
-    from posttrain.stages.learner.group import Learner
+    from posttrain.stages.actors.shard_pool import ShardPool
+    from posttrain.stages.learner.ranks import Learner
     from posttrain.stages.learner.teachers import TeacherPool
     from posttrain.stages.rollout.pool import RolloutPool
 
@@ -34,8 +35,8 @@ class Workers(Protocol):
         """The actors that teachers stand in; None where they stand with the learner."""
         ...
 
-    def scorer(self, uses: tuple[RewardUse, ...]) -> Scorer:
-        """A scorer for these rewards; the caller closes it."""
+    def scorer(self, uses: tuple[RewardUse, ...], locations: Locations) -> Scorer:
+        """A scorer for these rewards, whose models are found by `locations`; the caller closes it."""
         ...
 
     def environment(self, use: EnvironmentUse) -> EnvironmentPool:
@@ -92,6 +93,11 @@ class StageContext:
     """Prints one line for a person."""
     stop_requested: Callable[[], bool]
     """True once the run was told to stop: save a checkpoint and raise `Stopped`."""
+
+    @property
+    def locations(self) -> Locations:
+        """Where the models and rows are that the stage names."""
+        return Locations(recipe_dir=self.recipe_dir, inputs=self.inputs, base=self.base)
 
     def check_stop(self) -> None:
         """Between two batches of work. Raises Stopped if the run was told to stop."""

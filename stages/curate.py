@@ -22,27 +22,25 @@ from numpy.typing import NDArray
 from posttrain.configs.schema import Curate, PromptSource
 from posttrain.errors import DataError
 from posttrain.rewards.base import needed_columns
+from posttrain.stages.actors.shard_pool import ShardPool
 from posttrain.stages.context import StageContext, StageResult
+from posttrain.stages.curation.domains import ordered, over_the_balance
+from posttrain.stages.curation.model_passes import Measured, measure
+from posttrain.stages.curation.near_duplicates import exact_duplicates, near_duplicates
+from posttrain.stages.curation.row_rules import RESERVED, USED, RowJudge, marks
+from posttrain.stages.curation.scan import Scan
+from posttrain.stages.curation.scan_output import KeepShard, Selection, write_kept
+from posttrain.stages.curation.scan_shard import ScanShard, as_prompt, as_row
+from posttrain.stages.curation.verdicts import Verdicts
 from posttrain.stages.data.content import content
-from posttrain.stages.data.domains import ordered, over_the_balance
 from posttrain.stages.data.files import BadRows
 from posttrain.stages.data.funnel import DROPPED, Funnel, split_reason
-from posttrain.stages.data.kept import KeepShard, Selection, write_kept
 from posttrain.stages.data.load import VALIDATION, derive_seed, expected_rows, load_all, prompt_maker, read
-from posttrain.stages.data.near_duplicates import exact_duplicates, near_duplicates
-from posttrain.stages.data.row_judge import RESERVED, USED, RowJudge, marks
-from posttrain.stages.data.scan import Scan
-from posttrain.stages.data.scan_shard import ScanShard, as_prompt, as_row
-from posttrain.stages.data.shard_pool import ShardPool
 from posttrain.stages.data.store import write_rows, write_stream
-from posttrain.stages.data.verdicts import Verdicts
-from posttrain.stages.rollout.measure import Measured, measure
-from posttrain.types import Prompt
+from posttrain.types import Prompt, Row
 
 MALFORMED, DUPLICATE, NEAR = "malformed", "duplicate", "near duplicate"
 OVER_DOMAIN, OVER_LIMIT = "over the balance of its domain", "over the limit"
-
-Row = dict[str, Any]
 
 
 @dataclass(kw_only=True)
@@ -83,7 +81,7 @@ class _Queries:
     def __init__(self, context: StageContext, spec: Curate) -> None:
         self.context, self.spec = context, spec
         self.bad = [BadRows(source) for source in spec.prompts]
-        self.expected = sum(expected_rows(source, context.recipe_dir, context.inputs) for source in spec.prompts)
+        self.expected = sum(expected_rows(source, context.locations) for source in spec.prompts)
         self._needed = {use.use: needed_columns(use, context.recipe_dir) for use in spec.rewards}
         used = (mark for source in spec.exclude for prompt in self._read(source) for mark in marks(prompt))
         self._used = frozenset(used)
@@ -128,9 +126,7 @@ class _Queries:
     def _read(self, source: PromptSource, bad: BadRows | None = None) -> Iterator[Prompt]:
         make = prompt_maker(source)
         context = self.context
-        for prompt in read(
-            source, make, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed, bad=bad
-        ):
+        for prompt in read(source, make, locations=context.locations, seed=context.seed, bad=bad):
             columns = {"origin": f"{source.source}#{prompt.id}", **prompt.columns}
             yield Prompt(**{**vars(prompt), "columns": columns})
 

@@ -16,20 +16,21 @@ from posttrain.configs.schema import Distill, PromptSource
 from posttrain.errors import DataError, RewardError
 from posttrain.rewards.base import fits, row_columns
 from posttrain.stages.context import StageContext, StageResult
-from posttrain.stages.data.chat import check_handover
-from posttrain.stages.data.lengths import Fit
+from posttrain.stages.data.batch_schedule import BatchSchedule
+from posttrain.stages.data.context_fit import Fit
 from posttrain.stages.data.load import derive_seed, load_all
-from posttrain.stages.data.models import model_path
-from posttrain.stages.data.schedule import BatchSchedule
-from posttrain.stages.data.stored import FOLDER, read_stored
 from posttrain.stages.data.supply import PromptSupply, numbered
+from posttrain.stages.learner.distributions import FOLDER, read_stored
 from posttrain.stages.learner.experience import guided, sequence
-from posttrain.stages.learner.losses import PLACES, DivergenceLoss, PolicyLoss
-from posttrain.stages.learner.modelfiles import ModelSpec, teacher_name
+from posttrain.stages.learner.losses.losses import PLACES, DivergenceLoss, PolicyLoss
+from posttrain.stages.learner.rank.frozen_names import teacher_name
 from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.learner.teachers import TeacherPool
-from posttrain.stages.rollout.collect import completion_metrics, sampling_params
+from posttrain.stages.models.chat import check_handover
+from posttrain.stages.models.locations import model_path
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout.episodes import rollouts
+from posttrain.stages.rollout.scoring import completion_metrics, sampling_params
 from posttrain.types import Group, Prompt, Sample
 
 MAX_FAILURES = 0.2
@@ -143,7 +144,7 @@ def load_teachers(context: StageContext, session: TrainingSession) -> TeacherPoo
     spec: Distill = context.spec
     specs = []
     for teacher in spec.teacher:
-        path, source = model_path(context, teacher)
+        path, source = model_path(context.locations, teacher)
         session.check_partner(path, source.revision, f"the teacher {teacher.source}")
         specs.append(ModelSpec.of(path, source))
     pool = context.workers.teachers() if spec.divergence != "policy_gradient" else None

@@ -13,14 +13,14 @@ import numpy as np
 
 from posttrain.configs.schema import Evaluate, Suite
 from posttrain.stages.context import StageContext, StageResult
-from posttrain.stages.data.lengths import Fit
+from posttrain.stages.data.context_fit import Fit
 from posttrain.stages.data.load import derive_seed, load_prompts
 from posttrain.stages.data.store import write_rows
-from posttrain.stages.dialogue import follow, follow_rows
-from posttrain.stages.measures import Row, completion_table, pass_at, score_table, summary
-from posttrain.stages.rollout.collect import ScoredGroup, collect, load_policy, rollout_rows
+from posttrain.stages.evaluation.intervals import completion_table, pass_at, score_table, summary
+from posttrain.stages.evaluation.mode_following import follow, follow_rows
+from posttrain.stages.rollout.scoring import collect, load_policy, rollout_rows
 from posttrain.thinking import split_thinking
-from posttrain.types import Completion, Group, Mode, Prompt, SamplingParams
+from posttrain.types import Completion, Group, Mode, Prompt, Row, SamplingParams, ScoredGroup
 
 TABLE = "table.json"
 THINKING, NON_THINKING = (0.6, 0.95, 20), (0.7, 0.8, 20)
@@ -59,9 +59,7 @@ def run(context: StageContext) -> StageResult:
 
 def _prompts(context: StageContext, suite: Suite) -> list[Prompt]:
     # The questions depend on the suite alone, so that every stage is asked the same ones.
-    sources = load_prompts(
-        suite.prompts, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=derive_seed("suite", suite.name)
-    )
+    sources = load_prompts(suite.prompts, locations=context.locations, seed=derive_seed("suite", suite.name))
     prompts = [p for source in sources for p in source]
     made = any(source.source in context.inputs for source in suite.prompts)  # others were checked before the run
     if made and suite.measure != "mode_following":  # a dialogue's turns share a room
@@ -92,7 +90,7 @@ def _ask(
     context: StageContext, suite: Suite, prompts: Sequence[Prompt], params: SamplingParams, label: str
 ) -> list[ScoredGroup]:
     seed = derive_seed("evaluate", context.seed, suite.name, label)
-    with context.workers.scorer(suite.rewards) as scorer:
+    with context.workers.scorer(suite.rewards, context.locations) as scorer:
         pool, environments = context.workers.rollout(), context.workers.environment
         return collect(pool, scorer, prompts, suite.k, params, seed=seed, environments=environments)
 

@@ -16,27 +16,26 @@ import numpy as np
 
 from posttrain.configs.schema import Grpo
 from posttrain.stages.context import StageContext, StageResult
-from posttrain.stages.data.lengths import Fit
+from posttrain.stages.data.context_fit import Fit
 from posttrain.stages.data.load import derive_seed, load_all
 from posttrain.stages.data.store import write_rows
 from posttrain.stages.data.supply import PromptSupply
+from posttrain.stages.evaluation.reward_watch import RewardWatch
 from posttrain.stages.learner.experience import Experience, has_signal
-from posttrain.stages.learner.modelfiles import ModelSpec
 from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.learner.trainer import PolicyTrainer
-from posttrain.stages.rollout.carry import restore_ahead, save_ahead
-from posttrain.stages.rollout.collect import (
-    ScoredGroup,
+from posttrain.stages.models.model_files import ModelSpec
+from posttrain.stages.rollout.group_source import Ahead, Feed, GroupSettings, Now
+from posttrain.stages.rollout.in_flight_groups import restore_ahead, save_ahead
+from posttrain.stages.rollout.pool import RolloutPool
+from posttrain.stages.rollout.scoring import (
     completion_metrics,
     pass_rate_histogram,
     rollout_rows,
     sampling_params,
     score_metrics,
 )
-from posttrain.stages.rollout.feed import Ahead, Asking, Feed, Now
-from posttrain.stages.rollout.pool import RolloutPool
-from posttrain.stages.rollout.watch import RewardWatch
-from posttrain.types import Prompt
+from posttrain.types import Prompt, ScoredGroup
 
 
 def run(context: StageContext) -> StageResult:
@@ -45,8 +44,8 @@ def run(context: StageContext) -> StageResult:
     sources = load_all(context, spec.prompts, fit=Fit.of(context, spec.model, spec.sampling.max_tokens))
     supply = PromptSupply(sources, [s.weight for s in spec.prompts], seed=context.seed, difficulty=spec.difficulty)
     session = TrainingSession.start(context, spec.steps * spec.minibatches, answers=True)
-    with context.workers.scorer(spec.rewards) as scorer:
-        asking = Asking(
+    with context.workers.scorer(spec.rewards, context.locations) as scorer:
+        asking = GroupSettings(
             pool=start_pool(context, session), scorer=scorer, group_size=spec.group_size,
             params=sampling_params(spec.sampling), environments=context.workers.environment, supply=supply,
             seed=lambda serial: derive_seed(context.seed, context.name, serial),
@@ -89,7 +88,7 @@ def push_weights(pool: RolloutPool, session: TrainingSession, version: int) -> N
     give(version)
 
 
-def open_feed(asking: Asking, session: TrainingSession, rows: Sequence[Prompt]) -> Feed:
+def open_feed(asking: GroupSettings, session: TrainingSession, rows: Sequence[Prompt]) -> Feed:
     """Groups as the recipe wants them: when they are asked for, or ahead of training."""
     spec: Grpo = session.context.spec
     supply = asking.supply

@@ -9,32 +9,30 @@ the worked solution that rows of builtin:arithmetic, builtin:instructions and so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from posttrain.configs.data_stages import NO_MODEL
-from posttrain.configs.schema import Sample
+from posttrain.configs.kinds.data_stages import NO_MODEL
+from posttrain.configs.schema import SampleStage
 from posttrain.errors import DataError
 from posttrain.stages.context import StageContext, StageResult
-from posttrain.stages.data.builtin import final_answer
-from posttrain.stages.data.choose import Choice, choose
+from posttrain.stages.curation.decontamination import HeldOut
+from posttrain.stages.curation.review import decided, review_row, write_review
 from posttrain.stages.data.content import content
-from posttrain.stages.data.filters import Filter, bound
+from posttrain.stages.data.context_fit import Fit
 from posttrain.stages.data.funnel import Funnel, dropped_row, write_dropped
-from posttrain.stages.data.held_out import HeldOut
-from posttrain.stages.data.lengths import Fit
 from posttrain.stages.data.load import derive_seed, load_all, load_rows, to_prompt
-from posttrain.stages.data.review import decided, review_row, write_review
-from posttrain.stages.data.saved import Parts
+from posttrain.stages.data.part_store import Parts
 from posttrain.stages.data.store import write_rows
-from posttrain.stages.learner.storing import store_distributions
-from posttrain.stages.rollout.collect import ScoredGroup, collect, load_policy, sampling_params
-from posttrain.stages.rollout.teacher import EndpointTeacher
+from posttrain.stages.filters import Filter, bound
+from posttrain.stages.filters.selection import Choice, choose
+from posttrain.stages.generators.builtin import final_answer
+from posttrain.stages.learner.distribution_scoring import store_distributions
+from posttrain.stages.rollout.scoring import collect, load_policy, sampling_params
+from posttrain.stages.serving.teacher_endpoint import EndpointTeacher
 from posttrain.thinking import CLOSE, OPEN
-from posttrain.types import Completion, Group, Message, Prompt
+from posttrain.types import Completion, Group, Message, Prompt, Row, ScoredGroup
 
 BATCH = 128
 ORACLE, GIVEN = NO_MODEL
@@ -44,13 +42,10 @@ WRITES = {ORACLE: "solution", GIVEN: "response"}
 WITHOUT = {ORACLE: "no worked solution", GIVEN: "no response"}
 OVER_LIMIT = "over the limit"
 
-Row = dict[str, Any]
-Answering = Callable[[Sequence[Prompt], int], list[ScoredGroup]]
-
 
 def run(context: StageContext) -> StageResult:
     """Write the kept responses as rows {messages, response, mode, ...}, and every other one with its reason."""
-    spec: Sample = context.spec
+    spec: SampleStage = context.spec
     funnel, dropped, review = Funnel(), list[Row](), list[Row]()
     rows, settled = _reviewed(context, spec)
     funnel.rows_in += len(rows)
@@ -95,7 +90,12 @@ def run(context: StageContext) -> StageResult:
 
 
 def _batches(
-    context: StageContext, spec: Sample, prompts: Sequence[Prompt], teacher: _Teacher, filters: list[Filter], kept: int
+    context: StageContext,
+    spec: SampleStage,
+    prompts: Sequence[Prompt],
+    teacher: _Teacher,
+    filters: list[Filter],
+    kept: int,
 ) -> Iterator[Row]:
     """What became of each batch of prompts; batches that an interrupted run finished are read back."""
     parts = Parts(context.dir / "parts")
@@ -114,7 +114,7 @@ def _batches(
         yield part
 
 
-def _settle(scored: Sequence[ScoredGroup], spec: Sample, filters: list[Filter], teacher: str) -> Row:
+def _settle(scored: Sequence[ScoredGroup], spec: SampleStage, filters: list[Filter], teacher: str) -> Row:
     rows, dropped, review, candidates = list[Row](), list[Row](), list[Row](), 0
     for group in scored:
         prompt, completions = group.group.prompt, group.group.completions
@@ -128,7 +128,7 @@ def _settle(scored: Sequence[ScoredGroup], spec: Sample, filters: list[Filter], 
     return {"rows": rows, "dropped": dropped, "review": review, "candidates": candidates}
 
 
-def select(scored: ScoredGroup, spec: Sample, filters: Sequence[Filter]) -> Choice:
+def select(scored: ScoredGroup, spec: SampleStage, filters: Sequence[Filter]) -> Choice:
     """The `take` candidates that pass every filter, as `pick` says."""
     candidates = list(zip(scored.group.completions, scored.scores, strict=True))
     return choose(scored.group.prompt, candidates, filters, take=spec.take, pick=spec.pick)
@@ -137,11 +137,11 @@ def select(scored: ScoredGroup, spec: Sample, filters: Sequence[Filter]) -> Choi
 class _Teacher:
     """Who answers: the oracle, the run's rollout workers, or an endpoint. Loaded with the first batch."""
 
-    def __init__(self, context: StageContext, spec: Sample) -> None:
+    def __init__(self, context: StageContext, spec: SampleStage) -> None:
         self.context, self.spec = context, spec
         self.made_by: Row = {}
         self.name = spec.endpoint.model or "" if spec.endpoint else spec.model.source if spec.model else ""
-        self._scorer = context.workers.scorer(spec.rewards)
+        self._scorer = context.workers.scorer(spec.rewards, context.locations)
         self._endpoint: EndpointTeacher | None = None
         self._pool: Any = None
         if spec.endpoint is not None:
@@ -182,11 +182,11 @@ def _seed(context: StageContext) -> int:
     return derive_seed(context.seed, context.name)
 
 
-def _writer(spec: Sample) -> str | None:
+def _writer(spec: SampleStage) -> str | None:
     return spec.model.source if spec.model is not None and spec.model.source in WRITES else None
 
 
-def _prompts(context: StageContext, spec: Sample) -> Iterator[Prompt]:
+def _prompts(context: StageContext, spec: SampleStage) -> Iterator[Prompt]:
     """The prompts, each with the place that it comes from in the column `origin`, unless an earlier stage said so."""
     fit = None if _writer(spec) else Fit()  # of a model at an endpoint no more is known
     if fit and spec.model is not None:
@@ -197,18 +197,18 @@ def _prompts(context: StageContext, spec: Sample) -> Iterator[Prompt]:
             yield Prompt(**{**vars(prompt), "columns": columns})
 
 
-def _held_out(context: StageContext, spec: Sample) -> HeldOut:
+def _held_out(context: StageContext, spec: SampleStage) -> HeldOut:
     if not spec.held_out:
         return HeldOut()
     sets = zip(spec.held_out, load_all(context, spec.held_out), strict=True)
     return HeldOut((source.source, prompts) for source, prompts in sets)
 
 
-def _reviewed(context: StageContext, spec: Sample) -> tuple[list[Row], set[str]]:
+def _reviewed(context: StageContext, spec: SampleStage) -> tuple[list[Row], set[str]]:
     """Rows that a person decided, and the contents of their queries, which aren't sampled again."""
     rows, settled = list[Row](), set[str]()
     for source in spec.reviewed:
-        read = load_rows(source, recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed)
+        read = load_rows(source, locations=context.locations, seed=context.seed)
         for number, row in enumerate(read, 1):
             where = f"{source.source}:{number}"
             response = decided(row, where)
@@ -252,7 +252,7 @@ def with_answers(prompts: Sequence[Prompt], writer: str, where: str) -> tuple[li
     kept = [p for p in prompts if isinstance(p.columns.get(column), str) and p.columns[column].strip()]
     if prompts and not kept:
         fixes = {
-            ORACLE: "builtin:arithmetic, builtin:instructions or a task of stages/data/worked.py",
+            ORACLE: "builtin:arithmetic, builtin:instructions or a task of stages/generators/worked_solutions.py",
             GIVEN: "rows with their responses",
         }
         what = f"{writer} needs the column `{column}`, and no row has it"
@@ -287,10 +287,4 @@ def given_group(prompt: Prompt) -> Group:
 
 def unsampled_group(prompt: Prompt, text: str) -> Group:
     """A text that no policy sampled, as a group of one: it has no ids."""
-    empty = np.zeros(0)
-    completion = Completion(
-        prompt_id=prompt.id, index=0, prompt_ids=empty.astype(np.int64), token_ids=empty.astype(np.int64), text=text,
-        sources=empty.astype(np.int8), logprobs=empty.astype(np.float32), versions=empty.astype(np.int32),
-        finish_reason="stop",
-    )  # fmt: skip
-    return Group(prompt=prompt, completions=(completion,))
+    return Group(prompt=prompt, completions=(Completion.of_text(prompt.id, text),))

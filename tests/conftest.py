@@ -44,7 +44,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-    from posttrain.stages.data.models import builtin_path
+    from posttrain.stages.models.locations import builtin_path
 
     folder = tmp_path_factory.mktemp("random-model")
     tokenizer = AutoTokenizer.from_pretrained(builtin_path("builtin:tiny"))

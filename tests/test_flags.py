@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.stages.data.chat import flagged, with_flag, with_system_flag, without_flag
-from posttrain.thinking import flag_in_force, last_flag
+from posttrain.flags import flag_in_force, flagged, last_flag, with_flag, with_system_flag, without_flag
 
 QUOTED = {
     "in double quotes": 'What does "/no_think" do?',

@@ -62,7 +62,7 @@ def test_links_and_files_exist(document: str) -> None:
 
 
 def test_every_command_is_named() -> None:
-    from posttrain.pipelines.cli import app
+    from posttrain.pipelines.commands.cli import app
 
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     names += [str(group.name) for group in app.registered_groups]

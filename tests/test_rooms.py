@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,18 +19,51 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("configs", "sandbox", "rewards", "stages", "pipelines")
 """From the bottom of the ladder to the top: a room imports itself and those before it."""
 
-GROUND = ("types", "errors", "thinking", "folders")
+GROUND = ("types", "errors", "thinking", "flags", "folders")
 KINDS = ("curate", "sample", "sft", "grpo", "distill", "evaluate")
-SUBROOMS = ("data", "rollout", "learner")
+LADDERS = {
+    "configs": ("nodes", "kinds", "schema", "loading", "tasks", "load"),
+    "stages": (
+        "actors",
+        "models",
+        "context",
+        "generators",
+        "data",
+        "learner/losses",
+        "learner/rank",
+        "learner",
+        "rollout/engines",
+        "rollout",
+        "serving",
+        "evaluation",
+        "curation",
+        "filters",
+    ),
+    "pipelines": (
+        "graph",
+        "records",
+        "preflight",
+        "planning",
+        "screen",
+        "report",
+        "compare",
+        "running",
+        "commands",
+    ),
+}
+"""Inside a room, from the bottom: a sub-room imports itself and those before it; kinds of stage import them all."""
+STRANGERS = (("rollout", "learner"),)
+"""Neither imports the other: weights and samples go through the stage."""
+MOST_FILES = 14
+"""In a folder of the rooms that have sub-rooms."""
 FENCES = {
     "ray": (
         "sandbox/pool",
-        "stages/data/shard_pool",
+        "stages/actors",
         "stages/rollout",
         "stages/learner",
-        "stages/ray_calls",
-        "stages/gpus",
-        "pipelines/cluster",
+        "stages/serving",
+        "pipelines/running/cluster",
     ),
     "deepspeed": ("stages/learner",),
     "math_verify": ("rewards/math",),
@@ -108,6 +142,86 @@ def test_kinds_never_import_each_other_and_subrooms_no_kind() -> None:
     assert wrong == []
 
 
+def test_pipelines_ask_what_a_stage_declares_and_never_its_type() -> None:
+    """`TrainingStage` types what a declaration gives, and the graph makes `Evaluate` stages of `evaluate`."""
+    kinds = {model.__name__ for model in _below(schema.StageBase)}
+    wrong = []
+    for path in FILES:
+        if path.parts[0] != "pipelines":
+            continue
+        for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "getattr"):
+                asked = ast.unparse(node)
+                if "spec" in asked or kinds & {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}:
+                    wrong.append(f"{path}: {asked}")
+            elif isinstance(node, ast.Compare) and ast.unparse(node.left).endswith("spec.kind"):
+                wrong.append(f"{path}: {ast.unparse(node)}")
+    assert len(kinds) > len(KINDS)
+    assert wrong == []
+
+
+def _below(model: type) -> Iterator[type]:
+    for child in model.__subclasses__():
+        yield child
+        yield from _below(child)
+
+
+def subroom_of(parts: Sequence[str]) -> str:
+    """The step of its room's ladder on which a module stands; empty for a kind of stage."""
+    ladder = LADDERS[parts[0]]
+    steps = ("/".join(parts[1:end]) for end in range(len(parts), 1, -1))
+    return next((step for step in steps if step in ladder), "")
+
+
+def steps_between_subrooms() -> Iterator[tuple[str, str, str, str]]:
+    """The room, the importing sub-room, the imported one, and what to print, of each import inside a room."""
+    for path in FILES:
+        room = path.parts[0]
+        if room not in LADDERS:
+            continue
+        own = subroom_of(path.with_suffix("").parts)
+        for name in imports(path):
+            parts = name.split(".")[1:]
+            if name.startswith(f"posttrain.{room}.") and (target := subroom_of(parts)) != own:
+                yield room, own, target, f"{path} imports {name}"
+
+
+def test_imports_only_go_down_the_ladder_inside_a_room() -> None:
+    found = list(steps_between_subrooms())
+    ups = [
+        text
+        for room, own, target, text in found
+        if own and (not target or LADDERS[room].index(target) > LADDERS[room].index(own))
+    ]
+    assert len(found) > 300
+    assert ups == []
+
+
+def test_learner_and_rollout_never_import_each_other() -> None:
+    met = [
+        text
+        for _, own, target, text in steps_between_subrooms()
+        for pair in STRANGERS
+        if {own.split("/")[0], target.split("/")[0]} == {*pair}
+    ]
+    assert met == []
+
+
+def test_every_file_of_a_room_with_a_ladder_stands_on_a_step() -> None:
+    loose = {
+        path.as_posix()
+        for path in FILES
+        if path.parts[0] in LADDERS and path.name != "__init__.py" and not subroom_of(path.with_suffix("").parts)
+    }
+    projects = {"configs/project/rewards.py", "configs/project/test_rewards.py"}
+    assert loose == {f"stages/{kind}.py" for kind in KINDS} | projects
+
+
+def test_a_folder_has_few_files() -> None:
+    counts = Counter(path.parent.as_posix() for path in FILES if path.parts[0] in LADDERS)
+    assert {folder: count for folder, count in counts.items() if count > MOST_FILES} == {}
+
+
 @pytest.mark.parametrize("library", FENCES)
 def test_a_library_stays_behind_its_fence(library: str) -> None:
     outside = [
@@ -136,7 +250,7 @@ def test_help_and_plans_import_nothing_heavy(arguments: list[str], tmp_path: Pat
     script = (
         "import sys\n"
         f"sys.argv = ['posttrain', *{arguments!r}]\n"
-        "from posttrain.pipelines.cli import main\n"
+        "from posttrain.pipelines.commands.cli import main\n"
         "try:\n    main()\n"
         "finally:\n    print('HEAVY', *(m for m in ('torch', 'transformers', 'datasets', 'ray') if m in sys.modules))\n"
     )
@@ -163,6 +277,40 @@ def test_every_knob_of_the_recipe_is_read() -> None:
     unread = [f"{m.__name__}.{name}" for m in models for name in m.model_fields if name not in read]
     assert len(models) > 10
     assert sorted(set(unread)) == []
+
+
+def test_every_setting_of_a_recipe_has_a_description() -> None:
+    models = [m for m in vars(schema).values() if isinstance(m, type) and issubclass(m, BaseModel)]
+    silent = [
+        f"{m.__name__}.{name}"
+        for m in models
+        for name, field in m.model_fields.items()
+        if not field.description and name != "kind"
+    ]
+    assert silent == []
+
+
+SAME_NAMES = {
+    "Answers": {"rewards/answers.py"},
+    "Group": {"rewards/latex.py"},
+    "TooLarge": {"rewards/arithmetic.py", "sandbox/codec.py"},
+    "Row": {"rewards/members.py"},
+    "_Capped": {"sandbox/cells.py", "sandbox/serving.py"},
+}
+"""Classes of rewards and sandbox that share a name with another one; to be emptied."""
+
+
+def test_no_two_classes_share_a_name() -> None:
+    found: dict[str, set[str]] = {}
+    for path in [*FILES, *(ROOT / "src/posttrain").glob("*.py")]:
+        place = (ROOT / path).relative_to(ROOT).as_posix()
+        for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, set()).add(place)
+    shared = {name: places - SAME_NAMES.get(name, set()) for name, places in found.items() if len(places) > 1}
+    assert {name: places for name, places in shared.items() if len(places) > 1} == {}
+    known = {name for name, places in SAME_NAMES.items() if places & found.get(name, set())}
+    assert known == {*SAME_NAMES}, "take what no longer shares a name out of the list"
 
 
 def test_files_stay_short() -> None:

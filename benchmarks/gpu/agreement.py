@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from posttrain.stages.data.models import builtin_path
+    from posttrain.stages.models.locations import builtin_path
 
     path = builtin_path(options.model) or options.model
     print(f"\n{options.model}, bfloat16, {options.prompts} x {options.group} x {options.max_tokens} tokens:")
@@ -49,7 +49,7 @@ def sampled(options: argparse.Namespace, path: str, head: str) -> tuple[list[Any
 
     from posttrain.configs.schema import Cluster, LearnerCluster, RolloutCluster
     from posttrain.stages.learner.experience import sequence
-    from posttrain.stages.learner.modelfiles import ModelSpec
+    from posttrain.stages.models.model_files import ModelSpec
     from posttrain.types import SamplingParams
 
     cluster = Cluster(

@@ -51,9 +51,9 @@ def by_itself(options: argparse.Namespace, folder: str) -> list[float]:
     from vllm import LLM
     from vllm.sampling_params import RequestOutputKind
 
-    from posttrain.stages.data.chat import ChatFormat
-    from posttrain.stages.rollout.vllm_calls import derived_seed
-    from posttrain.stages.rollout.vllm_start import engine_arguments, make_request
+    from posttrain.stages.models.chat import ChatFormat
+    from posttrain.stages.rollout.engines.vllm_calls import derived_seed
+    from posttrain.stages.rollout.engines.vllm_start import engine_arguments, make_request
     from posttrain.types import SamplingParams
 
     ours = engine_arguments(settings(options), folder, None, "", 0)
@@ -82,7 +82,7 @@ def by_itself(options: argparse.Namespace, folder: str) -> list[float]:
 def by_worker(options: argparse.Namespace, folder: str) -> list[float]:
     """A rollout worker in its actor: groups with ids, log-probabilities, versions and text."""
     from posttrain.configs.schema import Cluster
-    from posttrain.stages.learner.modelfiles import ModelSpec
+    from posttrain.stages.models.model_files import ModelSpec
     from posttrain.types import SamplingParams
 
     rates = []

@@ -74,10 +74,10 @@ def posttrain(shape: dict[str, Any], row: int, micro: int, steps: int, options: 
     import torch
 
     from posttrain.configs.schema import Cluster, LearnerCluster, Optimizer
-    from posttrain.stages.data.pack import pack, token_weights
-    from posttrain.stages.learner.losses import CrossEntropy
-    from posttrain.stages.learner.modelfiles import ModelSpec
-    from posttrain.stages.learner.worker import LearnerWorker
+    from posttrain.stages.learner.losses.losses import CrossEntropy
+    from posttrain.stages.learner.rank.packing import pack, token_weights
+    from posttrain.stages.learner.rank.worker import LearnerWorker
+    from posttrain.stages.models.model_files import ModelSpec
 
     asked: dict[str, Any] = {"zero": 0, "gpus": 1, "dtype": "bfloat16", **options}
     together, ranks = int(asked.pop("rows", 1)), int(asked.pop("ranks", 0))

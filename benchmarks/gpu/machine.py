@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.configs.schema import Cluster
-from posttrain.pipelines.cluster import ClusterWorkers
+from posttrain.pipelines.running.cluster import ClusterWorkers
 
 QWEN3_06B: dict[str, Any] = {
     "hidden_size": 1024, "num_hidden_layers": 28, "intermediate_size": 3072, "num_attention_heads": 16,
@@ -88,8 +88,8 @@ def random_checkpoint(shape: str) -> Iterator[str]:
     import torch
     from transformers import AutoTokenizer
 
-    from posttrain.stages.data.models import builtin_path
-    from posttrain.stages.learner.modelfiles import ModelSpec, export_model, load_model
+    from posttrain.stages.models.locations import builtin_path
+    from posttrain.stages.models.model_files import ModelSpec, export_model, load_model
 
     tiny = str(builtin_path("builtin:tiny"))
     model = load_model(ModelSpec(path=tiny, scratch=SHAPES[shape]), torch.bfloat16, "sdpa")

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
     import ray
 
     from posttrain.configs.schema import Cluster, LearnerCluster, Optimizer, RolloutCluster
-    from posttrain.stages.learner.modelfiles import ModelSpec
+    from posttrain.stages.models.model_files import ModelSpec
 
     own: dict[str, Any] = {}
     if options.engine == "vllm":  # every second transfer is checked

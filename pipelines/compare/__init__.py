@@ -11,11 +11,12 @@ from typing import Any
 import yaml
 
 from posttrain.errors import InputError
-from posttrain.pipelines.compare.numbers import Number, compare_numbers
+from posttrain.folders import read_json
+from posttrain.pipelines.compare.numbers import ComparedNumber, compare_numbers
 from posttrain.pipelines.compare.recipes import Difference, differences, recipe_differences
-from posttrain.pipelines.ledger import Ledger, read_json
+from posttrain.pipelines.records.ledger import Ledger
+from posttrain.pipelines.records.results import Figure, RunResults, read_results
 from posttrain.pipelines.report.costs import StageCost, stage_costs
-from posttrain.pipelines.results import Row, RunResults, read_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Comparison:
     b: RunResults
     recipe: tuple[Difference, ...]
     """Of recipes; of the content of files under one name (`stages.NAME: FILE`); of `packages.NAME`."""
-    numbers: tuple[Number, ...]
+    numbers: tuple[ComparedNumber, ...]
     costs: tuple[Cost, ...]
     notes: tuple[str, ...]
 
@@ -142,11 +143,11 @@ def _unfinished(results: RunResults, side: str) -> list[str]:
     return [f"{side} isn't finished: {stages}; `posttrain run` on its recipe goes on from there"]
 
 
-def _row_json(row: Row) -> dict[str, Any]:
+def _row_json(row: Figure) -> dict[str, Any]:
     return {"value": row.value, "low": row.low, "high": row.high, "n": row.n}
 
 
-def _number_json(number: Number) -> dict[str, Any]:
+def _number_json(number: ComparedNumber) -> dict[str, Any]:
     row = number.a
     return {
         "stage": row.stage,

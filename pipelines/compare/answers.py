@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.pipelines.results import Row
+from posttrain.pipelines.records.results import Figure
 from posttrain.stages.data.store import iter_rows
-from posttrain.stages.measures import Table, pass_at, question_means
+from posttrain.stages.evaluation.intervals import Table, pass_at, question_means
 from posttrain.thinking import split_thinking
 
 COMPLETIONS = "completions.parquet"
@@ -28,7 +28,7 @@ ByQuestion = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class SampledAnswer:
     """What is kept of one completion."""
 
     score: float
@@ -41,12 +41,12 @@ class Sample:
     """The mode that a turn of a dialogue should be in."""
 
 
-Asked = dict[str, list[Sample]]
+Asked = dict[str, list[SampledAnswer]]
 """By question id."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
+class AnswerTable:
     """An evaluation's completions by (suite, ask), and what each question says."""
 
     asked: Mapping[tuple[str, str], Asked]
@@ -58,7 +58,7 @@ class Answers:
             return sorted(ask for name, ask in self.asked if name == suite and ask.startswith("turn "))
         return [f"{mode}@{metric.split('@')[1]}" if metric.startswith("accuracy@") else mode]
 
-    def by_question(self, row: Row) -> ByQuestion | None:
+    def by_question(self, row: Figure) -> ByQuestion | None:
         """The values behind a number, by question id; None if they don't give the number that the table has."""
         asked = [self.asked.get((row.suite, ask)) for ask in self.asks(row.suite, row.mode, row.metric)]
         if not asked or None in asked:
@@ -76,7 +76,7 @@ class Answers:
         return dict(self.texts.get((suite, asks[0]), {})) if asks else {}
 
 
-def read_answers(artifact: Path) -> Answers | None:
+def read_answers(artifact: Path) -> AnswerTable | None:
     """The completions of a finished evaluation; None if it kept none. Raises DataError for a file that isn't whole."""
     path = artifact / COMPLETIONS
     if not path.exists():
@@ -87,12 +87,12 @@ def read_answers(artifact: Path) -> Answers | None:
         place, question = (row["suite"], row["ask"]), row["prompt_id"]
         asked.setdefault(place, {}).setdefault(question, []).append(_sample(row))
         texts.setdefault(place, {})[question] = row["prompt"]
-    return Answers(asked=asked, texts=texts)
+    return AnswerTable(asked=asked, texts=texts)
 
 
-def _sample(row: Mapping[str, Any]) -> Sample:
+def _sample(row: Mapping[str, Any]) -> SampledAnswer:
     parts = row.get("parts") or [{}]
-    return Sample(
+    return SampledAnswer(
         score=float(row.get("score", math.nan)),
         tokens=float(row["tokens"]),
         truncated=float(row["finish_reason"] == "length"),
@@ -139,7 +139,7 @@ def _of_turns(metric: str, turns: Sequence[Asked]) -> ByQuestion | None:
     return {question: min(scores) for question, scores in values.items()} if name == "dialogues" else None
 
 
-def _table(samples: Sequence[Sequence[Sample]], field: str) -> Table:
+def _table(samples: Sequence[Sequence[SampledAnswer]], field: str) -> Table:
     """A field of all samples, [questions, samples]; nan where a question has fewer than others."""
     table = np.full((len(samples), max(map(len, samples), default=0)), math.nan)
     for at, mine in enumerate(samples):

@@ -18,12 +18,12 @@ from typing import Any, Literal
 import numpy as np
 
 from posttrain.errors import DataError, InputError
-from posttrain.pipelines.compare.answers import Answers, read_answers
+from posttrain.pipelines.compare.answers import AnswerTable, read_answers
 from posttrain.pipelines.compare.recipes import differences, show_value
-from posttrain.pipelines.keys import Hashes
-from posttrain.pipelines.ledger import Ledger
-from posttrain.pipelines.results import Row, RunResults, evaluation_rows
-from posttrain.stages.measures import bootstrap_interval, difference_interval
+from posttrain.pipelines.graph.keys import Hashes
+from posttrain.pipelines.records.ledger import Ledger
+from posttrain.pipelines.records.results import Figure, RunResults, evaluation_rows
+from posttrain.stages.evaluation.intervals import bootstrap_interval, difference_interval
 
 Basis = Literal["paired", "unpaired", "means only", "suites differ"]
 
@@ -37,11 +37,11 @@ HOW_MUCH = ("k", "modes", "pass_at", "budgets")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Number:
+class ComparedNumber:
     """One number in both runs."""
 
-    a: Row
-    b: Row
+    a: Figure
+    b: Figure
     basis: Basis
     why: str = ""
     """What keeps it from being paired, or is to be known about it."""
@@ -66,7 +66,7 @@ class Evaluation:
 
     name: str
     folder: Path
-    rows: tuple[Row, ...]
+    rows: tuple[Figure, ...]
     spec: Mapping[str, Any]
     """Of spec.json: spec.suites, files, version, inputs, base."""
 
@@ -74,14 +74,14 @@ class Evaluation:
         return next((suite for suite in self.spec["spec"]["suites"] if suite["name"] == name), {})
 
     @cached_property
-    def answers(self) -> Answers | None:
+    def answers(self) -> AnswerTable | None:
         try:
             return read_answers(self.folder / "artifact")
         except DataError as error:
             raise damaged(self.name, self.folder, error.what) from None
 
 
-def compare_numbers(a: RunResults, b: RunResults) -> tuple[list[Number], list[str]]:
+def compare_numbers(a: RunResults, b: RunResults) -> tuple[list[ComparedNumber], list[str]]:
     """All numbers that both runs have, in the order of A, and notes on what only one has.
 
     Raises:
@@ -132,9 +132,9 @@ def _evaluations(results: RunResults) -> dict[tuple[str, str], Evaluation]:
     return found
 
 
-def _compare(one: Evaluation, other: Evaluation, a: Row, b: Row, differ: str) -> Number:
+def _compare(one: Evaluation, other: Evaluation, a: Figure, b: Figure, differ: str) -> ComparedNumber:
     if differ:
-        return Number(a=a, b=b, basis="suites differ", why=differ)
+        return ComparedNumber(a=a, b=b, basis="suites differ", why=differ)
     answers, others = one.answers, other.answers
     unknown = [_no_verdict(side, row) for side, row in ((answers, a), (others, b))]
     missing = unknown[0][0], unknown[1][0]
@@ -149,16 +149,18 @@ def _compare(one: Evaluation, other: Evaluation, a: Row, b: Row, differ: str) ->
     against = others.by_question(b) if others else None
     if values is None or against is None or answers is None or others is None:
         why = _joined("its completions don't tell it by question", biased)
-        return Number(a=a, b=b, basis="means only", why=why, difference=b.value - a.value, missing=missing)
+        return ComparedNumber(a=a, b=b, basis="means only", why=why, difference=b.value - a.value, missing=missing)
     texts, other_texts = answers.questions(a.suite, a.mode, a.metric), others.questions(b.suite, b.mode, b.metric)
     for question in texts.keys() & other_texts.keys():
         if texts[question] != other_texts[question]:
-            return Number(a=a, b=b, basis="suites differ", why=f"question {question} doesn't say the same in both")
+            return ComparedNumber(
+                a=a, b=b, basis="suites differ", why=f"question {question} doesn't say the same in both"
+            )
     why = _joined(biased, _how_much(one.suite(a.suite), other.suite(b.suite)))
     return replace(_difference(a, b, values, against, why), missing=missing)
 
 
-def _no_verdict(answers: Answers | None, row: Row) -> tuple[int, int]:
+def _no_verdict(answers: AnswerTable | None, row: Figure) -> tuple[int, int]:
     """Of the samples behind a number that takes verdicts: those without one, and all of them."""
     name, _, task = row.metric.partition("/task/")
     if answers is None or name.partition("@")[0] not in ("accuracy", "pass"):
@@ -172,7 +174,9 @@ def _joined(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _difference(a: Row, b: Row, values: Mapping[str, float], against: Mapping[str, float], why: str) -> Number:
+def _difference(
+    a: Figure, b: Figure, values: Mapping[str, float], against: Mapping[str, float], why: str
+) -> ComparedNumber:
     if values.keys() == against.keys():
         pairs = np.array([(value, against[question]) for question, value in values.items()]).reshape(-1, 2)
         known = pairs[~np.isnan(pairs).any(1)]
@@ -180,7 +184,7 @@ def _difference(a: Row, b: Row, values: Mapping[str, float], against: Mapping[st
         low, high = bootstrap_interval(steps) if _enough(steps) else (math.nan, math.nan)
         if 0 < len(known) < len(pairs):
             why = _joined(f"{len(pairs) - len(known)} questions without a verdict in one of them are left out", why)
-        return Number(
+        return ComparedNumber(
             a=a, b=b, basis="paired", why=why, difference=_mean(steps), low=low, high=high, questions=len(known)
         )  # fmt: skip
     shared = len(values.keys() & against.keys())
@@ -188,7 +192,7 @@ def _difference(a: Row, b: Row, values: Mapping[str, float], against: Mapping[st
     before, after = (np.array([v for v in side.values() if not math.isnan(v)]) for side in (values, against))
     enough = min(len(before), len(after)) >= ENOUGH and (_enough(before) or _enough(after))
     low, high = difference_interval(before, after) if enough else (math.nan, math.nan)
-    return Number(
+    return ComparedNumber(
         a=a,
         b=b,
         basis="unpaired",
@@ -270,7 +274,7 @@ def _how_much(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     return "" if a.get("k") == b.get("k") else f"k is {a.get('k')} in A, {b.get('k')} in B"
 
 
-def why_not_paired(numbers: Iterable[Number]) -> list[str]:
+def why_not_paired(numbers: Iterable[ComparedNumber]) -> list[str]:
     """One line for each suite of a stage and each reason, for people."""
     lines: dict[str, None] = {}
     for number in numbers:

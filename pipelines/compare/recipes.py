@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from posttrain.pipelines.keys import NOT_SEMANTIC
+from posttrain.pipelines.graph.keys import NOT_SEMANTIC
 
 ABSENT = "(not there)"
 """Stands for a value that one side lacks; None is a value."""

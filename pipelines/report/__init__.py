@@ -16,15 +16,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from posttrain.pipelines.ledger import read_json, reading, write_text
-from posttrain.pipelines.live import count_of, duration, main_metrics, read_live
-from posttrain.pipelines.matrix import Matrix
+from posttrain.folders import read_json, write_text
+from posttrain.pipelines.records.ledger import reading
+from posttrain.pipelines.records.logs import read_live
+from posttrain.pipelines.records.results import RunResults
 from posttrain.pipelines.report.costs import StageCost, stage_costs
 from posttrain.pipelines.report.curves import budget_charts, stage_charts
 from posttrain.pipelines.report.datasets import funnels, histograms
 from posttrain.pipelines.report.graph import draw
 from posttrain.pipelines.report.rollouts import sampled_rollouts
-from posttrain.pipelines.results import RunResults
+from posttrain.pipelines.screen.matrix import EvaluationMatrix
+from posttrain.pipelines.screen.numbers import count_of, duration, main_metrics
 
 DAMAGED = "see which of its files is damaged, and run its stage again with --force STAGE"
 PAGE = Path(__file__).resolve().parent / "page"
@@ -53,7 +55,7 @@ def render(results: RunResults) -> str:
         costs=costs,
         count=count_of,
         graph=Markup(draw(results, costs)),
-        matrix=Matrix.of(results.rows),
+        matrix=EvaluationMatrix.of(results.rows),
         funnels=funnels(results),
         histograms=histograms(results),
         about=_about(results),

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain.pipelines.live import read_metrics
-from posttrain.pipelines.results import RunResults
+from posttrain.pipelines.records.logs import read_metrics
+from posttrain.pipelines.records.results import RunResults
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from posttrain.pipelines.live import read_metrics
-from posttrain.pipelines.results import RunResults
+from posttrain.pipelines.records.logs import read_metrics
+from posttrain.pipelines.records.results import RunResults
 
 POINTS = 400
 """Most points of a curve on the page; longer ones keep every nth line."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import DataError
-from posttrain.pipelines.ledger import Ledger, read_json
-from posttrain.pipelines.live import read_metrics
-from posttrain.pipelines.results import RunResults
+from posttrain.folders import read_json
+from posttrain.pipelines.records.ledger import Ledger
+from posttrain.pipelines.records.logs import read_metrics
+from posttrain.pipelines.records.results import RunResults
 from posttrain.stages.data.store import read_rows
 
 BINS = 5

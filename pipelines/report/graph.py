@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from posttrain.pipelines.live import count_of, duration
+from posttrain.pipelines.records.results import RunResults
 from posttrain.pipelines.report.costs import StageCost
-from posttrain.pipelines.results import RunResults
+from posttrain.pipelines.screen.numbers import count_of, duration
 
 WIDE, HIGH = 152, 96
 GAP_X, GAP_Y = 28, 30

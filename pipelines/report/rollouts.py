@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from posttrain.errors import DataError
-from posttrain.pipelines.results import RunResults
+from posttrain.pipelines.records.results import RunResults
 from posttrain.stages.data.store import read_rows
 from posttrain.thinking import split_thinking
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from posttrain.configs.agents import EnvironmentUse
+from posttrain.configs.nodes.agents import EnvironmentUse
 from posttrain.errors import RewardError
 from posttrain.rewards.confinement import process_for
 from posttrain.rewards.fence import neutral

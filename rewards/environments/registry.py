@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from posttrain.configs.agents import EnvironmentUse
-from posttrain.configs.problems import closest
+from posttrain.configs.loading.problems import closest
+from posttrain.configs.nodes.agents import EnvironmentUse
 from posttrain.errors import InputError
 from posttrain.rewards.loader import split_path
 from posttrain.rewards.sources import class_parameters, source_of

@@ -1,6 +1,6 @@
 """`python -m posttrain` is the command `posttrain`."""
 
-from posttrain.pipelines.cli import main
+from posttrain.pipelines.commands.cli import main
 
 if __name__ == "__main__":
     main()

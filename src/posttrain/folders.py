@@ -1,11 +1,15 @@
-"""Folders that are whole or not there: written under another name, flushed to the disk, renamed."""
+"""Files and folders that are whole or as they were: written under another name, flushed to the disk, renamed."""
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from posttrain.errors import InputError
 
@@ -36,9 +40,59 @@ def check_empty(folder: Path) -> None:
 def copy_whole(source: Path, folder: Path) -> None:
     """Copy a folder; what is at `folder` is all of it. Raises InputError if there is something already."""
     check_empty(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.tmp-") as temporary:
-        made = Path(shutil.copytree(source, Path(temporary) / "copy"))
-        sync_tree(made)
-        made.rename(folder)
+    with whole_folder(folder) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder beside `folder`, which takes its place when the block ends; if it raises, nothing changes.
+
+    For one writer at a time: what a killed one left behind is removed.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        sync_tree(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     sync(folder.parent)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a name beside `path`; what is written there takes its place when the block ends.
+
+    If the block raises, `path` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file, whole or not at all; what JSON doesn't know becomes text."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file or it isn't whole."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -6,7 +6,7 @@ Prompt --rollout--> Completion --rewards--> Score --advantages--> Sample --learn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 Message = Mapping[str, Any]
 """One chat turn: {"role": "user", "content": "2+2?"}; assistants may have reasoning_content and tool_calls."""
+
+Row = dict[str, Any]
+"""A row of a data set: {"prompt": "2+2?", "answer": "4"}."""
 
 Mode = Literal["default", "think", "no_think", "closed"]
 """How a prompt asks for thinking: `default` no flag (the model thinks), `think` and `no_think` the soft
@@ -103,6 +106,26 @@ class Completion:
     failure: str = ""
     """What kept the environment from answering, through no fault of the policy: an infra error, never scored."""
 
+    @classmethod
+    def of_text(
+        cls, prompt_id: str, text: str, *, index: int = 0, finish_reason: FinishReason = "stop", failure: str = ""
+    ) -> Completion:
+        """A text that no policy of the run sampled: it has no tokens.
+
+        >>> Completion.of_text("a1", "4").spoken
+        0
+        """
+        ids, logprobs = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        return cls(
+            prompt_id=prompt_id, index=index, prompt_ids=ids, token_ids=ids, text=text, sources=np.zeros(0, np.int8),
+            logprobs=logprobs, versions=np.zeros(0, np.int32), finish_reason=finish_reason, failure=failure,
+        )  # fmt: skip
+
+    @property
+    def loss_mask(self) -> NDArray[np.float32]:
+        """1 where the policy sampled the token itself, 0 elsewhere; shape [tokens]."""
+        return (self.sources == Source.SAMPLED).astype(np.float32)
+
     @property
     def spoken(self) -> int:
         """How many of its tokens aren't a tool's."""
@@ -145,6 +168,14 @@ class Score:
     weighted sum."""
     logged: Mapping[str, str] = field(default_factory=dict)
     """What rewards gave to `log_extra` for this row, as text, by column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredGroup:
+    """A group and a score for each of its completions."""
+
+    group: Group
+    scores: tuple[Score, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +233,3 @@ class Artifact:
     path: Path
     kind: Literal["model", "data", "table"]
     manifest: Mapping[str, Any]
-
-
-def total_tokens(samples: Sequence[Sample]) -> int:
-    """Tokens over all samples, prompts included."""
-    return sum(s.tokens for s in samples)

@@ -1,1 +1,1 @@
-"""Rows in: loading, generators, chat templates, packing, filters."""
+"""Rows in: loading, checks of their form, training conversations, the order of batches."""

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,8 +20,8 @@ import pyarrow.parquet as pq
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
 from posttrain.stages.data.store import iter_rows
+from posttrain.types import Row
 
-Row = dict[str, Any]
 Placed = tuple[str, Row | DataError]
 """A place, and the row that stands there or what is wrong with it."""
 

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 
 from posttrain.configs.schema import DataSource
-from posttrain.stages.data.chat import with_flag, with_system_flag, without_flag
+from posttrain.flags import FLAGS, flag_in_force, with_flag, with_system_flag, without_flag
 from posttrain.stages.data.row_checks import check_response, row_messages
-from posttrain.thinking import CLOSE, flag_in_force, split_thinking
+from posttrain.thinking import CLOSE, split_thinking
 
 Conversation = list[dict[str, Any]]
 
 INHERITED_SHARE = 0.5
 """Of a dialogue's last turns whose flag repeats the one in force, as many go without it."""
 
-_HARD_FLAGS = ("", "/think", "/no_think")
+_HARD_FLAGS = ("", *FLAGS)
 
 
 @dataclass(frozen=True, kw_only=True)

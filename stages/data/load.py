@@ -11,20 +11,21 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from posttrain.configs.nodes.declaration import RowForm
 from posttrain.configs.schema import PromptSource
 from posttrain.errors import DataError
-from posttrain.stages.data import builtin, dialogues, scraped, task_agents, task_skills, task_text
-from posttrain.stages.data.builtin import held_out
 from posttrain.stages.data.files import BadRows, Placed, file_rows, row_count
 from posttrain.stages.data.row_checks import check_document, check_response, row_messages, row_mode, with_messages
 from posttrain.stages.data.store import FILE, iter_rows
-from posttrain.stages.data.worked import worked_solution
-from posttrain.types import Mode, Prompt
+from posttrain.stages.generators import builtin, dialogues, scraped, task_agents, task_skills, task_text
+from posttrain.stages.generators.builtin import held_out
+from posttrain.stages.generators.worked_solutions import worked_solution
+from posttrain.stages.models.locations import Locations
+from posttrain.types import Mode, Prompt, Row
 
 if TYPE_CHECKING:
-    from posttrain.stages.data.lengths import Fit
+    from posttrain.stages.data.context_fit import Fit
 
-Row = dict[str, Any]
 S = TypeVar("S", bound=PromptSource)
 GENERATORS = {
     **builtin.GENERATORS,
@@ -65,8 +66,7 @@ def derive_seed(*parts: object) -> int:
 def load_rows(
     source: PromptSource,
     *,
-    recipe_dir: Path,
-    inputs: Mapping[str, Path],
+    locations: Locations,
     seed: int,
     check: Callable[[Row, str], object] | None = None,
     bad: BadRows | None = None,
@@ -82,15 +82,14 @@ def load_rows(
             check(row, where)
         return row
 
-    return list(read(source, checked, recipe_dir=recipe_dir, inputs=inputs, seed=seed, bad=bad))
+    return list(read(source, checked, locations=locations, seed=seed, bad=bad))
 
 
 def read(
     source: PromptSource,
     make: Callable[[Row, str], T],
     *,
-    recipe_dir: Path,
-    inputs: Mapping[str, Path],
+    locations: Locations,
     seed: int,
     bad: BadRows | None = None,
 ) -> Iterator[T]:
@@ -100,7 +99,7 @@ def read(
         DataError: as `load_rows`, and `make`.
     """
     bad = bad or BadRows(source)
-    for where, row in _rows(source, recipe_dir, inputs, seed):
+    for where, row in _rows(source, locations, seed):
         try:
             if isinstance(row, DataError):
                 raise row
@@ -118,12 +117,13 @@ def read(
     bad.settle()
 
 
-def expected_rows(source: PromptSource, recipe_dir: Path, inputs: Mapping[str, Path]) -> int:
+def expected_rows(source: PromptSource, locations: Locations) -> int:
     """How many rows a source has, as far as it is known before they are read: for a progress bar."""
     name = source.source
     if name.startswith(("builtin:", "reasoning_gym:", "hf:")):
         return source.n or (0 if name.startswith("hf:") else DEFAULT_GENERATED)
-    there = row_count(_stage_file(source, inputs) if name in inputs else recipe_dir / Path(name).expanduser())
+    inputs, folder = locations.inputs, locations.recipe_dir
+    there = row_count(_stage_file(source, inputs) if name in inputs else folder / Path(name).expanduser())
     return min(there, source.n or there)
 
 
@@ -131,8 +131,8 @@ def _stage_file(source: PromptSource, inputs: Mapping[str, Path]) -> Path:
     return inputs[source.source] / (VALIDATION if source.split == "validation" else FILE)
 
 
-def _rows(source: PromptSource, recipe_dir: Path, inputs: Mapping[str, Path], seed: int) -> Iterator[Placed]:
-    name = source.source
+def _rows(source: PromptSource, locations: Locations, seed: int) -> Iterator[Placed]:
+    name, inputs = source.source, locations.inputs
     if name in inputs:
         path = _stage_file(source, inputs)
         if source.split == "validation" and not path.is_file():
@@ -146,7 +146,7 @@ def _rows(source: PromptSource, recipe_dir: Path, inputs: Mapping[str, Path], se
     elif name.startswith("hf:"):
         rows = _hub(source)
     else:
-        yield from file_rows(recipe_dir / Path(name).expanduser())
+        yield from file_rows(locations.recipe_dir / Path(name).expanduser())
         return
     yield from ((f"{name}:{number}", row) for number, row in enumerate(rows, 1))
 
@@ -265,8 +265,7 @@ def prompt_maker(source: PromptSource, mode: str | None = None) -> Callable[[Row
 def load_prompts(
     sources: Sequence[PromptSource],
     *,
-    recipe_dir: Path,
-    inputs: Mapping[str, Path],
+    locations: Locations,
     seed: int,
     mode: str | None = None,
     bad: Sequence[BadRows] = (),
@@ -281,9 +280,14 @@ def load_prompts(
     for number, source in enumerate(sources):
         counted = bad[number] if bad else None
         make = prompt_maker(source, mode)
-        prompts = read(source, make, recipe_dir=recipe_dir, inputs=inputs, seed=seed, bad=counted)
-        result.append([replace(prompt, id=_unseen(prompt.id, seen)) for prompt in prompts])
+        prompts = read(source, make, locations=locations, seed=seed, bad=counted)
+        result.append(with_unique_ids(prompts, seen))
     return result
+
+
+def with_unique_ids(prompts: Iterable[Prompt], seen: dict[str, int]) -> list[Prompt]:
+    """The prompts, with a suffix where an id is `seen` already."""
+    return [replace(prompt, id=_unseen(prompt.id, seen)) for prompt in prompts]
 
 
 def _unseen(identity: str, seen: dict[str, int]) -> str:
@@ -296,33 +300,42 @@ def _unseen(identity: str, seen: dict[str, int]) -> str:
     return new
 
 
-def check_source(source: PromptSource, recipe_dir: Path, *, kind: str, text: bool = False) -> SourceReport:
-    """Read a source that isn't a stage and check every row; `kind` is the consuming stage's.
+def check_source(
+    source: PromptSource,
+    recipe_dir: Path,
+    *,
+    form: RowForm,
+    seed: int = 0,
+    look: Callable[[Row, str], None] | None = None,
+) -> SourceReport:
+    """Read a source that isn't a stage and check that every row has the form; `look` gets each that has.
 
     Raises:
         DataError: with file and line.
     """
     columns: set[str] = set()
 
-    def look(row: Row, where: str) -> None:
-        check_row(row, source, where, kind=kind, text=text)
+    def check(row: Row, where: str) -> None:
+        check_row(row, source, where, form=form)
         columns.update(map(str, row))
+        if look is not None:
+            look(row, where)
 
     bad = BadRows(source)
-    for _ in read(source, look, recipe_dir=recipe_dir, inputs={}, seed=0, bad=bad):
+    for _ in read(source, check, locations=Locations(recipe_dir=recipe_dir), seed=seed, bad=bad):
         pass
     return SourceReport(rows=bad.rows, columns=tuple(sorted(columns)), skipped=bad.skipped)
 
 
-def check_row(row: Row, source: PromptSource, where: str, *, kind: str, text: bool = False) -> None:
-    """Raises DataError if a row isn't what a stage of `kind` reads."""
-    if text:
+def check_row(row: Row, source: PromptSource, where: str, *, form: RowForm) -> None:
+    """Raises DataError if a row doesn't have the form."""
+    if form == "documents":
         check_document(row, where)
         return
     messages = row_messages(row, where)
-    if kind == "sft":
+    if form == "conversations":
         check_response(row, messages, where)
-    if kind == "sft" or source.mode is None:
+    if form == "conversations" or source.mode is None:
         row_mode(row, where)
 
 
@@ -336,8 +349,7 @@ def load_all(
     """
     bad = [BadRows(patient(context, source)) for source in sources]
     prompts = load_prompts(
-        [counted.source for counted in bad], recipe_dir=context.recipe_dir, inputs=context.inputs, seed=context.seed,
-        mode=mode, bad=bad,
+        [counted.source for counted in bad], locations=context.locations, seed=context.seed, mode=mode, bad=bad,
     )  # fmt: skip
     if fit is not None:
         prompts = [fit.answerable(found, counted) for found, counted in zip(prompts, bad, strict=True)]

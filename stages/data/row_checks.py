@@ -6,11 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from posttrain.configs.problems import closest
+from posttrain.configs.loading.problems import closest
 from posttrain.errors import DataError
-from posttrain.types import Mode
-
-Row = dict[str, Any]
+from posttrain.types import Mode, Row
 
 MODES = (*get_args(Mode), "mixed")
 ROLES = ("system", "user", "assistant", "tool")

@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 
 from posttrain.configs.schema import Difficulty
-from posttrain.stages.data.schedule import BatchSchedule
+from posttrain.stages.data.batch_schedule import BatchSchedule
 from posttrain.types import Prompt
 
 MOST_PASSED_OVER = 50

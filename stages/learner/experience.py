@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from itertools import accumulate
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posttrain.configs.schema import Grpo
-from posttrain.stages.learner.advantages import group_advantages, multi_reward_advantages, zero_variance
-from posttrain.stages.learner.group import Learner
-from posttrain.stages.learner.modelfiles import REFERENCE, teacher_name
-from posttrain.stages.rollout.collect import ScoredGroup, sampled_share
-from posttrain.types import Completion, Sample
+from posttrain.stages.learner.losses.advantages import group_advantages, multi_reward_advantages, zero_variance
+from posttrain.stages.learner.rank.frozen_names import REFERENCE, teacher_name
+from posttrain.stages.learner.ranks import Learner
+from posttrain.types import Completion, Sample, ScoredGroup
 
 T = TypeVar("T")
 
@@ -44,17 +44,21 @@ def experience(
     rewards', by name: with `combine: normalize_then_sum` each reward is normalised by itself. `learner` holds the
     frozen models that a KL or a teacher needs.
     """
-    samples = [[sequence(c, index) for c in g.group.completions] for index, g in enumerate(scored)]
+    completions = [completion for group in scored for completion in group.group.completions]
+    samples = [sequence(c, number) for number, group in enumerate(scored) for c in group.group.completions]
     if learner is not None and spec.kl.weight:
         samples = _with_reference(samples, spec, learner)
     if learner is not None and spec.teacher is not None:
-        samples = _with_teacher(samples, spec, learner)
+        samples = guided(
+            samples, learner, teacher_name(), weight=spec.teacher.weight, bound=spec.teacher.bound,
+            micro_tokens=spec.micro_tokens,
+        )  # fmt: skip
     rewards, advantages = _advantages(scored, samples, spec, seed, weights)
     share = 1.0 if spec.teacher is None else spec.teacher.reward_weight
+    values = [value for group in advantages for value in group]
     flat = [
         replace(sample, advantage=share * float(advantage))
-        for group, values, own in zip(scored, advantages, samples, strict=True)
-        for completion, advantage, sample in zip(group.group.completions, values, own, strict=True)
+        for completion, advantage, sample in zip(completions, values, samples, strict=True)
         if not np.isnan(advantage) and not (spec.mask_truncated and completion.finish_reason == "length")
     ]
     known = np.array([s.advantage for s in flat])
@@ -77,7 +81,7 @@ def sequence(completion: Completion, group: int) -> Sample:
     zeros = np.zeros(len(completion.prompt_ids), np.float32)
     return Sample(
         ids=np.concatenate([completion.prompt_ids, completion.token_ids]),
-        loss_mask=np.concatenate([zeros, sampled_share(completion)]),
+        loss_mask=np.concatenate([zeros, completion.loss_mask]),
         engine_logprobs=np.concatenate([zeros, completion.logprobs]),
         group=group,
     )
@@ -91,25 +95,11 @@ def has_signal(group: ScoredGroup, combine: str = "sum_then_normalize") -> bool:
     return len({s.value for s in known}) > 1
 
 
-def _with_reference(samples: list[list[Sample]], spec: Grpo, learner: Learner) -> list[list[Sample]]:
-    temperature = spec.sampling.temperature
-    values = iter(
-        learner.logprobs(
-            [s for own in samples for s in own], micro_tokens=spec.micro_tokens, temperature=temperature,
-            frozen=REFERENCE,
-        )
-    )  # fmt: skip
-    return [[replace(s, reference_logprobs=next(values)) for s in own] for own in samples]
-
-
-def _with_teacher(samples: list[list[Sample]], spec: Grpo, learner: Learner) -> list[list[Sample]]:
-    assert spec.teacher is not None
-    flat = guided(
-        [s for own in samples for s in own], learner, teacher_name(), weight=spec.teacher.weight,
-        bound=spec.teacher.bound, micro_tokens=spec.micro_tokens,
-    )  # fmt: skip
-    values = iter(flat)
-    return [[next(values) for _ in own] for own in samples]
+def _with_reference(samples: Sequence[Sample], spec: Grpo, learner: Learner) -> list[Sample]:
+    values = learner.logprobs(
+        samples, micro_tokens=spec.micro_tokens, temperature=spec.sampling.temperature, frozen=REFERENCE
+    )
+    return [replace(s, reference_logprobs=logprobs) for s, logprobs in zip(samples, values, strict=True)]
 
 
 def guided(
@@ -130,7 +120,7 @@ def guided(
 
 
 def _advantages(
-    scored: Sequence[ScoredGroup], samples: list[list[Sample]], spec: Grpo, seed: int, weights: Mapping[str, float]
+    scored: Sequence[ScoredGroup], samples: Sequence[Sample], spec: Grpo, seed: int, weights: Mapping[str, float]
 ) -> tuple[list[list[float | None]], list[NDArray[np.float64]]]:
     rewards = [[s.value for s in g.scores] for g in scored]
     if spec.combine == "normalize_then_sum":
@@ -140,7 +130,7 @@ def _advantages(
     if spec.kl.weight and spec.kl.placed == "reward":
         rewards = [
             [None if r is None else r - spec.kl.weight * _distance(s) for r, s in zip(values, own, strict=True)]
-            for values, own in zip(rewards, samples, strict=True)
+            for values, own in zip(rewards, split_like(samples, rewards), strict=True)
         ]
     return rewards, group_advantages(rewards, spec.scale_advantages)
 
@@ -155,5 +145,14 @@ def _distance(sample: Sample) -> float:
 def _shuffled(rewards: list[list[T]], seed: int) -> list[list[T]]:
     flat = [r for group in rewards for r in group]
     order = np.random.default_rng(seed).permutation(len(flat))
-    mixed = iter([flat[i] for i in order])
-    return [[next(mixed) for _ in group] for group in rewards]
+    return split_like([flat[i] for i in order], rewards)
+
+
+def split_like(values: Sequence[T], parts: Sequence[Sequence[Any]]) -> list[list[T]]:
+    """The values in pieces as long as `parts`.
+
+    >>> split_like([1, 2, 3], ["a", "bc"])
+    [[1], [2, 3]]
+    """
+    ends = accumulate(map(len, parts))
+    return [list(values[end - len(part) : end]) for part, end in zip(parts, ends, strict=True)]

@@ -18,13 +18,13 @@ from typing import Any
 
 from posttrain.configs.schema import ModelSource, TrainingStage
 from posttrain.errors import RunError, Stopped
-from posttrain.folders import sync, sync_tree
+from posttrain.folders import whole_folder
 from posttrain.stages.context import StageContext, StageResult
-from posttrain.stages.data.chat import ChatFormat, check_handover, open_chat
-from posttrain.stages.data.models import model_path
-from posttrain.stages.learner.group import Learner
-from posttrain.stages.learner.memory import PEAK
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.learner.rank.memory import PEAK
+from posttrain.stages.learner.ranks import Learner
+from posttrain.stages.models.chat import ChatFormat, check_handover, open_chat
+from posttrain.stages.models.locations import model_path
+from posttrain.stages.models.model_files import ModelSpec
 
 STATE = "state.json"
 
@@ -61,7 +61,7 @@ class TrainingSession:
         `answers`: the model will answer, so the rollout workers' processes start beside the learner's.
         """
         spec: TrainingStage = context.spec
-        path, source = model_path(context, spec.model)
+        path, source = model_path(context.locations, spec.model)
         learner = context.workers.learner()
         if answers:
             context.workers.rollout()
@@ -159,21 +159,14 @@ class TrainingSession:
 
     def _save(self, step: int) -> None:
         folder = self.context.dir / "checkpoints"
-        temporary = folder / f"tmp-{step:06d}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        self.learner.save(temporary)
-        for name, write in self._files.items():
-            write(temporary / name)
-        states = {name: state() for name, state in self._states.items()}
-        state = {"step": step, "totals": self.totals, "ranks": self.learner.ranks, "states": states}
-        state |= {"skipped": self.skipped, "metrics": self.metrics}
-        (temporary / STATE).write_text(json.dumps(state), encoding="utf-8")
-        sync_tree(temporary)
-        final = folder / f"step-{step:06d}"
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        sync(folder)
+        with whole_folder(folder / f"step-{step:06d}") as temporary:
+            self.learner.save(temporary)
+            for name, write in self._files.items():
+                write(temporary / name)
+            states = {name: state() for name, state in self._states.items()}
+            state = {"step": step, "totals": self.totals, "ranks": self.learner.ranks, "states": states}
+            state |= {"skipped": self.skipped, "metrics": self.metrics}
+            (temporary / STATE).write_text(json.dumps(state), encoding="utf-8")
         whole = sorted(folder.glob("step-*"))
         for old in whole[: -self.context.spec.keep_checkpoints]:
             shutil.rmtree(old)

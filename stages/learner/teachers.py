@@ -13,10 +13,11 @@ from typing import Any
 import ray
 
 from posttrain.configs.schema import Cluster, TeacherCluster
-from posttrain.stages.data.pack import PackedBatch
-from posttrain.stages.gpus import Gpus
-from posttrain.stages.learner.modelfiles import ModelSpec, teacher_name
-from posttrain.stages.ray_calls import LOAD_TIMEOUT, answers
+from posttrain.stages.actors.gpus import Gpus
+from posttrain.stages.actors.ray_calls import LOAD_TIMEOUT, answers
+from posttrain.stages.learner.rank.frozen_names import teacher_name
+from posttrain.stages.learner.rank.packing import PackedBatch
+from posttrain.stages.models.model_files import ModelSpec
 
 
 class TeacherWorker:
@@ -25,7 +26,7 @@ class TeacherWorker:
     def __init__(self, settings: TeacherCluster, threads: int) -> None:
         import torch
 
-        from posttrain.stages.learner.frozen import FrozenModels
+        from posttrain.stages.learner.rank.frozen_models import FrozenModels
 
         torch.set_num_threads(threads)
         self.device = torch.device("cuda" if settings.gpus else "cpu")

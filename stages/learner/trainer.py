@@ -11,16 +11,16 @@ import numpy as np
 from posttrain.configs.schema import Grpo
 from posttrain.stages.context import StageContext
 from posttrain.stages.data.load import derive_seed
-from posttrain.stages.data.models import model_path
-from posttrain.stages.learner.entropy import EntropyBand, hold_back
-from posttrain.stages.learner.experience import Experience, experience
-from posttrain.stages.learner.losses import PolicyLoss
-from posttrain.stages.learner.memory import most
-from posttrain.stages.learner.modelfiles import REFERENCE, ModelSpec, teacher_name
-from posttrain.stages.learner.offpolicy import Importance
+from posttrain.stages.learner.experience import Experience, experience, split_like
+from posttrain.stages.learner.losses.entropy import EntropyBand, hold_back
+from posttrain.stages.learner.losses.losses import PolicyLoss
+from posttrain.stages.learner.losses.off_policy import Importance
+from posttrain.stages.learner.rank.frozen_names import REFERENCE, teacher_name
+from posttrain.stages.learner.rank.memory import most
 from posttrain.stages.learner.session import TrainingSession
-from posttrain.stages.rollout.collect import ScoredGroup
-from posttrain.types import Sample
+from posttrain.stages.models.locations import model_path
+from posttrain.stages.models.model_files import ModelSpec
+from posttrain.types import Sample, ScoredGroup
 
 ROUNDING = 1e-6
 """An advantage below it is a mean's rounding."""
@@ -73,7 +73,7 @@ class PolicyTrainer:
     def _load_frozen(self) -> None:
         spec, session = self._spec, self._session
         if spec.teacher is not None:
-            path, source = model_path(self._context, spec.teacher)
+            path, source = model_path(self._context.locations, spec.teacher)
             session.check_partner(path, source.revision, f"the teacher {spec.teacher.source}")
             session.learner.load_frozen(ModelSpec.of(path, source), teacher_name())
         if spec.kl.weight:
@@ -116,12 +116,10 @@ class PolicyTrainer:
         Only for minibatches after the first: for that one the present policy is the one of before.
         """
         flat = [s for part in parts for s in part]
-        values = iter(
-            self._session.learner.logprobs(
-                flat, micro_tokens=self._spec.micro_tokens, temperature=self._spec.sampling.temperature
-            )
+        values = self._session.learner.logprobs(
+            flat, micro_tokens=self._spec.micro_tokens, temperature=self._spec.sampling.temperature
         )
-        return [[replace(s, old_logprobs=next(values)) for s in part] for part in parts]
+        return split_like([replace(s, old_logprobs=old) for s, old in zip(flat, values, strict=True)], parts)
 
     def _loss(self) -> PolicyLoss:
         spec = self._spec

@@ -1,1 +1,1 @@
-"""Workers that turn prompts into groups of completions."""
+"""Workers that turn prompts into groups of completions, and what stages see of them."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.configs.agents import EnvironmentUse
+from posttrain.configs.nodes.agents import EnvironmentUse
 from posttrain.errors import RewardError
 from posttrain.rewards.environments.client import EnvironmentPool, EpisodeFailed
 from posttrain.rewards.tools import OPEN, read_calls

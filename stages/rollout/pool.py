@@ -10,14 +10,14 @@ import ray
 
 from posttrain.configs.schema import Cluster, RolloutCluster
 from posttrain.errors import RunError
-from posttrain.stages.gpus import Gpus
-from posttrain.stages.learner.modelfiles import ModelSpec, load_model
-from posttrain.stages.ray_calls import LOAD_TIMEOUT, answers
+from posttrain.stages.actors.gpus import Gpus
+from posttrain.stages.actors.ray_calls import LOAD_TIMEOUT, answers
+from posttrain.stages.models.model_files import ModelSpec, load_model
 from posttrain.stages.rollout.weights import WeightPath, path_between
 from posttrain.types import Group, Prompt, SamplingParams
 
 if TYPE_CHECKING:
-    from posttrain.stages.learner.group import Learner
+    from posttrain.stages.learner.ranks import Learner
 
 START_TIMEOUT = 300.0
 SYNC_TIMEOUT = 3600.0
@@ -39,7 +39,7 @@ class RolloutWorker:
 
         torch.set_num_threads(threads)
         if settings.engine == "transformers":  # for seconds: now that other actors start, not when a model is loaded
-            import posttrain.stages.rollout.engine  # noqa: F401
+            import posttrain.stages.rollout.engines.transformers_engine  # noqa: F401
         self.settings = settings
         self.engine: Any = None
         self.path = ""
@@ -51,7 +51,7 @@ class RolloutWorker:
         """
         self.free()
         if self.settings.engine == "vllm":
-            from posttrain.stages.rollout.vllm_start import engine_for
+            from posttrain.stages.rollout.engines.vllm_start import engine_for
 
             try:
                 self.engine = engine_for(self.settings, spec, backend, seed, self.engine)
@@ -65,7 +65,7 @@ class RolloutWorker:
         import torch
         from transformers import AutoTokenizer
 
-        from posttrain.stages.rollout.engine import TransformersEngine
+        from posttrain.stages.rollout.engines.transformers_engine import TransformersEngine
 
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.settings.dtype]
         model = load_model(spec, dtype, "sdpa", seed)

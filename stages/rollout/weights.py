@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import ray
 
 from posttrain.errors import RunError
-from posttrain.stages.ray_calls import answers
+from posttrain.stages.actors.ray_calls import answers
 
 if TYPE_CHECKING:
     import torch
 
-    from posttrain.stages.learner.group import Learner
+    from posttrain.stages.learner.ranks import Learner
 
 BUCKET = 256 << 20
 """Bytes that travel at once; one weight that is larger travels alone."""
@@ -221,7 +221,7 @@ class IpcSender(_Sender):
         self._sleep = sleep
 
     def _transfer(self, outgoing: Outgoing, shapes: Shapes, bucket: int) -> None:
-        from posttrain.stages.rollout.shared import handles_of_all, shared_buffer, wait_for_all
+        from posttrain.stages.rollout.shared_memory import handles_of_all, shared_buffer, wait_for_all
 
         buffer = shared_buffer(bucket)
         handles = handles_of_all(buffer.handle)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from posttrain.configs.document import parse_document
+from posttrain.configs.loading.document import parse_document
 from posttrain.errors import RecipeError
 
 

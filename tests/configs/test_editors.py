@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 import yaml
 
-from posttrain.configs.editors import json_schema
 from posttrain.configs.load import load_recipe, packaged_recipes
+from posttrain.configs.loading.editors import json_schema
 from posttrain.errors import RecipeError
 
 SCHEMA = jsonschema.Draft202012Validator(json_schema())

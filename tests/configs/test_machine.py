@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.configs.machine import gpus_of
+from posttrain.configs.nodes.machine import gpus_of
 from posttrain.configs.schema import Cluster
 
 

@@ -14,13 +14,13 @@ import pytest
 import ray
 
 from posttrain.configs.schema import Cluster, LearnerCluster, Optimizer, RolloutCluster
-from posttrain.stages.data.chat import ChatFormat
-from posttrain.stages.data.models import builtin_path
 from posttrain.stages.learner.experience import sequence
-from posttrain.stages.learner.losses import CrossEntropy, PolicyLoss
-from posttrain.stages.learner.modelfiles import ModelSpec
+from posttrain.stages.learner.losses.losses import CrossEntropy, PolicyLoss
+from posttrain.stages.models.chat import ChatFormat
+from posttrain.stages.models.locations import builtin_path
+from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.rollout import weights
-from posttrain.stages.rollout.budget import ThinkingBudget
+from posttrain.stages.rollout.engines.thinking_budget import ThinkingBudget
 from posttrain.types import Completion, Prompt, SamplingParams, Source
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
@@ -33,7 +33,7 @@ MEAN_GAP, LARGEST_GAP = 0.01, 0.3
 @pytest.fixture(scope="module")
 def beside(tmp_path_factory: pytest.TempPathFactory, shape: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     """Learner and rollout worker on one GPU, the worker with the learner's weights."""
-    from posttrain.pipelines.cluster import ClusterWorkers
+    from posttrain.pipelines.running.cluster import ClusterWorkers
 
     cluster = Cluster(
         learner=LearnerCluster(gpus=0.5, dtype="bfloat16", zero=1),

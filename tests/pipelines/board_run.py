@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 from posttrain.configs.load import load_recipe
-from posttrain.pipelines import overlap
-from posttrain.pipelines.run import run_recipe
-from posttrain.pipelines.terminal import make_console
+from posttrain.pipelines.running import overlap
+from posttrain.pipelines.running.run import run_recipe
+from posttrain.pipelines.screen.terminal import make_console
 from posttrain.stages.context import StageContext, StageResult
 
 STEPS = 6

@@ -17,15 +17,14 @@ from rich.console import Console
 
 from posttrain.configs.load import load_recipe
 from posttrain.pipelines.compare import Comparison
-from posttrain.pipelines.compare.numbers import Number
-from posttrain.pipelines.keys import Hashes
-from posttrain.pipelines.run import run_recipe
+from posttrain.pipelines.compare.numbers import ComparedNumber
+from posttrain.pipelines.graph.keys import Hashes
+from posttrain.pipelines.running.run import run_recipe
 from posttrain.stages import evaluate
 from posttrain.stages.context import StageContext, StageResult
-from posttrain.stages.data.models import builtin_path
 from posttrain.stages.data.store import read_rows, write_rows
-from posttrain.stages.rollout.collect import ScoredGroup
-from posttrain.types import Completion, Group, Prompt, Score
+from posttrain.stages.models.locations import builtin_path
+from posttrain.types import Completion, Group, Prompt, Score, ScoredGroup
 
 RECIPE = """name: r
 base: builtin:tiny
@@ -63,7 +62,7 @@ class Workers:
     def free(self) -> None: ...
 
     @contextmanager
-    def scorer(self, uses: Any) -> Iterator[None]:
+    def scorer(self, uses: Any, locations: Any) -> Iterator[None]:
         yield
 
     def generate(self, prompts: Sequence[Prompt], n: int, params: Any, *, seed: int) -> Iterator[Group]:
@@ -181,7 +180,7 @@ def better(stage: str, question: int, sample: int) -> float | None:
     return 1.0 if stage == "rl" and question % 3 == 0 else even(stage, question, sample)
 
 
-def number(comparison: Comparison, name: str = "rl:held-out:think:accuracy") -> Number:
+def number(comparison: Comparison, name: str = "rl:held-out:think:accuracy") -> ComparedNumber:
     (found,) = [n for n in comparison.numbers if ":".join((n.a.stage, n.a.suite, n.a.mode, n.a.metric)) == name]
     return found
 

@@ -19,9 +19,9 @@ import pytest
 from rich.console import Console
 
 from posttrain.configs.load import load_recipe
-from posttrain.pipelines.cli import main
-from posttrain.pipelines.project import write_project
-from posttrain.pipelines.run import run_recipe
+from posttrain.pipelines.commands.cli import main
+from posttrain.pipelines.commands.project import write_project
+from posttrain.pipelines.running.run import run_recipe
 from posttrain.stages.context import StageContext, StageResult
 
 RECIPE = """name: r
@@ -199,7 +199,7 @@ def kept_run(ray_session: None) -> Iterator[Callable[..., int]]:
 
     def call(*arguments: Any, **options: Any) -> int:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("posttrain.pipelines.run.ClusterWorkers", KeptWorkers)
+            patch.setattr("posttrain.pipelines.running.run.ClusterWorkers", KeptWorkers)
             return run_recipe(*arguments, **options)
 
     yield call
@@ -209,7 +209,7 @@ def kept_run(ray_session: None) -> Iterator[Callable[..., int]]:
 @pytest.fixture
 def kept_workers(kept_run: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for all runs of a test, those of the command line too."""
-    monkeypatch.setattr("posttrain.pipelines.run.run_recipe", kept_run)
+    monkeypatch.setattr("posttrain.pipelines.running.run.run_recipe", kept_run)
 
 
 @pytest.fixture

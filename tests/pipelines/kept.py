@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from posttrain.configs.schema import Cluster
-from posttrain.pipelines.cluster import ClusterWorkers
-from posttrain.stages.gpus import Gpus
-from posttrain.stages.rollout.held import ModelActors
+from posttrain.pipelines.running.cluster import ClusterWorkers
+from posttrain.stages.actors.gpus import Gpus
+from posttrain.stages.serving.resident_models import ModelActors
 
 CLUSTER = "{learner: {workers: 1, zero: 1, threads: 1}, rollout: {workers: 1, threads: 1}}"
 """What recipes say whose runs shall share actors."""

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from posttrain.configs.load import LoadedRecipe, load_recipe
-from posttrain.configs.schema import Distill, Sample
-from posttrain.pipelines.estimate import GIB, _count
-from posttrain.pipelines.plan import make_plan
+from posttrain.configs.schema import Distill, SampleStage
+from posttrain.pipelines.planning.estimate import GIB, _count
+from posttrain.pipelines.planning.plan import make_plan
 
 SHAPES = {  # layers, width, inner width, query heads, tied embeddings
     "0.6b": (28, 1024, 3072, 16, True),
@@ -95,7 +95,7 @@ def test_an_engine_has_room_for_what_it_samples_and_its_longest_sequence(size: s
     models = {size} | {
         size_of(spec.model.source)
         for spec in loaded.recipe.stages.values()
-        if isinstance(spec, Sample) and spec.model is not None and spec.model.source.startswith("Qwen/")
+        if isinstance(spec, SampleStage) and spec.model is not None and spec.model.source.startswith("Qwen/")
     }
     room = (rollout.memory or ENGINE * min(1, rollout.gpus)) * GPU * max(1, rollout.gpus)
     for model in models:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posttrain.configs.agents import EnvironmentUse
+from posttrain.configs.nodes.agents import EnvironmentUse
 from posttrain.configs.schema import FilterUse, RewardUse
 from posttrain.rewards import rooms
 from posttrain.rewards.base import BUILTINS
@@ -22,8 +22,8 @@ from posttrain.rewards.environments.client import EnvironmentPool
 from posttrain.rewards.judge import grade_of
 from posttrain.rewards.mix import Scorer
 from posttrain.rewards.tools import read_calls
-from posttrain.stages.data.filters import FILTERS, bound
-from posttrain.stages.data.held_out import HeldOut
+from posttrain.stages.curation.decontamination import HeldOut
+from posttrain.stages.filters import FILTERS, bound
 from posttrain.thinking import split_thinking
 from posttrain.types import Completion, Prompt, Score
 

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
-from posttrain.configs.agents import EnvironmentUse
+from posttrain.configs.nodes.agents import EnvironmentUse
 from posttrain.configs.schema import Grpo
 from posttrain.errors import InputError, RewardError
 from posttrain.rewards.contract import RowError
 from posttrain.rewards.environments.client import EnvironmentPool, EpisodeFailed, cut
 from posttrain.rewards.environments.registry import ENVIRONMENTS, check_environment
 from posttrain.rewards.environments.reward import environment
-from posttrain.stages.data.task_agents import CALCULATOR, GENERATORS
+from posttrain.stages.generators.task_agents import CALCULATOR, GENERATORS
 
 Pool = Callable[..., EnvironmentPool]
 

@@ -10,9 +10,10 @@ import pytest
 
 from posttrain.configs.load import load_recipe
 from posttrain.errors import RecipeError, SandboxError
-from posttrain.pipelines import doctor
-from posttrain.pipelines.checks import check_data, check_rooms
-from posttrain.pipelines.plan import make_plan
+from posttrain.pipelines.commands import doctor
+from posttrain.pipelines.planning.plan import make_plan
+from posttrain.pipelines.preflight.data_checks import check_data
+from posttrain.pipelines.preflight.sandbox_checks import check_rooms
 from posttrain.sandbox import languages
 from posttrain.sandbox.pool import LocalJudgePool
 

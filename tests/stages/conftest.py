@@ -16,7 +16,7 @@ def learner_worker() -> Iterator[Any]:
     """A `LearnerWorker` of a single rank; set `settings` before `load`."""
     import torch
 
-    from posttrain.stages.learner.worker import LearnerWorker
+    from posttrain.stages.learner.rank.worker import LearnerWorker
 
     made = LearnerWorker(0, 1, LearnerCluster(zero=0), 2)
     made.join("127.0.0.1", made.host("127.0.0.1"))

@@ -13,8 +13,8 @@ import yaml
 
 from posttrain.configs.schema import FilterUse
 from posttrain.rewards.math import verify
-from posttrain.stages.data.filters import bound
-from posttrain.stages.data.held_out import HeldOut
+from posttrain.stages.curation.decontamination import HeldOut
+from posttrain.stages.filters import bound
 from posttrain.types import Completion, Prompt, Score
 
 FOLDER = Path(__file__).parent / "responses"

@@ -10,7 +10,8 @@ from typing import Any
 from posttrain.configs.schema import Cluster, ModelSource
 from posttrain.errors import Stopped
 from posttrain.rewards.mix import Scorer
-from posttrain.stages.data.shard_pool import Here
+from posttrain.stages.actors.shard_pool import Here
+from posttrain.stages.models.locations import Locations
 
 
 class Context:
@@ -22,7 +23,11 @@ class Context:
         self.base, self.cluster = ModelSource.model_validate({"from": "builtin:tiny"}), Cluster()
         self.workers, self.progress, self.checks, self.stop_after = self, self, 0, stop_after
 
-    def scorer(self, uses: Any) -> Scorer:
+    @property
+    def locations(self) -> Locations:
+        return Locations(recipe_dir=self.recipe_dir, inputs=self.inputs, base=self.base)
+
+    def scorer(self, uses: Any, locations: Any) -> Scorer:
         return Scorer(uses, recipe_dir=self.recipe_dir)
 
     def shards(self) -> Here:

@@ -18,7 +18,8 @@ from posttrain.stages import evaluate
 from posttrain.stages.data.load import load_prompts
 from posttrain.stages.data.store import read_rows
 from posttrain.stages.evaluate import suite_params
-from posttrain.stages.measures import RESAMPLES, bootstrap_interval, difference_interval, pass_at, summary
+from posttrain.stages.evaluation.intervals import RESAMPLES, bootstrap_interval, difference_interval, pass_at, summary
+from posttrain.stages.models.locations import Locations
 from posttrain.types import Completion, Group, Prompt
 
 from .stand_ins import Context, write
@@ -88,9 +89,9 @@ def test_two_questions_of_the_same_text_stay_two(tmp_path: Path) -> None:
     rows = [{"prompt": "2+2?", "answer": "4"}, {"prompt": "2+2?", "answer": "four"}, {"id": "x", "prompt": "2+2?"}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = PromptSource.model_validate({"from": "a.jsonl"})
-    (prompts,) = load_prompts((source,), recipe_dir=tmp_path, inputs={}, seed=1)
+    (prompts,) = load_prompts((source,), locations=Locations(recipe_dir=tmp_path), seed=1)
     assert len({prompt.id for prompt in prompts}) == 3
-    again = load_prompts((source,), recipe_dir=tmp_path, inputs={}, seed=1)[0]
+    again = load_prompts((source,), locations=Locations(recipe_dir=tmp_path), seed=1)[0]
     assert [p.id for p in prompts] == [p.id for p in again]  # what a paired comparison rests on
 
 

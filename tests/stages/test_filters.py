@@ -13,9 +13,9 @@ import pytest
 
 from posttrain.configs.schema import FilterUse
 from posttrain.errors import RecipeError
-from posttrain.stages.data.filters import FILTERS, bound, check_filter
-from posttrain.stages.data.filters.parts import sentences, values
-from posttrain.stages.data.held_out import HeldOut
+from posttrain.stages.curation.decontamination import HeldOut
+from posttrain.stages.filters import FILTERS, bound, check_filter
+from posttrain.stages.filters.text_parts import sentences, values
 from posttrain.types import Prompt, Score
 
 _spec = importlib.util.spec_from_file_location("filter_sets", Path(__file__).with_name("filter_sets.py"))

@@ -11,23 +11,17 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from posttrain.configs.algorithms import ALGORITHMS, Algorithm
+from posttrain.configs.kinds.algorithms import ALGORITHMS, Algorithm
 from posttrain.configs.schema import Grpo
 from posttrain.errors import RunError
 from posttrain.stages import grpo
-from posttrain.stages.learner.advantages import group_advantages
 from posttrain.stages.learner.experience import experience, has_signal
+from posttrain.stages.learner.losses.advantages import group_advantages
 from posttrain.stages.learner.session import TrainingSession
 from posttrain.stages.learner.trainer import PolicyTrainer
-from posttrain.stages.rollout.collect import (
-    ScoredGroup,
-    completion_metrics,
-    pass_rate_histogram,
-    repetition,
-    rollout_rows,
-)
-from posttrain.stages.rollout.feed import Clock
-from posttrain.types import Completion, Group, Prompt, Sample, Score
+from posttrain.stages.rollout.group_source import Clock
+from posttrain.stages.rollout.scoring import completion_metrics, pass_rate_histogram, repetition, rollout_rows
+from posttrain.types import Completion, Group, Prompt, Sample, Score, ScoredGroup
 
 
 def spec(**fields: Any) -> Grpo:

@@ -18,18 +18,19 @@ from hypothesis import strategies as st
 from posttrain.configs.schema import Grpo, Optimizer, PromptSource
 from posttrain.errors import DataError
 from posttrain.stages import curate, distill, evaluate, sample
+from posttrain.stages.data.batch_schedule import BatchSchedule
 from posttrain.stages.data.content import content
-from posttrain.stages.data.filters import FILTERS
 from posttrain.stages.data.load import check_source, load_prompts, load_rows
-from posttrain.stages.data.schedule import BatchSchedule
 from posttrain.stages.data.store import read_rows, write_rows
 from posttrain.stages.data.supply import numbered
-from posttrain.stages.learner.advantages import EPSILON, group_advantages, multi_reward_advantages, zero_variance
+from posttrain.stages.filters import FILTERS
 from posttrain.stages.learner.experience import _shuffled, experience
+from posttrain.stages.learner.losses.advantages import EPSILON, group_advantages, multi_reward_advantages, zero_variance
 from posttrain.stages.learner.schedule import FLOOR, learning_rate
-from posttrain.stages.rollout.collect import ScoredGroup, rollout_rows, score_metrics
+from posttrain.stages.models.locations import Locations
+from posttrain.stages.rollout.scoring import rollout_rows, score_metrics
 from posttrain.thinking import split_thinking
-from posttrain.types import Completion, Group, Prompt, Score, Source
+from posttrain.types import Completion, Group, Prompt, Score, ScoredGroup, Source
 
 THOUGHT = "<think>\n1+1=2\n</think>\n\n\\boxed{2}"
 
@@ -392,31 +393,31 @@ def source(name: str, **fields: Any) -> PromptSource:
 def test_a_malformed_row_is_reported_with_file_and_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "rows.jsonl").write_text(text)
     with pytest.raises(DataError, match=message):
-        check_source(source("rows.jsonl"), tmp_path, kind="grpo")
+        check_source(source("rows.jsonl"), tmp_path, form="prompts")
 
 
 def test_a_byte_that_is_not_utf8_is_reported_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b'{"prompt": "a"}\n{"prompt": "b"}\n{"prompt": "caf\xe9"}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl:3: not UTF-8: byte 0xe9"):
-        check_source(source("rows.jsonl"), tmp_path, kind="grpo")
+        check_source(source("rows.jsonl"), tmp_path, form="prompts")
 
 
 def test_the_line_of_a_bad_byte_is_right_behind_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\n\xe9')
     with pytest.raises(DataError, match=r"rows\.jsonl:2: not UTF-8: byte 0xe9"):
-        check_source(source("rows.jsonl"), tmp_path, kind="grpo")
+        check_source(source("rows.jsonl"), tmp_path, form="prompts")
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_content(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": "b"}\r\n')
-    rows = load_rows(source("rows.jsonl"), recipe_dir=tmp_path, inputs={}, seed=0)
+    rows = load_rows(source("rows.jsonl"), locations=Locations(recipe_dir=tmp_path), seed=0)
     assert rows == [{"prompt": "a"}, {"prompt": "b"}]
 
 
 def test_a_broken_parquet_source_is_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "rows.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match=r"rows\.parquet: can't be read as Parquet"):
-        check_source(source("rows.parquet"), tmp_path, kind="grpo")
+        check_source(source("rows.parquet"), tmp_path, form="prompts")
 
 
 @pytest.mark.parametrize("response", ["null", "3", '["a"]'])
@@ -425,32 +426,32 @@ def test_a_response_that_is_no_text_is_refused_with_file_and_line(tmp_path: Path
         f'{{"prompt": "a", "response": "b"}}\n{{"prompt": "a", "response": {response}}}'
     )
     with pytest.raises(DataError, match=r"rows\.jsonl:2: `response` must be text, this is .*" + re.escape(response)):
-        check_source(source("rows.jsonl"), tmp_path, kind="sft")
+        check_source(source("rows.jsonl"), tmp_path, form="conversations")
 
 
 def test_a_mode_that_the_source_overrides_is_no_mistake(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "mode": "exam"}\n')
-    assert check_source(source("rows.jsonl", mode="think"), tmp_path, kind="grpo").rows == 1
+    assert check_source(source("rows.jsonl", mode="think"), tmp_path, form="prompts").rows == 1
     with pytest.raises(DataError, match=r"rows\.jsonl:1: no mode 'exam'"):
-        load_prompts([source("rows.jsonl")], recipe_dir=tmp_path, inputs={}, seed=0)
+        load_prompts([source("rows.jsonl")], locations=Locations(recipe_dir=tmp_path), seed=0)
 
 
 def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a\u2028b"}\r\n{"prompt": "c"}\n', newline="")
-    rows = load_rows(source("rows.jsonl"), recipe_dir=tmp_path, inputs={}, seed=0)
+    rows = load_rows(source("rows.jsonl"), locations=Locations(recipe_dir=tmp_path), seed=0)
     assert [row["prompt"] for row in rows] == ["a\u2028b", "c"]
 
 
 def test_a_missing_column_names_those_that_are_there(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"question": "a", "gold": "1"}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl:2: no column 'text'.*gold.*question"):
-        load_rows(source("rows.jsonl", columns={"prompt": "text"}), recipe_dir=tmp_path, inputs={}, seed=0)
+        load_rows(source("rows.jsonl", columns={"prompt": "text"}), locations=Locations(recipe_dir=tmp_path), seed=0)
 
 
 def test_ids_are_unique_over_all_sources(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"id": "x", "prompt": "1"}\n{"id": "x", "prompt": "2"}\n')
     (tmp_path / "b.jsonl").write_text('{"prompt": "1"}\n{"id": "x", "prompt": "3"}\n{"prompt": "1"}\n')
-    groups = load_prompts([source("a.jsonl"), source("b.jsonl")], recipe_dir=tmp_path, inputs={}, seed=0)
+    groups = load_prompts([source("a.jsonl"), source("b.jsonl")], locations=Locations(recipe_dir=tmp_path), seed=0)
     ids = [p.id for group in groups for p in group]
     assert len(set(ids)) == len(ids) == 5
     assert ids[:2] == ["x", "x.1"]
@@ -459,7 +460,7 @@ def test_ids_are_unique_over_all_sources(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ids", [["a", "a", "a.1"], ["a.1", "a", "a"], ["a", "a", "a.1", "a.1", "a", "a.1.1"]])
 def test_a_suffixed_id_meets_no_other_id(tmp_path: Path, ids: list[str]) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"id": i, "prompt": "1"}) for i in ids))
-    (prompts,) = load_prompts([source("a.jsonl")], recipe_dir=tmp_path, inputs={}, seed=0)
+    (prompts,) = load_prompts([source("a.jsonl")], locations=Locations(recipe_dir=tmp_path), seed=0)
     assert len({p.id for p in prompts}) == len(ids)
 
 
@@ -468,7 +469,10 @@ def test_mixed_modes_belong_to_the_prompt_and_not_to_its_place(tmp_path: Path) -
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
     (tmp_path / "b.jsonl").write_text("\n".join(reversed(rows)))
     asked = [
-        {p.id: p.mode for p in load_prompts([source(n, mode="mixed")], recipe_dir=tmp_path, inputs={}, seed=s)[0]}
+        {
+            p.id: p.mode
+            for p in load_prompts([source(n, mode="mixed")], locations=Locations(recipe_dir=tmp_path), seed=s)[0]
+        }
         for n, s in (("a.jsonl", 0), ("b.jsonl", 1))
     ]
     assert asked[0] == asked[1]
@@ -478,7 +482,7 @@ def test_mixed_modes_belong_to_the_prompt_and_not_to_its_place(tmp_path: Path) -
 def test_columns_reach_the_rewards(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"question": "1+1?", "gold": "2", "task": "old"}\n')
     wanted = source("a.jsonl", columns={"prompt": "question", "answer": "gold"}, task="math")
-    ((got,),) = load_prompts([wanted], recipe_dir=tmp_path, inputs={}, seed=0)
+    ((got,),) = load_prompts([wanted], locations=Locations(recipe_dir=tmp_path), seed=0)
     assert got.columns["answer"] == "2"
     assert got.task == "math"
     assert got.messages == ({"role": "user", "content": "1+1?"},)
@@ -510,7 +514,9 @@ def test_rows_come_back_as_they_were_written_without_their_nones(
 def test_a_curated_prompt_comes_back_as_the_same_prompt(tmp_path: Path) -> None:
     asked = prompt(id="k", mode="think", task="math", domain="sums", columns={"answer": "2", "key": "1+1"})
     write_rows(tmp_path, [curate.as_row(asked)])
-    ((got,),) = load_prompts([source("queries")], recipe_dir=tmp_path, inputs={"queries": tmp_path}, seed=0)
+    ((got,),) = load_prompts(
+        [source("queries")], locations=Locations(recipe_dir=tmp_path, inputs={"queries": tmp_path}), seed=0
+    )
     assert got == asked
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from posttrain.configs.algorithms import ALGORITHMS
+from posttrain.configs.kinds.algorithms import ALGORITHMS
 from posttrain.configs.schema import Grpo
 
 TEXT = (Path(__file__).parents[2] / "docs" / "reasoning-rl.md").read_text("utf-8")

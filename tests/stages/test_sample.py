@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posttrain.configs.schema import PromptSource, Sample
+from posttrain.configs.schema import PromptSource, SampleStage
 from posttrain.errors import DataError, RewardError, Stopped
 from posttrain.stages import sample
-from posttrain.stages.data.choose import OVER, SAME, choose
-from posttrain.stages.data.filters import bound
-from posttrain.stages.data.held_out import HeldOut
+from posttrain.stages.curation.decontamination import HeldOut
 from posttrain.stages.data.load import load_prompts
 from posttrain.stages.data.store import read_rows
+from posttrain.stages.filters import bound
+from posttrain.stages.filters.selection import OVER, SAME, choose
+from posttrain.stages.models.locations import Locations
 from posttrain.types import Completion, Prompt, Score
 
 from .stand_ins import Context, write
@@ -34,8 +35,8 @@ def completion(text: str, index: int = 0, tokens: int = 4) -> Completion:
     )  # fmt: skip
 
 
-def spec(**fields: Any) -> Sample:
-    return Sample.model_validate({"kind": "sample", "model": "builtin:oracle", "prompts": "rows.jsonl", **fields})
+def spec(**fields: Any) -> SampleStage:
+    return SampleStage.model_validate({"kind": "sample", "model": "builtin:oracle", "prompts": "rows.jsonl", **fields})
 
 
 def chosen(pick: Any, take: int, *candidates: tuple[str, int, float]) -> Any:
@@ -164,7 +165,7 @@ def asked_of(server: Any, **fields: Any) -> dict[str, Any]:
 
 def at_endpoint(folder: Path, server: Any, **fields: Any) -> list[dict[str, Any]]:
     write(folder / "rows.jsonl", ROWS[:2])
-    context = Context(folder, "demos", Sample.model_validate(asked_of(server, **fields)), seed=3)
+    context = Context(folder, "demos", SampleStage.model_validate(asked_of(server, **fields)), seed=3)
     sample.run(context)  # type: ignore[arg-type]
     return read_rows(folder / "out/data.parquet")
 
@@ -234,7 +235,7 @@ def test_a_wrong_key_stops_the_stage(tmp_path: Path, chat_server: Callable[..., 
 def test_a_sample_stage_that_cannot_work_is_refused(change: dict[str, Any], message: str) -> None:
     node = {"kind": "sample", "prompts": "x", "endpoint": {"endpoint": "http://h/v1", "model": "m"}, **change}
     with pytest.raises(ValueError, match=message):
-        Sample.model_validate(node)
+        SampleStage.model_validate(node)
 
 
 # ---------------------------------------------------------------- responses that a data set has
@@ -279,7 +280,7 @@ def test_what_the_judge_says_of_a_checklist_decides_beside_the_rules() -> None:
 
 def test_no_generated_conversation_fails_its_checklist() -> None:
     source = PromptSource.model_validate({"from": "builtin:chat", "n": 400})
-    prompts = load_prompts([source], recipe_dir=Path(), inputs={}, seed=1)[0]
+    prompts = load_prompts([source], locations=Locations(recipe_dir=Path()), seed=1)[0]
     (use,) = spec(filters="checklist").filters
     failed = [
         reason

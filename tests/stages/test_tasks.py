@@ -17,6 +17,7 @@ from posttrain.errors import RecipeError
 from posttrain.rewards.mix import Scorer
 from posttrain.sandbox.pool import LocalJudgePool
 from posttrain.stages.data.load import load_prompts
+from posttrain.stages.models.locations import Locations
 from posttrain.types import Completion, Prompt, Score
 
 GROUPS = {"instruction following", "format", "preference", "agent", "specialised"}
@@ -26,7 +27,7 @@ HERE = Path(__file__).parent
 
 def rows_of(name: str, split: str = "train") -> list[Prompt]:
     source = shipped_tasks()[name].prompts.model_copy(update={"n": ROWS, "task": name, "split": split})
-    return load_prompts([source], recipe_dir=HERE, inputs={}, seed=5)[0]
+    return load_prompts([source], locations=Locations(recipe_dir=HERE), seed=5)[0]
 
 
 def completion(prompt: Prompt, text: str) -> Completion:

@@ -1,0 +1,1 @@
+"""From text to plain data: YAML with places, `extends`, references to the environment, problems that teach."""

@@ -1,0 +1,1 @@
+"""A command at work: stage after stage, its actors, its signals, and what it concludes."""

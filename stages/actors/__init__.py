@@ -1,0 +1,1 @@
+"""Ray actors: which GPU each gets, how their answers are awaited, shards over many of them."""

@@ -1,0 +1,1 @@
+"""What evaluations measure: intervals, mode following, held-out questions during RL."""

@@ -1,0 +1,1 @@
+"""Prompts and rows that programs make: endless, seeded, with a held-out split."""

@@ -1,0 +1,1 @@
+"""What a model is and how it speaks: where it is stored, its files and family, its chat format."""

@@ -1,0 +1,1 @@
+"""The engines of a rollout worker: transformers and vLLM, and what both share of decoding."""

@@ -1,0 +1,1 @@
+"""Models that stages and rewards ask: judges, reward models, endpoints."""
