@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,6 +17,7 @@ from posttrain.configs.nodes.judges import LITERAL_KEY, literal_keys
 from posttrain.configs.schema import JudgeModel, RewardUse
 from posttrain.errors import InputError, RewardError
 from posttrain.rewards.base import BUILTINS, check_use, needed_columns
+from posttrain.rewards.confinement import describe_reward
 from posttrain.rewards.contract import ModelHost
 from posttrain.rewards.endpoint import EndpointHost
 from posttrain.rewards.loader import split_path
@@ -89,6 +91,7 @@ def score_lines(
     folder = recipe_dir or Path.cwd()
     check_use(use, folder)
     needed = needed_columns(use, folder)
+    print(f"{name}: {describe_reward(use)}", file=sys.stderr)
     sandbox = _sandbox(use, languages, preload)
     try:
         host = models or EndpointHost()

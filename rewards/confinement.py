@@ -17,6 +17,8 @@ from posttrain.rewards.loader import split_path
 from posttrain.rewards.workers import MEMORY_BYTES, Process, Service, WorkerProcess
 from posttrain.sandbox.confined import ConfinedService, Permissions
 
+CONFINED = "confined"
+"""How a description begins of what runs in a confined room."""
 USERS_RIGHTS = "your own function: your rights (files, network, environment); `confine: true` takes them away"
 UNCONFINED = "not confined, by `confine: false`: a fault in a library may let a completion act with your rights"
 IN_THE_SANDBOX = "runs the completion's code in the sandbox"
@@ -77,7 +79,7 @@ def describe_reward(use: RewardUse) -> str:
     if use.confine is False:
         return UNCONFINED
     rooms = {"worker": ", a fresh room per completion", "math": ", a fresh room per symbolic comparison"}
-    return f"confined{rooms.get(builtin.needs, '')}: {Permissions().describe()}"
+    return f"{CONFINED}{rooms.get(builtin.needs, '')}: {Permissions().describe()}"
 
 
 def describe_environment(use: EnvironmentUse) -> str:
@@ -86,7 +88,7 @@ def describe_environment(use: EnvironmentUse) -> str:
         return _of_user(use)
     if use.use in _OWN_SANDBOX:
         return IN_THE_SANDBOX
-    return UNCONFINED if use.confine is False else f"confined: {Permissions().describe()}"
+    return UNCONFINED if use.confine is False else f"{CONFINED}: {Permissions().describe()}"
 
 
 def _of_user(use: RewardUse | EnvironmentUse) -> str:
@@ -94,9 +96,9 @@ def _of_user(use: RewardUse | EnvironmentUse) -> str:
         return USERS_RIGHTS
     needs = use.needs
     if needs is None:
-        return f"confined: {Permissions().describe()}"
+        return f"{CONFINED}: {Permissions().describe()}"
     permissions = Permissions(network=needs.network, environment=needs.environment, files=needs.files)
-    return f"confined: {permissions.describe()}"
+    return f"{CONFINED}: {permissions.describe()}"
 
 
 def _python_files(folder: Path) -> Iterable[str]:

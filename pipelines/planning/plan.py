@@ -12,6 +12,7 @@ from posttrain.errors import InputError
 from posttrain.folders import read_json
 from posttrain.pipelines.graph.dag import Node, build_dag
 from posttrain.pipelines.graph.keys import Hashes, StageKey, stage_keys
+from posttrain.pipelines.graph.rights import rights_of
 from posttrain.pipelines.planning.estimate import Estimate, estimate
 from posttrain.pipelines.preflight.recipe_checks import (
     check_environments,
@@ -95,6 +96,7 @@ class Plan:
             ],
             "thresholds": [{"check": check.text, "about": check.about} for check in self.checks],
             "gates": [gate.to_json() for gate in self.gates],
+            "rights": [right._asdict() for right in rights_of([stage.node for stage in self.stages])],
             "warnings": list(self.warnings),
         }
 

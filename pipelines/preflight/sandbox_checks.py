@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING
 
 from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import RewardUse
-from posttrain.errors import RecipeError
+from posttrain.errors import RecipeError, SandboxError
+from posttrain.pipelines.graph.rights import rights_of
+from posttrain.rewards.confinement import CONFINED
 
 if TYPE_CHECKING:
     from posttrain.pipelines.planning.plan import Plan
 
 
 def check_sandbox(loaded: LoadedRecipe, plan: Plan) -> None:
-    """Refuse to start where code would be judged and can't be confined. Raises SandboxError."""
+    """Refuse to start where code would be judged, or answers read, and can't be confined. Raises SandboxError."""
     nodes = [stage.node for stage in plan.pending]
+    if any(use.may.startswith(CONFINED) for use in rights_of(nodes)):
+        check_rooms_open()
     tools = any(use.use == "python" for node in nodes for use in node.environments)
     if not tools and not any(needs_sandbox(node.rewards) for node in nodes):
         return
@@ -23,6 +27,18 @@ def check_sandbox(loaded: LoadedRecipe, plan: Plan) -> None:
 
     settings = loaded.recipe.cluster.sandbox
     check_rooms(loaded, plan, require(settings.min_tier).tier)
+
+
+def check_rooms_open() -> None:
+    """Open the room that built-in rewards share. Raises SandboxError where this host can't confine it."""
+    from posttrain.rewards.rooms import plain_room
+    from posttrain.sandbox.confined.service import LoadFailed
+
+    try:
+        plain_room().wants()
+    except LoadFailed as error:
+        fix = "run `posttrain doctor`; or give each reward `confine: false`, and let answers be read with your rights"
+        raise SandboxError(f"rewards can't be confined: {error}", where="rewards", fix=fix) from None
 
 
 def check_rooms(loaded: LoadedRecipe, plan: Plan, tier: str | None = None) -> None:

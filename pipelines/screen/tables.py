@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from posttrain.pipelines.graph.rights import grouped, rights_of
 from posttrain.pipelines.planning.estimate import Estimate
 from posttrain.pipelines.planning.plan import Plan
 from posttrain.pipelines.preflight.data_checks import DataRead
@@ -42,6 +43,8 @@ def print_plan(plan: Plan, data: DataRead | None, console: Console) -> None:
         names, asked = ", ".join(source["columns"]), source.get("asked")
         read = f"{source['rows']} rows" + (f", not the {asked} that `n` asks for" if asked else "")
         print_line(console, f"data: {source['stage']} reads {source['from']}: {read} ({names})")
+    for may, names in grouped(rights_of([stage.node for stage in plan.due])):
+        print_line(console, f"rights: {names}: {may}")
     for warning in (*plan.warnings, *(data.notes if data else ())):
         print_line(console, f"note: {warning}")
     print_line(console, f"{len(plan.pending)} of {len(plan.due)} stages need work in {plan.run_dir}")

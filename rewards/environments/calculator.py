@@ -50,14 +50,14 @@ def evaluate(expression: str) -> Fraction:
     """
     if len(expression) > LONGEST:
         raise ValueError(f"an expression may have {LONGEST} characters")
-    parser = _Parser(expression)
+    parser = _Expression(expression)
     value = parser.sum(0)
     if parser.token:
         raise parser.unreadable
     return value
 
 
-class _Parser:
+class _Expression:
     """Recursive descent with Python's precedences: one token of look-ahead, bounded depth."""
 
     def __init__(self, expression: str) -> None:
