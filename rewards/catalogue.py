@@ -24,16 +24,17 @@ Written by `python -m posttrain.rewards.catalogue docs` from the registry; a tes
 A recipe names a reward by `use:`, with `params`, `weight`, `when` and `gate`; `posttrain rewards score NAME` tries one
 on JSON lines. What a reward *sees* is the answer behind `</think>` (an open think block has none), or the whole
 completion; `sees:` in the recipe changes it. Columns in italics are read where a row has them. Nothing that failed is
-scored 0: a row that can't be judged is an infra error, and one that a reward has no say in isn't counted for it.
+scored 0: a row that can't be judged is an infra error, and one that a reward has no say in isn't counted for it. But a
+completion that alone can't be judged, while its row can, scores 0. Rewards run in [confined rooms](sandbox.md#verifiers).
 
 Every reward has a *gold case*, which it pays in full, and an *adversarial case*, written to be paid without being
 right, which it doesn't; both are run through the real mixture by `tests/rewards/test_cases.py`.
 """
 _NEEDS = {
     "nothing": "",
-    "worker": "Runs in a killable process of its own.",
+    "worker": "Runs in a fresh confined room per completion; see [sandbox.md](sandbox.md#verifiers).",
     "judge": "Runs in the sandbox.",
-    "math": "Asks a killable process for symbolic mathematics.",
+    "math": "Compares by algebra in a fresh confined room; see [sandbox.md](sandbox.md#verifiers).",
     "chat": "Asks the language model that `judge:` names; see [judges.md](judges.md).",
     "reward_model": "Asks the sequence classifier that `model:` names; see [judges.md](judges.md).",
 }

@@ -322,3 +322,24 @@ def test_a_tool_acts_on_nothing_but_its_episode(tmp_path: Path, use: str, tool: 
                     assert ask(control, f"control {number}") == before
     finally:
         pool.close()
+
+
+def test_an_answer_that_takes_over_its_verifier_changes_nothing_on_an_actor_of_ray(
+    tmp_path: Path, ray_session: None
+) -> None:
+    ray = pytest.importorskip("ray")
+    reasoning_gym = pytest.importorskip("reasoning_gym")
+    item = json.loads(json.dumps(reasoning_gym.create_dataset("n_queens", size=1, seed=7)[0], default=str))
+    columns = {"entry": item, "task_name": "n_queens"}
+    hostile = (
+        "[setattr(__import__('reasoning_gym').games.n_queens.NQueensDataset,'score_answer',lambda *a,**k:1.0),"
+        f"open('{CANARY}','w')]"
+    )
+    items = [pair(f"<answer>{text}</answer>", columns) for text in (hostile, "zzz", item["answer"])]
+
+    @ray.remote(num_cpus=0)
+    def score() -> list[tuple[float | None, str]]:
+        with Scorer([RewardUse(use="reasoning_gym")], recipe_dir=tmp_path, max_error_rate=1.0) as scorer:
+            return [(score.value, score.status) for score in scorer.score(items)]
+
+    assert ray.get(score.remote(), timeout=120) == [(0.0, "ok"), (0.0, "ok"), (1.0, "ok")]

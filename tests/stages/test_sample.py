@@ -288,3 +288,28 @@ def test_no_generated_conversation_fails_its_checklist() -> None:
         if (reason := bound(use, HeldOut())(prompt, sample.given_group(prompt).completions[0], Score(value=1.0)))
     ]
     assert failed == []
+
+
+def test_an_answer_that_a_verifier_would_evaluate_is_wrong_and_the_next_one_is_judged_as_ever(
+    tmp_path: Path, chat_server: Callable[..., Any]
+) -> None:
+    reasoning_gym = pytest.importorskip("reasoning_gym")
+    canary, items = tmp_path / "canary", list(reasoning_gym.create_dataset("n_queens", size=2, seed=7))
+    columns = [{"prompt": f"{i}?", "task_name": "n_queens", "entry": json.dumps(item)} for i, item in enumerate(items)]
+    write(tmp_path / "rows.jsonl", columns)
+    takes_over = (
+        "[setattr(__import__('reasoning_gym').games.n_queens.NQueensDataset,'score_answer',lambda *a,**k:1.0),"
+        f"open({str(canary)!r},'w')]"
+    )
+
+    def reply(body: dict[str, Any]) -> str:
+        first = body["messages"][-1]["content"].startswith("0?")
+        return f"<answer>{takes_over if first else items[1]['answer']}</answer>"
+
+    endpoint = {"endpoint": chat_server(reply).endpoint, "model": "teacher", "retries": 0, "timeout": 5}
+    fields = {"kind": "sample", "prompts": "rows.jsonl", "endpoint": endpoint, "rewards": ["reasoning_gym"], "n": 4}
+    sample.run(Context(tmp_path, "demos", SampleStage.model_validate({**fields, "filters": ["correct"]}), seed=3))  # type: ignore[arg-type]
+    kept, lost = read_rows(tmp_path / "out/data.parquet"), read_rows(tmp_path / "out/dropped.parquet")
+    assert not canary.exists()
+    assert {row["prompt_id"] if "prompt_id" in row else row["id"] for row in kept} == {"1"} or len(kept) == 1
+    assert {row["reason"] for row in lost if takes_over in json.dumps(row)} == {"wrong answer"}
