@@ -258,24 +258,9 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Ask a model one question."""
-    from posttrain.pipelines.dag import check_model_name
+    from posttrain.pipelines.ask import ask_model
 
-    check_model_name(model, Path.cwd())
-    if no_think and thinking_budget is not None:
-        raise InputError("--no-think leaves nothing for a --thinking-budget", fix="say one of them")
-    from posttrain.stages.rollout.generate import generate_text
-
-    try:
-        answer = generate_text(
-            model,
-            prompt,
-            no_think=no_think,
-            thinking_budget=thinking_budget,
-            max_tokens=max_tokens,
-            recipe_dir=Path.cwd(),
-        )
-    except (OSError, ValueError) as error:  # what transformers raises for a model that it can't find or read
-        raise InputError(f"can't load the model: {str(error).splitlines()[0]}", where=model) from None
+    answer = ask_model(model, [prompt], no_think=no_think, thinking_budget=thinking_budget, max_tokens=max_tokens)[0]
     if as_json:
         _print_json(answer)
         return
