@@ -13,18 +13,31 @@ from posttrain.configs.strict import Strict, differing
 
 
 class LearnerCluster(Strict):
-    workers: int = Field(1, ge=1, description="DeepSpeed ranks")
-    zero: Literal[0, 1, 2, 3] = Field(2, description="ZeRO's stage; in bfloat16 0 and 1 are taken for 2")
-    gpus: float = Field(0, ge=0, description="GPUs a rank")
-    threads: int | None = Field(None, ge=1, description="CPU threads a rank; all cores shared evenly if not given")
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    gradient_checkpointing: bool = False
-    kernels: Literal["auto", "torch", "liger", "compile"] = Field(
-        "auto", description="norms, gates and rotary embeddings on a GPU; auto: liger-kernel's if it is installed"
+    workers: int = Field(1, ge=1, description="Number of DeepSpeed ranks.")
+    zero: Literal[0, 1, 2, 3] = Field(2, description="ZeRO stage. In bfloat16, stage 2 is used in place of 0 and 1.")
+    gpus: float = Field(0, ge=0, description="GPUs per rank; 0 trains on CPUs, and a fraction shares a GPU.")
+    threads: int | None = Field(None, ge=1, description="CPU threads per rank; default: all cores, shared evenly.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description=(
+            "Number format of the weights in forward and backward passes. The optimizer's copy is always float32."
+        ),
     )
-    float32_head: bool = Field(False, description="the output head multiplies in float32, whatever `dtype` is")
-    offload_frozen: bool = Field(False, description="teachers and references wait in the host's memory between uses")
-    offload_optimizer: bool = Field(False, description="the optimizer's state lies, and steps, in the host's memory")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, more time."
+    )
+    kernels: Literal["auto", "torch", "liger", "compile"] = Field(
+        "auto",
+        description=(
+            "Implementation of norms, gates and rotary embeddings on a GPU. `auto` uses liger-kernel if "
+            "it is installed."
+        ),
+    )
+    float32_head: bool = Field(False, description="Multiply the output head in float32, whatever `dtype` is.")
+    offload_frozen: bool = Field(False, description="Keep teachers and reference models in host memory between uses.")
+    offload_optimizer: bool = Field(
+        False, description="Keep the optimizer's state in host memory, and update the weights there."
+    )
 
     @property
     def stage(self) -> int:
@@ -47,22 +60,33 @@ class LearnerCluster(Strict):
 
 
 class RolloutCluster(Strict):
-    workers: int = Field(1, ge=1)
-    engine: Literal["transformers", "vllm"] = "transformers"
-    gpus: float = Field(0, ge=0, description="GPUs a worker; vllm splits the model over several")
-    threads: int | None = Field(None, ge=1)
-    batch: int = Field(256, ge=1, description="sequences decoded together")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    workers: int = Field(1, ge=1, description="Number of rollout workers.")
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="Generation engine. `vllm` needs GPUs and the extra `posttrain[vllm]`."
+    )
+    gpus: float = Field(
+        0, ge=0, description="GPUs per worker. vLLM splits the model over several; a fraction shares a GPU."
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads per worker; default: all cores, shared evenly.")
+    batch: int = Field(256, ge=1, description="Sequences that are decoded together.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of the weights.")
     memory: float | None = Field(
-        None, gt=0, le=1, description="vllm: the share of its GPU that it takes; 0.9 of its part of it if not given"
+        None,
+        gt=0,
+        le=1,
+        description="vLLM: share of the GPU's memory to use; default: 0.9 of the worker's share of the GPU.",
     )
     max_context: int | None = Field(
-        None, ge=1, description="vllm: tokens that prompt and completion may have; the model's own limit if not given"
+        None, ge=1, description="vLLM: most tokens of prompt and completion together; default: the model's own limit."
     )
-    eager: bool = Field(False, description="vllm: no CUDA graphs; starts sooner, decodes slower")
-    sleep: bool = Field(False, description="vllm: gives its GPU memory to the learner while that trains")
-    float32_head: bool = Field(False, description="vllm: the output head multiplies in float32; say so of both")
-    check_weights: int = Field(10, ge=1, description="vllm: compare the sums of all weights at every so many transfers")
+    eager: bool = Field(False, description="vLLM: run without CUDA graphs. It starts sooner and decodes more slowly.")
+    sleep: bool = Field(False, description="vLLM: release GPU memory while the learner trains.")
+    float32_head: bool = Field(
+        False, description="vLLM: multiply the output head in float32. Set the learner's `float32_head` as well."
+    )
+    check_weights: int = Field(
+        10, ge=1, description="vLLM: number of weight transfers between comparisons of the weights' checksums."
+    )
 
     @property
     def can_sleep(self) -> bool:
@@ -85,18 +109,22 @@ class RolloutCluster(Strict):
 
 
 class TeacherCluster(Strict):
-    workers: int = Field(0, ge=0, description="actors of the teachers; 0: they stand with the learner")
-    gpus: float = Field(0, ge=0)
-    threads: int | None = Field(None, ge=1)
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    workers: int = Field(0, ge=0, description="Number of actors that hold teachers; 0 keeps teachers with the learner.")
+    gpus: float = Field(0, ge=0, description="GPUs per actor.")
+    threads: int | None = Field(None, ge=1, description="CPU threads per actor; default: all cores, shared evenly.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of the teachers' weights.")
 
 
 class SandboxCluster(Strict):
-    workers: int = Field(1, ge=1)
-    min_tier: Literal["A", "B", "C"] = "B"
-    preload: tuple[Literal["numpy"], ...] = Field((), description="libraries that code can import besides Python's own")
+    workers: int = Field(1, ge=1, description="Number of sandbox workers.")
+    min_tier: Literal["A", "B", "C"] = Field(
+        "B", description="Weakest confinement to accept: A is the strongest tier, C the weakest."
+    )
+    preload: tuple[Literal["numpy"], ...] = Field(
+        (), description="Libraries that code can import besides the standard library."
+    )
     languages: tuple[Literal["bash", "node", "cpp"], ...] = Field(
-        (), description="languages besides Python that may be run; in tier A only"
+        (), description="Languages besides Python that may be run. They need tier A."
     )
 
 
@@ -130,11 +158,13 @@ def gpus_of(groups: Sequence[Actors]) -> int:
 class Cluster(Strict):
     """Where things run; never part of a stage's key."""
 
-    address: str | None = Field(None, description="an existing Ray cluster; else one is started and stopped here")
-    learner: LearnerCluster = LearnerCluster()
-    rollout: RolloutCluster = RolloutCluster()
-    sandbox: SandboxCluster = SandboxCluster()
-    teacher: TeacherCluster = TeacherCluster()
+    address: str | None = Field(
+        None, description=("Address of a Ray cluster, or `auto`; default: start a local Ray and stop it with the run.")
+    )
+    learner: LearnerCluster = Field(LearnerCluster(), description="Where models are trained.")
+    rollout: RolloutCluster = Field(RolloutCluster(), description="Where completions are generated.")
+    sandbox: SandboxCluster = Field(SandboxCluster(), description="Where code is judged.")
+    teacher: TeacherCluster = Field(TeacherCluster(), description="Where teachers are held.")
 
     @property
     def sharing(self) -> Sharing:

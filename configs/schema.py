@@ -61,25 +61,37 @@ Stage = Annotated[Curate | Sample | Sft | Grpo | Distill | Evaluate, Field(discr
 
 
 class Logging(Strict):
-    to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field((), description="loggers besides metrics.jsonl")
-    rollouts_every: int = Field(10, ge=0, description="steps between saved rollouts (Parquet); 0: none")
+    to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field((), description="Loggers besides metrics.jsonl.")
+    rollouts_every: int = Field(10, ge=0, description="Steps between saved rollouts (Parquet files); 0 saves none.")
 
 
 class Recipe(Strict):
     """A whole pipeline."""
 
     extends: str | None = Field(
-        None, exclude=True, description="a packaged recipe, or a path from this file's folder: this one goes over it"
+        None,
+        exclude=True,
+        description="A packaged recipe, or a path from this file's folder, that this recipe changes.",
     )
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    description: str = ""
-    seed: int = 17
-    base: Model | None = None
-    cluster: Cluster = Cluster()
-    stages: dict[str, Stage]
-    evaluate: AutoEvaluate = AutoEvaluate()
-    thresholds: tuple[Threshold, ...] = ()
-    logging: Logging = Logging()
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the recipe; its runs are stored in runs/NAME."
+    )
+    description: str = Field("", description="What the recipe does, in a sentence.")
+    seed: int = Field(17, description="Random seed of all stages.")
+    base: Model | None = Field(
+        None, description="The model to start from: `builtin:NAME`, a folder, a Hub id, or a mapping."
+    )
+    cluster: Cluster = Field(
+        Cluster(), description="Where the run's processes run. Changing it reuses finished stages."
+    )
+    stages: dict[str, Stage] = Field(
+        description="The stages by name. A stage names its inputs, so the stages form a graph."
+    )
+    evaluate: AutoEvaluate = Field(AutoEvaluate(), description="Suites that run after stages.")
+    thresholds: tuple[Threshold, ...] = Field(
+        (), description="Conditions on the results; a run that misses one exits with code 1."
+    )
+    logging: Logging = Field(Logging(), description="Loggers and saved rollouts.")
 
     @field_validator("base", mode="before")
     @classmethod

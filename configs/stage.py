@@ -14,9 +14,14 @@ from posttrain.configs.strict import Strict
 class StageBase(Strict):
     """What all stages share."""
 
-    seed: int | None = Field(None, description="the recipe's seed if not given")
-    model: Model | None = None
-    gate: tuple[Gate, ...] = Field((), description="what its evaluation must show; one, or a list")
+    seed: int | None = Field(None, description="Random seed; default: the recipe's.")
+    model: Model | None = Field(
+        None,
+        description=(
+            "The model that the stage uses: a stage, `base`, `builtin:NAME`, a folder, a Hub id, or a mapping."
+        ),
+    )
+    gate: tuple[Gate, ...] = Field((), description="Conditions on the stage's evaluation, one or a list.")
 
     @field_validator("gate", mode="before")
     @classmethod
