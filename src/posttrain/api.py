@@ -152,7 +152,7 @@ def open_run(run_dir: str | Path) -> Run:
     Raises:
         InputError: `run` never wrote there, or a file in it is damaged.
     """
-    made = Run(Path(run_dir))
+    made = Run(Path(run_dir).absolute())
     _ = made._results  # a folder without a run is an error here, not at the first attribute
     return made
 
@@ -173,7 +173,7 @@ def distill(
     """Distil a teacher into a student: off-policy on its responses, then on-policy on its distribution.
 
     >>> made = distill("Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B", "prompts.jsonl", max_tokens=1024)
-    >>> made.model
+    >>> made.model.relative_to(Path.cwd())
     PosixPath('runs/distill/on_policy/artifact')
 
     Args:
@@ -211,6 +211,7 @@ class Run:
     """A run folder, read from disk when an attribute is first used. Call `open_run` again to see later progress."""
 
     path: Path
+    """The run folder, absolute."""
 
     @cached_property
     def _results(self) -> RunResults:
@@ -628,7 +629,7 @@ def _inline(value: Any) -> str:
 
 
 def _run_dir(loaded: LoadedRecipe, run_dir: str | Path | None) -> Path:
-    return Path(run_dir) if run_dir is not None else Path("runs") / loaded.recipe.name
+    return (Path(run_dir) if run_dir is not None else Path("runs") / loaded.recipe.name).absolute()
 
 
 def _run(
