@@ -17,7 +17,7 @@ from posttrain.configs.references import resolve
 from posttrain.configs.schema import JudgeModel, RewardUse
 from posttrain.errors import InputError, RewardError
 from posttrain.rewards.base import BUILTINS, check_use, needed_columns
-from posttrain.rewards.contract import ModelHost
+from posttrain.rewards.contract import ModelHost, parameters
 from posttrain.rewards.endpoint import EndpointHost
 from posttrain.rewards.loader import split_path
 from posttrain.rewards.mix import Scorer
@@ -27,8 +27,27 @@ _OWN = ("id", "completion", "prompt", "messages")
 
 
 def list_rewards() -> list[tuple[str, tuple[str, ...], str]]:
-    """(name, columns it needs, what it says) of every built-in."""
+    """(name, required columns, description) of every built-in."""
     return [(name, reward.columns, reward.doc) for name, reward in BUILTINS.items()]
+
+
+def rewards_json() -> dict[str, dict[str, Any]]:
+    """What `rewards list --json` prints: kind, columns, parameters with defaults, and description, by name."""
+    return {
+        name: {
+            "kind": reward.kind,
+            "sees": reward.sees,
+            "columns": list(reward.columns),
+            "optional_columns": list(reward.optional),
+            "parameters": {
+                name: None if parameter.default is parameter.empty else parameter.default
+                for name, parameter in parameters(reward).items()
+            },
+            "required_parameters": list(reward.params),
+            "description": reward.doc,
+        }
+        for name, reward in BUILTINS.items()
+    }
 
 
 def parse_params(text: str) -> dict[str, Any]:
