@@ -1,4 +1,4 @@
-"""docs/rewards.md and docs/tasks.md, from the registries: `python -m posttrain.rewards.catalogue docs`.
+"""docs/reference/rewards.md and tasks.md, from the registries: `python -m posttrain.rewards.catalogue docs/reference`.
 
 The cases that it lists are those that the tests run, so that the document can't say what isn't so.
 """
@@ -19,7 +19,7 @@ from posttrain.rewards.contract import BuiltinReward, Case, parameters
 
 _HEAD = """# Rewards
 
-Written by `python -m posttrain.rewards.catalogue docs` from the registry; a test holds it to that.
+Written by `python -m posttrain.rewards.catalogue docs/reference` from the registry; a test holds it to that.
 
 A recipe names a reward by `use:`, with `params`, `weight`, `when` and `gate`; `posttrain rewards score NAME` tries one
 on JSON lines. What a reward *sees* is the answer behind `</think>` (an open think block has none), or the whole
@@ -34,8 +34,8 @@ _NEEDS = {
     "worker": "Runs in a killable process of its own.",
     "judge": "Runs in the sandbox.",
     "math": "Asks a killable process for symbolic mathematics.",
-    "chat": "Asks the language model that `judge:` names; see [judges.md](judges.md).",
-    "reward_model": "Asks the sequence classifier that `model:` names; see [judges.md](judges.md).",
+    "chat": "Asks the language model that `judge:` names; see [LLM judges](../guides/judges.md).",
+    "reward_model": "Asks the sequence classifier that `model:` names; see [LLM judges](../guides/judges.md).",
 }
 
 
@@ -47,7 +47,7 @@ def render() -> str:
 
 _TASKS = """# Tasks
 
-Written by `python -m posttrain.rewards.catalogue docs` from `configs/tasks.yaml`; a test holds it to that.
+Written by `python -m posttrain.rewards.catalogue docs/reference` from `configs/tasks.yaml`; a test holds it to that.
 
 In a `grpo` stage or a suite: `tasks: all`, `tasks: [keywords, {use: record, weight: 2, n: 500}]`, or one of your own:
 `{name: mine, prompts: mine.jsonl, rewards: [math]}`. A suite asks held-out rows. Each row of a task carries `gold`, a

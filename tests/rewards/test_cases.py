@@ -140,7 +140,8 @@ def test_a_wrong_parameter_is_refused_before_anything_starts(params: dict[str, A
 
 
 def test_the_catalogue_is_what_the_registry_says() -> None:
-    docs, again = Path(__file__).resolve().parents[2] / "docs", "run: python -m posttrain.rewards.catalogue docs"
+    docs = Path(__file__).resolve().parents[2] / "docs/reference"
+    again = "run: python -m posttrain.rewards.catalogue docs/reference"
     assert (docs / "rewards.md").read_text("utf-8") == render(), again
     assert (docs / "tasks.md").read_text("utf-8") == render_tasks(), again
 
