@@ -46,7 +46,7 @@ def on_post_page(output: str, page: Any, **more: Any) -> str:
 
 
 def on_post_template(output_content: str, template_name: str, **more: Any) -> str:
-    """The same for pages that are no documents, such as 404.html."""
+    """Do the same for pages without a document, such as 404.html."""
     return _own_worker(output_content, posixpath.dirname(template_name))
 
 
