@@ -13,7 +13,7 @@ from posttrain.types import Mode
 
 
 class SuiteSampling(Strict):
-    """How a suite asks. Without `temperature`, the report's settings of each mode (4.6) stand in."""
+    """How a suite samples. Without `temperature`, the report's settings for the mode (4.6) are used."""
 
     max_tokens: int = Field(64, ge=1, description="Most tokens per completion, thinking included.")
     temperature: float | None = Field(
@@ -72,7 +72,7 @@ class Suite(Strict):
     def _enough_samples(self) -> Self:
         wrong = [k for k in self.pass_at if not 1 <= k <= self.k]
         if wrong:
-            raise ValueError(f"pass@{wrong[0]} needs as many samples a question: set `k` to {max(wrong)} or more")
+            raise ValueError(f"pass@{wrong[0]} needs more completions per question: set `k` to {max(wrong)} or more")
         return self
 
 
@@ -85,7 +85,7 @@ class Evaluate(StageBase):
 
 
 class AutoEvaluate(Strict):
-    """Suites that are run after the named stages, as stages of their own (`eval-STAGE`)."""
+    """Suites that run after the named stages, as separate stages named `eval-STAGE`."""
 
     suites: tuple[Suite, ...] = Field((), description="Suites that evaluations run.")
     after: tuple[str, ...] = Field((), description="Stages whose models are evaluated; `base` is the base model.")

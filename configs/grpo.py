@@ -115,7 +115,7 @@ class EntropyControl(Strict):
     @classmethod
     def _band(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not 0 <= value[0] < value[1]:
-            raise ValueError("an entropy band is [low, high] with 0 <= low < high, in nats a token")
+            raise ValueError("an entropy band is [low, high] with 0 <= low < high, in nats per token")
         return value
 
 
@@ -295,7 +295,7 @@ class Grpo(TrainingStage):
     @model_validator(mode="after")
     def _consistent(self) -> Grpo:
         if not (self.prompts and self.rewards):
-            raise ValueError("there is nothing to train on: name `prompts` and `rewards`, or `tasks`")
+            raise ValueError("nothing to train on: set `prompts` and `rewards`, or `tasks`")
         if self.combine == "normalize_then_sum" and self.scale_advantages != "group":
             raise ValueError(
                 "combine: normalize_then_sum scales by group and batch itself: say scale_advantages: group (an "
@@ -307,20 +307,23 @@ class Grpo(TrainingStage):
             raise ValueError("combine: normalize_then_sum has no one reward to take the KL from: use kl.placed: loss")
         if self.teacher is not None and self.dynamic_sampling is not None:
             raise ValueError(
-                "a teacher has something to say of every group: say dynamic_sampling: null (an `algorithm` may have "
-                "set it)"
+                "a teacher gives every group a signal: set dynamic_sampling: null (an `algorithm` may have set it)"
             )
         if self.teacher is not None and self.sampling.temperature != 1:
-            raise ValueError("a teacher is scored at temperature 1, and so must the policy be: sampling.temperature: 1")
+            raise ValueError(
+                "a teacher is scored at temperature 1, so the policy must sample at 1: set sampling.temperature: 1"
+            )
         if self.dual_clip is not None and self.dual_clip <= 1 + self.clip[1]:
-            raise ValueError(f"dual_clip bounds what `clip` lets through: over {1 + self.clip[1]:g}")
+            raise ValueError(f"`dual_clip` must be greater than 1 + the upper `clip`: {1 + self.clip[1]:g}")
         if min(self.tau) <= 0:
-            raise ValueError("tau are temperatures: over 0")
+            raise ValueError("`tau`: both temperatures must be greater than 0")
         return self
 
     @field_validator("sampling")
     @classmethod
     def _whole_distribution(cls, value: Sampling) -> Sampling:
         if value.temperature == 0 or value.top_p < 1 or value.top_k:
-            raise ValueError("RL samples from the whole distribution: temperature over 0, top_p 1, top_k 0")
+            raise ValueError(
+                "RL samples from the whole distribution: temperature must be greater than 0, top_p 1, top_k 0"
+            )
         return value

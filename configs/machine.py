@@ -1,4 +1,4 @@
-"""Where a run's actors stand. Nothing here enters a stage's key: changing it reuses what is done."""
+"""Where a run's actors run. Nothing here is part of a stage's key: changing it reuses finished stages."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class LearnerCluster(Strict):
 
     @property
     def stage(self) -> int:
-        """ZeRO's stage as DeepSpeed is told: in bfloat16 the second at least.
+        """The ZeRO stage that DeepSpeed gets: in bfloat16 at least the second.
 
-        Without ZeRO, DeepSpeed can add micro-batches up in bfloat16 alone, where a sum of equal gradients stands still
+        Without ZeRO, DeepSpeed can add micro-batches up in bfloat16 alone, where a sum of equal gradients stops growing
         from the 257th on, and goes through the weights one by one, waiting for the GPU at each. Its first stage uses
         another optimizer for float32 sums, which keeps them whole on every rank and doesn't undo a bad step. With the
         second, weights and sums in float32 lie in one piece each.
@@ -129,12 +129,12 @@ class SandboxCluster(Strict):
 
 
 Actors = LearnerCluster | RolloutCluster | TeacherCluster
-"""A group that may stand on GPUs."""
+"""A group whose actors may use GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sharing:
-    """The groups whose actors take a part of a GPU each: actor i of each stands on GPU i."""
+    """The groups whose actors take a part of a GPU each: actor i of each uses GPU i."""
 
     parts: tuple[float, ...]
     """Of a GPU, a group."""
@@ -176,7 +176,7 @@ class Cluster(Strict):
         parts, gpus = self.sharing.parts, self.sharing.gpus
         if gpus > 1 and sum(parts) > 1:
             raise ValueError(
-                f"actors that stand on one GPU take {' + '.join(f'{p:g}' for p in parts)} of it, more than there is: "
+                f"actors that share a GPU take {' + '.join(f'{p:g}' for p in parts)} of it, more than there is: "
                 "lower `gpus` of learner, rollout or teacher to 1 together, or give each whole GPUs"
             )
         return self

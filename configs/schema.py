@@ -1,6 +1,6 @@
 """The recipe: what a YAML file may say. Unknown keys are refused; the same field means the same everywhere.
 
-Fields under `cluster` and `logging` don't enter a stage's key: changing them reuses what is done.
+Fields under `cluster` and `logging` are not part of a stage's key: changing them reuses finished stages.
 """
 
 from __future__ import annotations

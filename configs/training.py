@@ -58,7 +58,7 @@ class TrainingStage(StageBase):
     micro_tokens: int = Field(
         8192,
         ge=16,
-        description=("Most tokens of one packed forward pass per rank. A longer sequence gets a pass of its own."),
+        description=("Most tokens of one packed forward pass per rank. A longer sequence gets a separate pass."),
     )
     checkpoint_every: int = Field(
         0, ge=0, description="Steps between resumable checkpoints; 0 saves one only when the run is stopped."

@@ -31,7 +31,7 @@ right, which it doesn't; both are run through the real mixture by `tests/rewards
 """
 _NEEDS = {
     "nothing": "",
-    "worker": "Runs in a killable process of its own.",
+    "worker": "Runs in a separate process that can be killed.",
     "judge": "Runs in the sandbox.",
     "math": "Asks a killable process for symbolic mathematics.",
     "chat": "Asks the language model that `judge:` names; see [LLM judges](../guides/judges.md).",

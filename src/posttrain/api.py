@@ -135,7 +135,7 @@ def run(
         quiet: Print nothing.
 
     Returns:
-        The finished run. A threshold that was not met is no error: see `Run.passed` and `Run.missed`.
+        The finished run. A missed threshold raises nothing: see `Run.passed` and `Run.missed`.
 
     Raises:
         InputError: The recipe or its data is wrong, or the run folder is in use; nothing was started.

@@ -76,10 +76,10 @@ def last_flag(texts: Sequence[str]) -> str | None:
 
     Returns "think", "no_think" or None (no flag: the default mode, thinking).
 
-    A flag is a switch, not a word that somebody writes about (the rule is ours; the report only shows
-    `{query} /think`): it is a word of its own at the beginning or end of a line, as there, and stands neither in code
-    (fenced, in backticks, indented behind an empty line, `<code>`), nor in a quotation (`> ...`, quotation marks), nor
-    in what a tool said. So "What does /no_think do?" and a pasted log switch nothing, and "Use /no_think" does.
+    A flag switches the mode; a mention of it does not. The rule is ours, since the report only shows `{query} /think`.
+    A flag is a separate word at the beginning or end of a line. It does not count in code (fenced, in backticks,
+    indented after an empty line, `<code>`), in a quotation (`> ...`, quotation marks), or in a tool's result. So "What
+    does /no_think do?" and a pasted log switch nothing, and "Use /no_think" does.
 
     >>> last_flag(["2+2? /no_think", 'Why did it print "/think"?', "And 3+3?"])
     'no_think'
@@ -139,7 +139,7 @@ def _own_words(text: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    """`text` without what stands in backticks, tags or quotation marks; a mark without its end hides nothing."""
+    """Remove from `text` everything in backticks, tags or quotation marks; a mark without its end hides nothing."""
     marks = list(_MARK.finditer(text))
     ends = _ends(text, marks)
     parts, done, at = [], 0, 0

@@ -200,7 +200,7 @@ def test_a_reward_model_that_gives_no_number_is_an_infra_error() -> None:
 
 
 def test_the_documents_example_is_accepted(tmp_path: Path) -> None:
-    document = (Path(__file__).resolve().parents[2] / "docs" / "judges.md").read_text("utf-8")
+    document = (Path(__file__).resolve().parents[2] / "docs" / "guides" / "judges.md").read_text("utf-8")
     stage = yaml.safe_load(document.split("```yaml\n")[1].split("```")[0])["stages"]["general_rl"]
     uses = Grpo.model_validate(stage).rewards
     for use in uses:
