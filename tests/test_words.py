@@ -29,7 +29,8 @@ WORST = {
         r"\bbehind (?:the|a|each|its|their|every) (?:\w+ )?(?:step|turn|query|queries|stage|row|batch|head|round)s?\b"
     ),
     "are no, is no": (
-        r"\b(?:is|are) no (?!longer|more|less|other|such|need|default|limit|\w+ (?:for|that|to|left|in|of)\b)\w+\b"
+        r"(?<!there )\b(?:is|are) no "
+        r"(?!longer|more|less|other|such|need|default|limit|\w+ (?:for|that|to|left|in|of)\b)\w+\b"
     ),
     "there are X of": r"\bthere (?:is|are) (?:none|more|enough|some) of\b",
     "lies (of things)": r"\b(?:lies|lay) (?:in|on|at|beside|under)\b",
@@ -44,7 +45,7 @@ WORST = {
 }
 """Habit: its pattern, over lower-cased text without code and quotations."""
 
-ALLOWED = {"sandbox": 58, "rewards": 76, "stages": 186, "pipelines": 68}
+ALLOWED = {"sandbox": 49, "rewards": 67, "stages": 183, "pipelines": 64}
 """How many are left in docstrings and texts of errors, in the rooms where they are not all replaced yet."""
 
 FINISHED = (
