@@ -7,13 +7,13 @@ RUNS ?= runs
 # Processes that share the test files out; 0: one after the other.
 TESTERS ?= 2
 
-.PHONY: quickstart test lint slow smollm2 clean install
+.PHONY: quickstart test lint slow smollm2 clean install docs docs-serve release
 install: $(STAMP)
 
 # Of dashscope, tests read the ranks of Qwen3's tokenizer; what it depends on isn't needed.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,reasoning]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,reasoning]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps dashscope
 	touch $@
 
@@ -34,7 +34,19 @@ slow: smollm2
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
+# The site opens from disk: site/index.html.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: $(STAMP)
+	$(BIN)/mkdocs serve
+
+# Builds the wheel and the sdist into dist/, and tries each in an empty environment. CONTRIBUTING.md has the other steps.
+release: $(STAMP)
+	PYTHON=$(PYTHON) .ci/release
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist site

@@ -10,7 +10,7 @@ sum of the phases that the stage writes: together they are all of its loop.
 
 A random model (`--shape`) writes `--max-tokens` tokens always: no long tail, which is what ahead would hide best.
 
-Not covered: learning (docs/reasoning-rl.md has that of both), vLLM, several nodes.
+Not covered: learning (docs/results/rl-ladder.md has that of both), vLLM, several nodes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table and the curves of docs/smollm2.md, from runs of the recipe; what a run hasn't come to is left out.
+"""The table and the curves of docs/results/smollm2.md, from runs of the recipe; what a run hasn't come to is left out.
 
 python benchmarks/smollm2.py runs/smollm2 docs/images/smollm2.svg
 """

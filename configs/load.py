@@ -93,10 +93,12 @@ def load_recipe(ref: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     return _load(read_document(path), path, path.resolve().parent, overrides)
 
 
-def recipe_from_data(data: Mapping[str, Any], recipe_dir: Path, origin: str) -> LoadedRecipe:
-    """A recipe that a command builds in memory; `origin` names it in errors. Raises RecipeError."""
+def recipe_from_data(
+    data: Mapping[str, Any], recipe_dir: Path, origin: str, overrides: Sequence[str] = ()
+) -> LoadedRecipe:
+    """Load a recipe built in memory; `origin` names it in errors. Raises RecipeError."""
     text = yaml.safe_dump(dict(data), sort_keys=False)
-    return _load(parse_document(text, origin), Path(origin), recipe_dir, ())
+    return _load(parse_document(text, origin), Path(origin), recipe_dir, overrides)
 
 
 def _find(ref: str | Path, folder: Path = Path()) -> Path:

@@ -1,6 +1,6 @@
 """The recipe: what a YAML file may say. Unknown keys are refused; the same field means the same everywhere.
 
-Fields under `cluster` and `logging` don't enter a stage's key: changing them reuses what is done.
+Fields under `cluster` and `logging` are not part of a stage's key: changing them reuses finished stages.
 """
 
 from __future__ import annotations
@@ -81,25 +81,37 @@ Stage = Annotated[
 
 
 class Logging(Strict):
-    to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field((), description="loggers besides metrics.jsonl")
-    rollouts_every: int = Field(10, ge=0, description="steps between saved rollouts (Parquet); 0: none")
+    to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field((), description="Loggers besides metrics.jsonl.")
+    rollouts_every: int = Field(10, ge=0, description="Steps between saved rollouts (Parquet files); 0 saves none.")
 
 
 class Recipe(Strict):
     """A whole pipeline."""
 
     extends: str | None = Field(
-        None, exclude=True, description="a packaged recipe, or a path from this file's folder: this one goes over it"
+        None,
+        exclude=True,
+        description="A packaged recipe, or a path from this file's folder, that this recipe changes.",
     )
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="of the recipe; its run folder is runs/NAME")
-    description: str = Field("", description="shown with plan and report")
-    seed: int = Field(17, description="of all stages that set none")
-    base: Model | None = Field(None, description="the model that stages call `base`")
-    cluster: Cluster = Field(Cluster(), description="where things run; never part of a stage's key")
-    stages: dict[str, Stage] = Field(description="by name, in the order in which they run")
-    evaluate: AutoEvaluate = Field(AutoEvaluate(), description="suites that are run after stages")
-    thresholds: tuple[Threshold, ...] = Field((), description="checks on evaluation results")
-    logging: Logging = Field(Logging(), description="where metrics go")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the recipe; its runs are stored in runs/NAME."
+    )
+    description: str = Field("", description="What the recipe does, in a sentence.")
+    seed: int = Field(17, description="Random seed of all stages.")
+    base: Model | None = Field(
+        None, description="The model to start from: `builtin:NAME`, a folder, a Hub id, or a mapping."
+    )
+    cluster: Cluster = Field(
+        Cluster(), description="Where the run's processes run. Changing it reuses finished stages."
+    )
+    stages: dict[str, Stage] = Field(
+        description="The stages by name. A stage names its inputs, so the stages form a graph."
+    )
+    evaluate: AutoEvaluate = Field(AutoEvaluate(), description="Suites that run after stages.")
+    thresholds: tuple[Threshold, ...] = Field(
+        (), description="Conditions on the results; a run that misses one exits with code 1."
+    )
+    logging: Logging = Field(Logging(), description="Loggers and saved rollouts.")
 
     @field_validator("base", mode="before")
     @classmethod

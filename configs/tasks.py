@@ -4,7 +4,7 @@
     tasks: [keywords, {use: record, weight: 2}]       rewards: [{use: contains, when: {task: [keywords]}}, ...]
 
 So everything behind (plan, keys, checks, stages) knows prompts and rewards only. A reward that several tasks use
-alike, by parameters, weight and gate, stands once, for all of them.
+alike, by parameters, weight and gate, is run once, for all of them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _nodes(raw: Mapping[str, Any]) -> Iterator[tuple[Path_, dict[str, Any], bool]]:
-    """Each mapping with `tasks`, where it stands, and whether it evaluates."""
+    """Each mapping with `tasks`, its place, and whether it evaluates."""
     stages = raw.get("stages")
     places: list[tuple[Path_, Any]] = [(("evaluate", "suites"), shape.child(raw.get("evaluate"), "suites"))]
     for name, spec in stages.items() if isinstance(stages, dict) else ():

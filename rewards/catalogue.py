@@ -1,4 +1,4 @@
-"""docs/rewards.md and docs/tasks.md, from the registries: `python -m posttrain.rewards.catalogue docs`.
+"""docs/reference/rewards.md and tasks.md, from the registries: `python -m posttrain.rewards.catalogue docs/reference`.
 
 The cases that it lists are those that the tests run, so that the document can't say what isn't so.
 """
@@ -19,24 +19,25 @@ from posttrain.rewards.contract import BuiltinReward, Case, parameters
 
 _HEAD = """# Rewards
 
-Written by `python -m posttrain.rewards.catalogue docs` from the registry; a test holds it to that.
+Written by `python -m posttrain.rewards.catalogue docs/reference` from the registry; a test holds it to that.
 
 A recipe names a reward by `use:`, with `params`, `weight`, `when` and `gate`; `posttrain rewards score NAME` tries one
 on JSON lines. What a reward *sees* is the answer behind `</think>` (an open think block has none), or the whole
 completion; `sees:` in the recipe changes it. Columns in italics are read where a row has them. Nothing that failed is
 scored 0: a row that can't be judged is an infra error, and one that a reward has no say in isn't counted for it. But a
-completion that alone can't be judged, while its row can, scores 0. Rewards run in [confined rooms](sandbox.md#verifiers).
+completion that alone can't be judged, while its row can, scores 0. Rewards run in confined rooms:
+see [the sandbox](../guides/sandbox.md#verifiers).
 
 Every reward has a *gold case*, which it pays in full, and an *adversarial case*, written to be paid without being
 right, which it doesn't; both are run through the real mixture by `tests/rewards/test_cases.py`.
 """
 _NEEDS = {
     "nothing": "",
-    "worker": "Runs in a fresh confined room per completion; see [sandbox.md](sandbox.md#verifiers).",
+    "worker": "Runs in a fresh confined room per completion; see [the sandbox](../guides/sandbox.md#verifiers).",
     "judge": "Runs in the sandbox.",
-    "math": "Compares by algebra in a fresh confined room; see [sandbox.md](sandbox.md#verifiers).",
-    "chat": "Asks the language model that `judge:` names; see [judges.md](judges.md).",
-    "reward_model": "Asks the sequence classifier that `model:` names; see [judges.md](judges.md).",
+    "math": "Compares by algebra in a fresh confined room; see [the sandbox](../guides/sandbox.md#verifiers).",
+    "chat": "Asks the language model that `judge:` names; see [LLM judges](../guides/judges.md).",
+    "reward_model": "Asks the sequence classifier that `model:` names; see [LLM judges](../guides/judges.md).",
 }
 
 
@@ -48,7 +49,7 @@ def render() -> str:
 
 _TASKS = """# Tasks
 
-Written by `python -m posttrain.rewards.catalogue docs` from `configs/tasks.yaml`; a test holds it to that.
+Written by `python -m posttrain.rewards.catalogue docs/reference` from `configs/tasks.yaml`; a test holds it to that.
 
 In a `grpo` stage or a suite: `tasks: all`, `tasks: [keywords, {use: record, weight: 2, n: 500}]`, or one of your own:
 `{name: mine, prompts: mine.jsonl, rewards: [math]}`. A suite asks held-out rows. Each row of a task carries `gold`, a

@@ -49,10 +49,10 @@ def multiple_choice(
 ) -> list[float | RowError | None]:
     """1.0 where the choice that the answer settles on is the column `answer`, a letter.
 
-    A choice is stated by the last box, by `"answer": "C"` in JSON, by `answer is C` and its like, or by being all
+    A choice is stated by the last box, by `"answer": "C"` in JSON, by `answer is C` or similar, or by being all
     there is on the only line; the last statement counts. The column `choices` (a list of texts for A, B, ..., or an
     object from letter to text) lets an option's own text stand for its letter. Several letters in a statement, or three
-    in all statements, settle on none; an article or a pronoun is no letter.
+    in all statements, settle on none; an article or a pronoun is not a letter.
     """
     rows = zip(completions, answer, choices or [None] * len(completions), strict=True)
     return [_score(text, gold, options) for text, gold, options in rows]

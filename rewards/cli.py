@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,7 +19,7 @@ from posttrain.configs.schema import JudgeModel, RewardUse
 from posttrain.errors import InputError, RewardError
 from posttrain.rewards.base import BUILTINS, check_use, needed_columns
 from posttrain.rewards.confinement import describe_reward
-from posttrain.rewards.contract import ModelHost
+from posttrain.rewards.contract import ModelHost, parameters
 from posttrain.rewards.endpoint import EndpointHost
 from posttrain.rewards.loader import split_path
 from posttrain.rewards.mix import Scorer
@@ -28,8 +29,27 @@ _OWN = ("id", "completion", "prompt", "messages")
 
 
 def list_rewards() -> list[tuple[str, tuple[str, ...], str]]:
-    """(name, columns it needs, what it says) of every built-in."""
+    """(name, required columns, description) of every built-in."""
     return [(name, reward.columns, reward.doc) for name, reward in BUILTINS.items()]
+
+
+def rewards_json() -> dict[str, dict[str, Any]]:
+    """What `rewards list --json` prints: kind, columns, parameters with defaults, and description, by name."""
+    return {
+        name: {
+            "kind": reward.kind,
+            "sees": reward.sees,
+            "columns": list(reward.columns),
+            "optional_columns": list(reward.optional),
+            "parameters": {
+                name: None if parameter.default is parameter.empty else parameter.default
+                for name, parameter in parameters(reward).items()
+            },
+            "required_parameters": list(reward.params),
+            "description": reward.doc,
+        }
+        for name, reward in BUILTINS.items()
+    }
 
 
 def parse_params(text: str) -> dict[str, Any]:
@@ -87,23 +107,51 @@ def score_lines(
     Raises InputError if there is no such reward, language or library, SandboxError if it needs a sandbox that this
     host can't put up.
     """
+    with open_scorer(
+        name,
+        recipe_dir=recipe_dir or Path.cwd(),
+        params=params,
+        judge=judge,
+        model=model,
+        models=models,
+        languages=languages,
+        preload=preload,
+    ) as (scorer, needed):
+        print(f"{name}: {describe_reward(RewardUse(use=name))}", file=sys.stderr)
+        for line in stdin:
+            if line.strip():
+                stdout.write(json.dumps(_answer(scorer, line, needed)) + "\n")
+                stdout.flush()
+    return 0
+
+
+@contextmanager
+def open_scorer(
+    name: str,
+    *,
+    recipe_dir: Path,
+    params: Mapping[str, Any] | None = None,
+    judge: JudgeModel | None = None,
+    model: str | None = None,
+    models: ModelHost | None = None,
+    languages: Sequence[str] = (),
+    preload: Sequence[str] = (),
+) -> Iterator[tuple[Scorer, tuple[str, ...]]]:
+    """Open a scorer of one reward, with the columns that the reward reads; its processes end with the block.
+
+    Raises InputError and SandboxError as `score_lines` does.
+    """
     use = RewardUse.model_validate({"use": name, "params": dict(params or {}), "judge": judge, "model": model})
-    folder = recipe_dir or Path.cwd()
-    check_use(use, folder)
-    needed = needed_columns(use, folder)
-    print(f"{name}: {describe_reward(use)}", file=sys.stderr)
+    check_use(use, recipe_dir)
+    needed = needed_columns(use, recipe_dir)
     sandbox = _sandbox(use, languages, preload)
     try:
         host = models or EndpointHost()
-        with Scorer([use], recipe_dir=folder, judge=sandbox, models=host, max_error_rate=1.0) as scorer:
-            for line in stdin:
-                if line.strip():
-                    stdout.write(json.dumps(_answer(scorer, line, needed)) + "\n")
-                    stdout.flush()
+        with Scorer([use], recipe_dir=recipe_dir, judge=sandbox, models=host, max_error_rate=1.0) as scorer:
+            yield scorer, needed
     finally:
         if sandbox is not None:
             sandbox.close()
-    return 0
 
 
 def _sandbox(use: RewardUse, languages: Sequence[str], preload: Sequence[str]) -> Any:
@@ -123,7 +171,7 @@ def _answer(scorer: Scorer, line: str, needed: tuple[str, ...]) -> dict[str, Any
     row: Any = None
     try:
         row = json.loads(line)
-        score = scorer.score([_item(row, needed)])[0]
+        score = scorer.score([make_item(row, needed)])[0]
     except (RewardError, InputError):
         raise  # the reward itself is broken, or its model is none: every line would fail
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -136,7 +184,8 @@ def _answer(scorer: Scorer, line: str, needed: tuple[str, ...]) -> dict[str, Any
     }
 
 
-def _item(row: Any, needed: tuple[str, ...]) -> tuple[Prompt, Completion]:
+def make_item(row: Any, needed: tuple[str, ...]) -> tuple[Prompt, Completion]:
+    """A prompt and a completion of one row, as rewards get them. Raises ValueError if a column is missing."""
     if not isinstance(row, dict) or not isinstance(row.get("completion"), str):
         raise ValueError("a line is an object with the text `completion`")
     columns = {k: v for k, v in row.items() if k not in _OWN}

@@ -24,7 +24,7 @@ def language(
     """1.0 where the answer is in the language of the column `language` (ISO 639-1), else of the prompt; 0.0 elsewhere.
 
     With `thinking`, what is thought has to be, too. Code and formulas aren't looked at. Not applicable where the
-    prompt or the answer is too short to tell (24 letters; a Chinese character counts as three); no answer is 0.0.
+    prompt or the answer is too short to decide (24 letters; a Chinese character counts as three); no answer is 0.0.
     """
     wanted = language or [None] * len(completions)
     return [

@@ -57,6 +57,11 @@ def load(use: str, recipe_dir: str) -> LoadedReward:
     function = getattr(module, attribute)
     if not callable(function):
         raise TypeError(f"{use} is a {type(function).__name__}, not a function")
+    return inspected(function)
+
+
+def inspected(function: Callable[..., Any]) -> LoadedReward:
+    """A function with the convention that its parameters follow: verl's or TRL's."""
     parameters = inspect.signature(function).parameters
     return LoadedReward(
         function=function,

@@ -100,7 +100,7 @@ REWARDS: dict[str, BuiltinReward] = {
         columns=("premise",),
         optional=("corrects", "assumes"),
         check=judging_nothing(false_premise, "premise", "corrects", "assumes"),
-        doc="rejects a false premise, and mentions what the column `corrects` lists; lets a true one stand",
+        doc="rejects a false premise, and mentions what the column `corrects` lists; accepts a true one",
         gold=Case(completion="The year is wrong: that is a misconception. It was 1969.", prompt=_APOLLO, columns=_MOON),
         adversarial=Case(completion="It landed in 1975, after 1969.", prompt=_APOLLO, columns=_MOON),
     ),

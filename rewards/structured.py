@@ -25,7 +25,7 @@ def json_schema(
     """1.0 where the answer is JSON that fits the column `schema` (JSON Schema, draft 2020-12; an object or text).
 
     The answer is all JSON, or its last fenced block is. Names that come twice, NaN, infinite numbers and more than 64
-    levels are no JSON here. `format` is a comment, as the draft has it. References out of the schema are never
+    levels are not JSON here. `format` is a comment, as the draft has it. References out of the schema are never
     fetched: such a row fails, as one whose schema is wrong does. Runs in a worker: a schema's patterns may backtrack
     for ever.
     """

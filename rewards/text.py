@@ -64,7 +64,7 @@ def contains(
     count_copies: bool = False,
     **columns: Any,
 ) -> list[float | RowError | None]:
-    """The share of the column `keywords` (text or a list) that stand in the answer as whole words.
+    """The share of the column `keywords` (text or a list) that appear in the answer as whole words.
 
     What the answer copies from the prompt, eight words in a row or a whole turn, doesn't count: saying the prompt
     again would hold every keyword that it names. `count_copies` counts it.

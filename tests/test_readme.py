@@ -1,20 +1,24 @@
-"""What the README shows works: its YAML loads, its reward scores as printed, its links lead somewhere."""
+"""What the README shows works: its recipe loads, its reward scores as printed, its Python names exist. It is short."""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+import yaml
 
+import posttrain
 from posttrain.configs.load import load_recipe
 from posttrain.configs.schema import Cluster
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
+LINES, NUMBERS = 140, 15
+PROSE = re.sub(r"^```.*?^```$", "", README, flags=re.S | re.M)
 
 
 def blocks(language: str) -> list[str]:
@@ -22,25 +26,24 @@ def blocks(language: str) -> list[str]:
     return [text for named, text in found if named == language]
 
 
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= LINES
+    numbers = re.findall(r"(?<![\w.-])\d[\d.,]*\b", re.sub(r"\]\([^)]*\)", "]", PROSE))
+    assert len(numbers) <= NUMBERS, numbers
+
+
 def test_the_recipe_loads(tmp_path: Path) -> None:
-    (tmp_path / "my.yaml").write_text(blocks("yaml")[0])
+    (recipe,) = blocks("yaml")
+    assert len(recipe.splitlines()) <= 15
+    (tmp_path / "my.yaml").write_text(recipe)
     assert list(load_recipe(tmp_path / "my.yaml").recipe.stages) == ["cold_start", "queries", "reasoning_rl"]
 
 
 def test_the_cluster_loads(tmp_path: Path) -> None:
-    recipe, cluster = blocks("yaml")[0], next(block for block in blocks("yaml") if block.startswith("cluster:"))
-    (tmp_path / "my.yaml").write_text(f"{recipe}\n{cluster}")
+    (cluster,) = re.findall(r"`(cluster: \{.*?\})`", PROSE.replace("\n", " "))
+    recipe = yaml.safe_load(blocks("yaml")[0]) | yaml.safe_load(cluster)
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(recipe))
     assert load_recipe(tmp_path / "my.yaml").recipe.cluster != Cluster()
-
-
-def test_the_tasks_load(tmp_path: Path) -> None:
-    tasks = next(block for block in blocks("yaml") if "tasks:" in block)
-    (tmp_path / "my.yaml").write_text(
-        blocks("yaml")[0].replace("stages:\n", f"stages:\n{tasks}", 1).replace("fusion", "base")
-    )
-    general_rl = load_recipe(tmp_path / "my.yaml").recipe.stages["general_rl"]
-    assert general_rl.prompts[-1].task == "mine"
-    assert "fusion" in tasks
 
 
 def test_the_reward_scores_as_printed(tmp_path: Path) -> None:
@@ -53,18 +56,30 @@ def test_the_reward_scores_as_printed(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == json.loads(printed)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
-def test_links_and_files_exist(document: str) -> None:
-    text = (ROOT / document).read_text("utf-8")
-    targets = re.findall(r"\]\((?!http)([^)]+)\)", text)
-    named = re.findall(r"`((?:stages|rewards|configs|pipelines|sandbox|tests)/[a-z_0-9/]+\.(?:py|yaml))`", text)
-    assert [name for name in (*targets, *named) if not (ROOT / name).exists()] == []
+def test_the_python_uses_what_there_is() -> None:
+    tree = ast.parse(blocks("python")[1])
+    attributes = {(node.value.id, node.attr) for node in ast.walk(tree)
+                  if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}  # fmt: skip
+    assert {name for owner, name in attributes if owner == "posttrain"} == {"run", "score", "generate"}
+    assert {name for owner, name in attributes if owner == "run"} <= set(dir(posttrain.Run))
+    call = next(
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "posttrain.run"
+    )
+    assert posttrain.plan(*map(ast.literal_eval, call.args), run_dir="nowhere").pending
+    score = next(n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "posttrain.score")
+    assert posttrain.score("math", **{k.arg: ast.literal_eval(k.value) for k in score.keywords if k.arg}).value == 1.0
 
 
-def test_every_command_is_named() -> None:
+def test_the_commands_exist() -> None:
     from posttrain.pipelines.commands.cli import app
 
-    names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    names += [str(group.name) for group in app.registered_groups]
-    listed = next(block for block in blocks("") if "posttrain status" in block)
-    assert [name for name in names if not re.search(rf"\b{name}\b", listed)] == []
+    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    names |= {str(group.name) for group in app.registered_groups}
+    shown = set(re.findall(r"^(?:\$ )?posttrain (\w+)", "\n".join(blocks("")), re.M))
+    assert {"init", "plan", "run", "report", "doctor"} <= shown <= names
+
+
+def test_named_files_exist() -> None:
+    contributing = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    named = re.findall(r"`((?:stages|rewards|configs|pipelines|sandbox|tests)/[a-z_0-9/]+\.(?:py|yaml))`", contributing)
+    assert [name for name in named if not (ROOT / name).exists()] == []

@@ -25,7 +25,9 @@ from posttrain.types import Mode
 class Keep(Strict):
     """What `curate` keeps."""
 
-    pass_rate: tuple[float, float] = Field((0.0, 1.0), description="inclusive window of the model's pass rate")
+    pass_rate: tuple[float, float] = Field(
+        (0.0, 1.0), description="Lowest and highest pass rate of the queries that are kept, both inclusive."
+    )
 
     @field_validator("pass_rate")
     @classmethod
@@ -38,27 +40,57 @@ class Keep(Strict):
 class Decontaminate(Strict):
     """When a query is too near to one of `held_out`, or to the validation split."""
 
-    ngram: int = Field(13, ge=3, description="so many words in a row (Brown et al. 2020)")
-    at_most: float = Field(0.5, ge=0, le=1, description="share of an item's runs of three words that may come back")
-    near: float = Field(0.75, ge=0.7, le=1, description="MinHash similarity, numbers aside")
+    ngram: int = Field(
+        13,
+        ge=3,
+        description=(
+            "A query is removed if it shares this many words in a row with a held-out item (Brown et al. 2020)."
+        ),
+    )
+    at_most: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description=(
+            "A query is removed if it repeats more than this share of a held-out item's three-word sequences."
+        ),
+    )
+    near: float = Field(
+        0.75,
+        ge=0.7,
+        le=1,
+        description="A query is removed at this MinHash similarity with a held-out item, numbers aside.",
+    )
 
 
 class Deduplicate(Strict):
     """When two queries are one; the first is kept."""
 
-    near: float | None = Field(0.8, ge=0.7, le=1, description="MinHash similarity; null: exact only")
-    ngram: int = Field(3, ge=1, description="words a shingle")
-    same_numbers: bool = Field(True, description="near duplicates have the same numbers: others make another problem")
+    near: float | None = Field(
+        0.8,
+        ge=0.7,
+        le=1,
+        description=("MinHash similarity from which two queries are duplicates; null removes exact duplicates only."),
+    )
+    ngram: int = Field(3, ge=1, description="Words per shingle of MinHash.")
+    same_numbers: bool = Field(
+        True,
+        description=("Whether near duplicates must have the same numbers, since other numbers make another problem."),
+    )
 
 
 class WithoutThinking(Strict):
     """Queries that a model answers correctly without thinking teach no thinking (report, 4.1)."""
 
-    model: Model | None = Field(None, description="the stage's model if not given")
-    n: int = Field(2, ge=1, description="completions a query")
-    mode: Literal["closed", "no_think"] = Field("closed", description="how thinking is switched off")
-    at_least: float = Field(1.0, gt=0, le=1, description="share of right ones from which a query is dropped")
-    sampling: Sampling = Field(Sampling(), description="how the model samples")
+    model: Model | None = Field(None, description="The model that answers; default: the stage's model.")
+    n: int = Field(2, ge=1, description="Completions per query.")
+    mode: Literal["closed", "no_think"] = Field(
+        "closed", description="How thinking is switched off: by the chat template (`closed`) or by the flag /no_think."
+    )
+    at_least: float = Field(
+        1.0, gt=0, le=1, description="A query is removed if at least this share of its completions is right."
+    )
+    sampling: Sampling = Field(Sampling(), description="How the model samples.")
 
     @field_validator("model", mode="before")
     @classmethod
@@ -69,10 +101,14 @@ class WithoutThinking(Strict):
 class Domains(Strict):
     """How each query's domain is found: its own column, else words, else the judge."""
 
-    column: str = Field("domain", description="the column that names it, where a row has one")
-    words: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="domain: words that speak for it")
-    judge: tuple[str, ...] = Field((), description="domains that the stage's judge chooses from")
-    most: int | Literal["even"] | None = Field(None, description="queries a domain; even: as many as the smallest has")
+    column: str = Field("domain", description="Column that holds the domain, where a row has it.")
+    words: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="Words that indicate a domain, as {domain: [words]}."
+    )
+    judge: tuple[str, ...] = Field((), description="Domains that the stage's judge chooses from.")
+    most: int | Literal["even"] | None = Field(
+        None, description="Most queries per domain; `even` takes the size of the smallest domain."
+    )
 
 
 RuleName = Literal["no_answer", "several_questions", "open_generation", "proof"]
@@ -81,30 +117,33 @@ RuleName = Literal["no_answer", "several_questions", "open_generation", "proof"]
 class Curate(StageBase):
     """Prompts in; prompts with pass rates and domains, filtered, out (report, 4.1 and 4.2)."""
 
-    kind: Literal["curate"]
-    prompts: tuple[PromptSource, ...] = Field(description="the queries")
-    validation: int = Field(0, ge=0, description="queries that are reserved first, as split `validation`")
-    exclude: tuple[PromptSource, ...] = Field((), description="prompts that must not come back, e.g. the cold start's")
+    kind: Literal["curate"] = Field(description="Selection of queries.")
+    prompts: tuple[PromptSource, ...] = Field(description="Queries to select from.")
+    validation: int = Field(0, ge=0, description="Number of queries to reserve first, as the split `validation`.")
+    exclude: tuple[PromptSource, ...] = Field((), description="Prompts to leave out, such as those of the cold start.")
     rules: tuple[RuleName, ...] = Field(
-        ("no_answer", "several_questions", "open_generation", "proof"), description="which queries can't be verified"
+        ("no_answer", "several_questions", "open_generation", "proof"),
+        description="Rules that remove queries whose answers cannot be verified.",
     )
     judge: JudgeModel | None = Field(
-        None, description="a language model that is asked what can be verified, and domains"
+        None, description="A language model that decides what can be verified, and chooses domains."
     )
-    deduplicate: Deduplicate = Field(Deduplicate(), description="when two queries count as one")
-    held_out: tuple[PromptSource, ...] = Field((), description="evaluation sets that no query may be too near to")
-    decontaminate: Decontaminate = Field(Decontaminate(), description="when a query is too near to an evaluation set")
+    deduplicate: Deduplicate = Field(Deduplicate(), description="When two queries are duplicates; the first is kept.")
+    held_out: tuple[PromptSource, ...] = Field(
+        (), description="Evaluation sets; queries too similar to an item of them are removed."
+    )
+    decontaminate: Decontaminate = Field(Decontaminate(), description="When a query is too similar to a held-out item.")
     without_thinking: WithoutThinking | None = Field(
-        None, description="drop queries that a model answers without thinking"
+        None, description="Remove queries that a model answers without thinking."
     )
-    n: int = Field(4, ge=1, description="completions a prompt for the pass rate")
-    keep: Keep = Field(Keep(), description="which pass rates stay")
-    domains: Domains = Field(Domains(), description="how each query gets its domain, and how domains are balanced")
-    limit: int | None = Field(None, ge=1, description="keep at most this many, the hardest")
+    n: int = Field(4, ge=1, description="Completions per query, from which the pass rate is computed.")
+    keep: Keep = Field(Keep(), description="Which queries are kept.")
+    domains: Domains = Field(Domains(), description="How each query's domain is found and balanced.")
+    limit: int | None = Field(None, ge=1, description="Most queries to keep; the hardest are kept.")
     rewards: tuple[RewardUse, ...] = Field(
-        (RewardUse(use="math"),), description="how answers are scored for the pass rate"
+        (RewardUse(use="math"),), description="Rewards that judge the completions for the pass rate."
     )
-    sampling: Sampling = Field(Sampling(), description="how the model samples")
+    sampling: Sampling = Field(Sampling(), description="How the model samples.")
 
     @field_validator("judge", mode="before")
     @classmethod
@@ -161,7 +200,11 @@ class FilterUse(Strict):
 
     model_config = ConfigDict(extra="allow")
 
-    use: str = Field(description="correct, repetition, guesswork, consistent, language, similar, complete or checklist")
+    use: str = Field(
+        description=(
+            "`correct`, `repetition`, `guesswork`, `consistent`, `language`, `similar`, `complete` or `checklist`."
+        )
+    )
 
     @property
     def params(self) -> dict[str, Any]:
@@ -176,8 +219,18 @@ NO_MODEL = ("builtin:oracle", "builtin:given")
 class Store(Strict):
     """What of the model's distribution is kept at every token of its responses; one of the two."""
 
-    top_k: int = Field(0, ge=0, description="the likeliest ids with their log-probabilities, 7 bytes each")
-    draws: int = Field(0, ge=0, le=63, description="ids drawn from it, 3 bytes for each distinct one (2503.16870: 50)")
+    top_k: int = Field(
+        0, ge=0, description="Store this many most likely ids per token with their log-probabilities, at 7 bytes each."
+    )
+    draws: int = Field(
+        0,
+        ge=0,
+        le=63,
+        description=(
+            "Store this many ids per token drawn from the distribution, at 3 bytes per distinct id "
+            "(2503.16870 uses 50)."
+        ),
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Store:
@@ -192,29 +245,43 @@ class SampleStage(StageBase):
     Few samples are the default, as the report prefers: one response a query, and at most 5000 of them.
     """
 
-    kind: Literal["sample"]
+    kind: Literal["sample"] = Field(description="Generation and selection of responses.")
     model: Model | None = Field(
         None,
-        description="what answers: a stage, base, a folder, a Hub id; builtin:oracle writes the rows' solutions out, "
-        "builtin:given takes the responses that they have",
+        description=(
+            "What answers: a stage, `base`, a folder or a Hub id. `builtin:oracle` writes out the rows' "
+            "solutions; `builtin:given` takes the rows' own responses."
+        ),
     )
-    endpoint: JudgeModel | None = Field(None, description="in place of `model`: an OpenAI-compatible endpoint")
-    prompts: tuple[PromptSource, ...] = Field(description="what is asked")
-    n: int = Field(1, ge=1, description="candidates a prompt")
-    take: int = Field(1, ge=1, description="most candidates kept a prompt")
-    pick: Literal["shortest", "first", "best"] = Field("shortest", description="which of those that pass the filters")
+    endpoint: JudgeModel | None = Field(
+        None, description="An OpenAI-compatible endpoint that answers; replaces `model`."
+    )
+    prompts: tuple[PromptSource, ...] = Field(description="Prompts to answer.")
+    n: int = Field(1, ge=1, description="Candidates per prompt.")
+    take: int = Field(1, ge=1, description="Most candidates to keep per prompt.")
+    pick: Literal["shortest", "first", "best"] = Field(
+        "shortest", description="Which of the candidates that pass the filters are kept."
+    )
     mode: Mode | Literal["mixed"] | None = Field(
-        None, description="the mode of all prompts; each source's own if not given"
+        None,
+        description=(
+            "How the prompts ask for thinking; `mixed` draws a mode per prompt. Default: the prompts as they are."
+        ),
     )
-    filters: tuple[FilterUse, ...] = Field((FilterUse(use="correct"),), description="names, or {use: NAME, parameters}")
-    held_out: tuple[PromptSource, ...] = Field((), description="what the filter `similar` compares with")
+    filters: tuple[FilterUse, ...] = Field(
+        (FilterUse(use="correct"),),
+        description="Filters that remove responses: names, or mappings {use: NAME} with parameters.",
+    )
+    held_out: tuple[PromptSource, ...] = Field(
+        (), description="Evaluation sets that the filter `similar` compares with."
+    )
     rewards: tuple[RewardUse, ...] = Field(
-        (RewardUse(use="math"),), description="how responses are scored, for the filter `correct` and `pick: best`"
+        (RewardUse(use="math"),), description="Rewards that the filter `correct` reads."
     )
-    sampling: Sampling = Field(Sampling(), description="how the model samples")
-    store: Store | None = Field(None, description="keep the model's next-token distributions, for `distill`")
-    limit: int | None = Field(5000, ge=1, description="most responses kept; null: all")
-    reviewed: tuple[PromptSource, ...] = Field((), description="a review.jsonl of this stage that a person filled in")
+    sampling: Sampling = Field(Sampling(), description="How the model samples.")
+    store: Store | None = Field(None, description="Keep the model's next-token distributions, for `distill`.")
+    limit: int | None = Field(5000, ge=1, description="Most responses to keep; null keeps all.")
+    reviewed: tuple[PromptSource, ...] = Field((), description="A review.jsonl of this stage that a person filled in.")
 
     @field_validator("filters", mode="before")
     @classmethod

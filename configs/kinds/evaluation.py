@@ -14,36 +14,57 @@ from posttrain.types import Mode
 
 
 class SuiteSampling(Strict):
-    """How a suite asks. Without `temperature`, the report's settings of each mode (4.6) stand in."""
+    """How a suite samples. Without `temperature`, the report's settings for the mode (4.6) are used."""
 
-    max_tokens: int = Field(64, ge=1, description="most tokens a completion may have, thinking included")
-    temperature: float | None = Field(None, ge=0, description="0 is greedy; the mode's setting if not given")
+    max_tokens: int = Field(64, ge=1, description="Most tokens per completion, thinking included.")
+    temperature: float | None = Field(
+        None, ge=0, description="Sampling temperature; 0 is greedy. Default: the report's setting for the mode."
+    )
     top_p: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="the smallest share of probability that is sampled from; the mode's setting if not given",
+        description="Sample from the most likely tokens with this total probability. Default: the report's setting for "
+        "the mode; 1 if `temperature` is set.",
     )
-    top_k: int | None = Field(None, ge=0, description="0 cuts nothing")
-    thinking_budget: int | None = Field(None, ge=0, description="most tokens inside the think block")
+    top_k: int | None = Field(
+        None,
+        ge=0,
+        description="Sample from this many most likely tokens; 0 keeps all. Default: the report's setting for the "
+        "mode; 0 if `temperature` is set.",
+    )
+    thinking_budget: int | None = Field(
+        None, ge=0, description="Most tokens inside the think block; then a text that ends the thinking is inserted."
+    )
 
 
 class Suite(Strict):
     """One benchmark: prompts, how they are asked, how they are judged."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="what results and thresholds call it")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="Name of the suite in results and thresholds.")
     measure: Literal["reward", "mode_following", "budget"] = Field(
         "reward",
-        description="mode_following: multi-turn dialogues with flags; budget: accuracy by thinking budget",
+        description=(
+            "What is measured. `reward`: the mean reward. `mode_following`: dialogues with thinking "
+            "flags. `budget`: accuracy for each thinking budget."
+        ),
     )
-    prompts: tuple[PromptSource, ...] = Field(description="the questions")
-    rewards: tuple[RewardUse, ...] = Field((RewardUse(use="math"),), description="how answers are scored")
-    tasks: tuple[TaskUse, ...] = Field((), description="more prompts, held out, each with the rewards that judge it")
-    modes: tuple[Mode, ...] = Field(("default",), description="the modes that every question is asked in")
-    k: int = Field(1, ge=1, description="samples a question; accuracy is their mean, avg@k")
-    pass_at: tuple[int, ...] = Field((), description="pass@k for each of these, up to `k`; [k] if not given and k > 1")
-    budgets: tuple[int, ...] = Field((0, 8, 16, 32), description="thinking budgets, tokens")
-    sampling: SuiteSampling = Field(SuiteSampling(), description="how the model samples")
+    prompts: tuple[PromptSource, ...] = Field(description="Held-out prompts.")
+    rewards: tuple[RewardUse, ...] = Field((RewardUse(use="math"),), description="Rewards that judge the answers.")
+    tasks: tuple[TaskUse, ...] = Field(
+        (), description="Tasks whose held-out prompts are added, each with the rewards that judge it."
+    )
+    modes: tuple[Mode, ...] = Field(("default",), description="Modes in which every prompt is asked.")
+    k: int = Field(1, ge=1, description="Completions per prompt; accuracy is their mean (avg@k).")
+    pass_at: tuple[int, ...] = Field(
+        (),
+        description=(
+            "Values of k for pass@k, each at most the suite's `k`. Default: the suite's `k` alone, if it "
+            "is greater than 1."
+        ),
+    )
+    budgets: tuple[int, ...] = Field((0, 8, 16, 32), description="Thinking budgets to measure, in tokens.")
+    sampling: SuiteSampling = Field(SuiteSampling(), description="How the model samples.")
 
     _sources = field_validator("prompts", mode="before")(StageBase._sources.__func__)  # type: ignore[attr-defined]
     _rewards = field_validator("rewards", mode="before")(StageBase._rewards.__func__)  # type: ignore[attr-defined]
@@ -52,16 +73,16 @@ class Suite(Strict):
     def _enough_samples(self) -> Self:
         wrong = [k for k in self.pass_at if not 1 <= k <= self.k]
         if wrong:
-            raise ValueError(f"pass@{wrong[0]} needs as many samples a question: set `k` to {max(wrong)} or more")
+            raise ValueError(f"pass@{wrong[0]} needs more completions per question: set `k` to {max(wrong)} or more")
         return self
 
 
 class Evaluate(StageBase):
     """A table: suite x mode, with bootstrap intervals by question."""
 
-    kind: Literal["evaluate"]
+    kind: Literal["evaluate"] = Field(description="Evaluation of one model.")
     model: Model
-    suites: tuple[Suite, ...] = Field(description="the suites that the model is asked")
+    suites: tuple[Suite, ...] = Field(description="Suites to run.")
 
     def declare(self) -> Declaration:
         """The model answers every question of every suite; turns of a dialogue share a context."""
@@ -102,17 +123,20 @@ class Evaluate(StageBase):
 
 
 class AutoEvaluate(Strict):
-    """Suites that are run after the named stages, as stages of their own (`eval-STAGE`)."""
+    """Suites that run after the named stages, as separate stages named `eval-STAGE`."""
 
-    suites: tuple[Suite, ...] = Field((), description="the suites")
-    after: tuple[str, ...] = Field((), description="stages, or `base`")
+    suites: tuple[Suite, ...] = Field((), description="Suites that evaluations run.")
+    after: tuple[str, ...] = Field((), description="Stages whose models are evaluated; `base` is the base model.")
     only: dict[str, tuple[str, ...]] = Field(
-        default_factory=dict, description="stage: the suites to run after it; all if not named"
+        default_factory=dict,
+        description=("Suites to run for a stage, as {stage: [suites]}. Stages that are not named run all suites."),
     )
 
 
 class Threshold(Strict):
     """A check on evaluation results, printed in the table; a failed one makes the run exit 1."""
 
-    check: str = Field(description="arithmetic over STAGE:SUITE:MODE:METRIC, e.g. `rl:sums:think:accuracy >= 0.9`")
-    about: str = Field("", description="a note that is printed with the result")
+    check: str = Field(
+        description=("A comparison of numbers STAGE:SUITE:MODE:METRIC, such as `rl:sums:think:accuracy >= 0.9`.")
+    )
+    about: str = Field("", description="What the threshold shows, in words.")

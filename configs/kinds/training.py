@@ -27,39 +27,59 @@ from posttrain.configs.nodes.strict import Strict, differing
 class Optimizer(Strict):
     """AdamW and its schedule, after a linear warm-up of `warmup` steps."""
 
-    lr: float = Field(1e-4, gt=0, description="the learning rate, after the warm-up")
+    lr: float = Field(1e-4, gt=0, description="Peak learning rate.")
     schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="how the learning rate falls until the last step"
+        "constant",
+        description=(
+            "How the learning rate changes after warm-up: stays constant, or falls to 0 along a line or a cosine."
+        ),
     )
-    warmup: int = Field(0, ge=0, description="optimizer steps: `minibatches` of them make a step of grpo")
-    weight_decay: float = Field(0.0, ge=0, description="of weight matrices; norms and biases have none")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's decay rates of both moments")
-    clip_norm: float = Field(1.0, gt=0, description="the largest norm of a step's gradient")
+    warmup: int = Field(
+        0, ge=0, description="Optimizer steps of linear warm-up. A `grpo` step takes `minibatches` optimizer steps."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's two decay rates.")
+    clip_norm: float = Field(1.0, gt=0, description="Largest gradient norm; larger gradients are scaled down to it.")
 
 
 class Lora(Strict):
     """Low-rank adapters (peft) instead of full weights."""
 
-    rank: int = Field(16, ge=1, description="of the adapters")
-    alpha: float = Field(32.0, description="adapters are scaled by alpha / rank")
-    targets: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", description="the layers that get adapters")
+    rank: int = Field(16, ge=1, description="Rank of the adapters.")
+    alpha: float = Field(32.0, description="Scale of the adapters: their output is multiplied by `alpha / rank`.")
+    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear", description="Names of the modules that get adapters, or `all-linear`."
+    )
 
 
 class TrainingStage(StageBase):
     """What stages with a learner share."""
 
     model: Model
-    steps: int = Field(100, ge=1, description="training steps")
-    optimizer: Optimizer = Field(Optimizer(), description="AdamW and its schedule")
-    lora: Lora | None = Field(None, description="low-rank adapters instead of full weights")
-    control: bool = Field(False, description="a comparison: not named among the run's trained models")
-    micro_tokens: int = Field(
-        8192, ge=16, description="most tokens of one packed forward pass a rank; a longer sequence runs alone"
+    steps: int = Field(100, ge=1, description="Number of training steps.")
+    optimizer: Optimizer = Field(Optimizer(), description="AdamW's settings and the learning-rate schedule.")
+    lora: Lora | None = Field(
+        None, description="Train low-rank adapters instead of all weights. The stage's model has them merged."
     )
-    checkpoint_every: int = Field(0, ge=0, description="steps between resumable checkpoints; 0: only when stopped")
-    keep_checkpoints: int = Field(2, ge=1, description="how many resumable checkpoints stay")
+    control: bool = Field(
+        False, description="Whether the stage is a comparison: its model is not listed among the run's models."
+    )
+    micro_tokens: int = Field(
+        8192,
+        ge=16,
+        description=("Most tokens of one packed forward pass per rank. A longer sequence gets a separate pass."),
+    )
+    checkpoint_every: int = Field(
+        0, ge=0, description="Steps between resumable checkpoints; 0 saves one only when the run is stopped."
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="Number of resumable checkpoints to keep.")
     max_skipped: int = Field(
-        3, ge=1, description="steps in a row with a loss or gradient that isn't finite, and no effect, that end the run"
+        3,
+        ge=1,
+        description=(
+            "The run fails after this many steps in a row with a loss or gradient that is not finite. "
+            "Such steps are skipped."
+        ),
     )
 
     @property
@@ -71,8 +91,8 @@ class TrainingStage(StageBase):
 class Validation(Strict):
     """Rows whose loss is taken while a stage trains, and which it learns nothing from."""
 
-    data: tuple[DataSource, ...] = Field(min_length=1)
-    every: int = Field(10, ge=1, description="steps; and behind the last one")
+    data: tuple[DataSource, ...] = Field(min_length=1, description="Sources of the validation rows.")
+    every: int = Field(10, ge=1, description="Steps between measurements. The last step is always measured.")
 
     _sources = field_validator("data", mode="before")(StageBase._sources.__func__)  # type: ignore[attr-defined]
 
@@ -80,24 +100,38 @@ class Validation(Strict):
 class Sft(TrainingStage):
     """Supervised fine-tuning on a weighted mixture: cold start, fusion, off-policy distillation."""
 
-    kind: Literal["sft"]
-    data: tuple[DataSource, ...] = Field(description="the sources of the mixture")
+    kind: Literal["sft"] = Field(description="Supervised fine-tuning.")
+    data: tuple[DataSource, ...] = Field(description="Training data: one source or a list, mixed by `weight`.")
     epochs: float | None = Field(
-        None, gt=0, allow_inf_nan=False,
-        description="instead of `steps`: as many as it takes for so many times the rows of all sources",
-    )  # fmt: skip
-    batch_size: int = Field(32, ge=1, description="sequences a step, over all ranks")
-    max_length: int = Field(
-        1024, ge=8, description="tokens; longer conversations are malformed rows (`on_bad_row`), plain documents cut"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Length of the stage in passes over the rows of all sources; replaces `steps`.",
     )
-    multi_turn: float = Field(0.0, ge=0, le=1, description="share of rows that get earlier turns of other rows")
+    batch_size: int = Field(32, ge=1, description="Sequences per step, over all ranks.")
+    max_length: int = Field(
+        1024,
+        ge=8,
+        description=(
+            "Most tokens per sequence. Longer conversations are malformed rows (see `on_bad_row`); plain "
+            "documents are cut."
+        ),
+    )
+    multi_turn: float = Field(
+        0.0, ge=0, le=1, description="Share of the rows that get earlier turns made of other rows."
+    )
     turns: Literal["last", "each", "all"] = Field(
         "last",
-        description="targets: the last assistant turn; or each, as a sample of its own, both with the history as it "
-        "is in use; or all in one sample, think blocks kept",
+        description=(
+            "Which assistant turns are trained on. `last`: the last one. `each`: every turn, as a sample "
+            "with the history that the model sees in use. `all`: all turns in one sample, with their "
+            "think blocks kept."
+        ),
     )
-    text: bool = Field(False, description="plain documents (column `text`), loss on every token: pre-training")
-    validation: Validation | None = Field(None, description="held-out rows; their loss is `validation_loss`")
+    text: bool = Field(False, description="Train on every token of plain documents (column `text`): pre-training.")
+    validation: Validation | None = Field(
+        None, description="Rows that are not trained on; their loss is logged as `validation_loss`."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -140,7 +174,11 @@ class TeacherChoice(ModelSource):
     """A teacher, and the prompts it is asked about."""
 
     when: dict[str, Any] = Field(
-        default_factory=dict, description="rows it teaches, by column, e.g. {task: math}; the first that fits does"
+        default_factory=dict,
+        description=(
+            "Rows that this teacher teaches, by column, such as {task: math}. The first teacher that "
+            "matches a row teaches it."
+        ),
     )
 
 
@@ -150,22 +188,44 @@ class Distill(TrainingStage):
     With `stored`, off-policy: the sequences and distributions that a `sample` stage stored are the targets.
     """
 
-    kind: Literal["distill"]
-    teacher: tuple[TeacherChoice, ...] = Field((), description="the model, or models, whose distribution is the target")
-    prompts: tuple[PromptSource, ...] = Field((), description="what the student answers")
-    stored: PromptSource | None = Field(None, description="a `sample` stage that has `store`; instead of the two above")
-    prompts_per_step: int = Field(64, ge=1, description="with `stored`: sequences")
-    group_size: int = Field(1, ge=1, description="completions per prompt")
+    kind: Literal["distill"] = Field(description="On-policy distillation, or distillation from stored distributions.")
+    teacher: tuple[TeacherChoice, ...] = Field(
+        (), description="The teacher, or a list of teachers that are chosen by row."
+    )
+    prompts: tuple[PromptSource, ...] = Field((), description="Prompts that the student answers.")
+    stored: PromptSource | None = Field(
+        None,
+        description=(
+            "A `sample` stage with `store`, whose sequences and distributions are the targets. Replaces "
+            "`teacher` and `prompts`."
+        ),
+    )
+    prompts_per_step: int = Field(64, ge=1, description="Prompts per step; with `stored`, sequences per step.")
+    group_size: int = Field(1, ge=1, description="Completions per prompt.")
     divergence: Literal["forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl", "policy_gradient"] = (
-        Field("reverse_kl", description="policy_gradient: the reverse KL's, by the sampled tokens alone")
+        Field(
+            "reverse_kl",
+            description=(
+                "The loss between the student's and the teacher's distribution. `policy_gradient` estimates "
+                "the reverse KL from the sampled tokens alone."
+            ),
+        )
     )
-    beta: float = Field(0.5, gt=0, lt=1, description="weight of the teacher in jsd; the mixture's share in skew_*")
-    top_k: int = Field(0, ge=0, description="compare this many ids and a bucket for the rest; 0: the whole vocabulary")
-    support: Literal["teacher", "student"] = Field("teacher", description="whose likeliest ids top_k takes")
+    beta: float = Field(
+        0.5, gt=0, lt=1, description="Weight of the teacher in `jsd`; share of the mixture in the `skew` divergences."
+    )
+    top_k: int = Field(
+        0,
+        ge=0,
+        description=(
+            "Number of token ids to compare, with one bucket for all others; 0 compares the whole vocabulary."
+        ),
+    )
+    support: Literal["teacher", "student"] = Field("teacher", description="Whose most likely ids `top_k` takes.")
     alarm: float = Field(
-        0.1, gt=0, le=1, description="warn when the share of truncated answers rose by this much since the start"
+        0.1, gt=0, le=1, description="Warn when the share of truncated answers has risen by this much since the start."
     )
-    sampling: Sampling = Field(Sampling(), description="how the student samples")
+    sampling: Sampling = Field(Sampling(), description="How the student samples.")
 
     @field_validator("teacher", mode="before")
     @classmethod

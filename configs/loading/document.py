@@ -54,7 +54,7 @@ _COLLECTION_TAGS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """Plain data and where each part of it stands in the file."""
+    """Plain data, and the place of each part in the file."""
 
     data: Any
     text: str
@@ -165,7 +165,7 @@ class _Builder:
                 continue
             key = self._key(key_node)
             if key in result:
-                raise self._error(key_node, f"the key `{key}` stands twice in one mapping")
+                raise self._error(key_node, f"the key `{key}` appears twice in one mapping")
             self.lines[*path, key] = key_node.start_mark.line + 1
             result[key] = self.build(value_node, (*path, key))
         return {**merged, **result}

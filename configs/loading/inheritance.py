@@ -78,7 +78,7 @@ class _Merge:
         self.told = told
 
     def over(self, data: dict[str, Any], own: dict[str, Any], path: Path_, whole: dict[str, Any]) -> None:
-        """`own` over `data`, which stands at `path` of `whole`."""
+        """Merge `own` over `data`, the node at `path` of `whole`."""
         for key, value in own.items():
             at, before = (*path, key), data.get(key)
             if isinstance(value, dict) and isinstance(before, dict) and _same_kind(value, before):
@@ -95,7 +95,7 @@ class _Merge:
                     self._move((*path, other))
 
     def _move(self, path: Path_, *, below: bool = True) -> None:
-        """From now on `path` (and what is below it) stands where the child says it."""
+        """Take the place of `path` (and of everything below it) from the child from now on."""
         length = len(path)
         if below:
             for at in [at for at in self.places if at[:length] == path]:
@@ -111,6 +111,6 @@ def _same_kind(value: dict[str, Any], before: dict[str, Any]) -> bool:
 
 
 def _nullable(path: Path_, data: dict[str, Any]) -> bool:
-    """True where null is a value of its own, like `limit: null`."""
+    """True where null is a separate value, as in `limit: null`."""
     annotation = shape.type_at(path, data)
     return annotation is Any or NoneType in get_args(annotation)

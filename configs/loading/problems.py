@@ -69,7 +69,7 @@ def problems_of(error: ValidationError, data: Any, raw: Any) -> list[Problem]:
 
 
 def recipe_error(problems: list[Problem], where: Callable[[Path_], str]) -> RecipeError:
-    """One error that tells all `problems`, in the order of the file."""
+    """One error with all `problems`, in the order of the file."""
     lines = [problem.line(where(problem.path)) for problem in problems]
     if len(lines) == 1:
         return RecipeError(lines[0])
@@ -125,7 +125,7 @@ def _kinds(data: Any) -> list[str]:
 
 
 def _clean(location: Iterable[str | int], data: Any, *, keep_last: bool) -> Path_:
-    """Keep what stands in the data: pydantic adds the choice of a union (`grpo`) to a path."""
+    """Keep the parts that are in the data: pydantic adds the choice of a union (`grpo`) to a path."""
     location, path = list(location), []
     for index, part in enumerate(location):
         there = (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int))

@@ -48,7 +48,7 @@ def values(data: Any, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def keep_references(resolved: Any, raw: Any) -> Any:
-    """`resolved` (validated, with defaults) with the references of `raw` put back where they stood."""
+    """`resolved` (validated, with defaults) with the references of `raw` put back in their places."""
     if isinstance(resolved, dict) and isinstance(raw, dict):
         return {key: keep_references(value, raw.get(key)) for key, value in resolved.items()}
     if isinstance(resolved, list) and isinstance(raw, list):

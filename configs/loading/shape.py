@@ -78,7 +78,7 @@ def options(annotation: Any, value: Any = None) -> list[Any]:
 
 
 def below(annotation: Any, key: str | int, value: Any = None) -> Any | None:
-    """The type that stands under `key` of a node of type `annotation`; None if there is no such key."""
+    """The type of `key` in a node of type `annotation`; None if there is no such key."""
     for option in options(annotation, value):
         if option is Any:
             return Any
@@ -147,7 +147,7 @@ def expand(data: Any, annotation: Any = Recipe) -> Any:
 
 
 def describe(annotation: Any, value: Any = None) -> str:
-    """What may stand there, in words: "a whole number", "one of group, batch, none"."""
+    """What is allowed there, in words: "a whole number", "one of group, batch, none"."""
     return " or ".join(dict.fromkeys(_describe(option) for option in options(annotation, value)))
 
 

@@ -10,18 +10,22 @@ from posttrain.configs.nodes.strict import Strict
 class Access(Strict):
     """What a confined reward or environment may use besides installed packages and its own folder's Python files."""
 
-    network: bool = Field(False, description="whether it may open connections; it can't listen")
-    environment: tuple[str, ...] = Field((), description="names of the environment variables that it is passed")
+    network: bool = Field(False, description="Whether the process may open connections. It can never listen.")
+    environment: tuple[str, ...] = Field((), description="Names of environment variables to pass.")
     files: tuple[str, ...] = Field(
-        (), description="files and folders that it may read; relative paths start at the recipe's folder"
+        (), description="Files and folders that may be read; relative paths start at the recipe's folder."
     )
 
 
 CONFINE = (
-    "whether it runs in a room without environment, network, writes and other processes; built-ins always do unless "
-    "this is false, your own functions only where this is true or `needs` is given"
+    "Whether it runs in a confined process, without environment variables, network, writes and "
+    "other processes. Default: true for built-ins; for your own functions, true if `needs` is "
+    "set."
 )
-NEEDS = "what the room allows: {network: true, environment: [NAME], files: [data/]}; implies `confine: true`"
+NEEDS = (
+    "What the confined process may access, as {network: true, environment: [NAME], files: "
+    "[data/]}. Implies `confine: true`."
+)
 
 
 def check_access(confine: bool | None, needs: Access | None) -> None:

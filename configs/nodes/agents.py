@@ -13,12 +13,16 @@ from posttrain.configs.nodes.strict import Strict
 class EnvironmentUse(Strict):
     """An environment for prompts: the model calls its tools until it gives a final answer."""
 
-    use: str = Field(description="calculator, python, search, package.module:Class, or path/to/file.py:Class")
-    params: dict[str, Any] = Field(default_factory=dict, description="arguments of the class")
-    max_turns: int = Field(4, ge=1, description="most assistant turns, the final answer among them")
-    max_characters: int = Field(2000, ge=64, description="of what a tool says; the middle of more is left out")
-    timeout: float = Field(30.0, gt=0, description="seconds for the tool calls of one turn")
-    processes: int = Field(8, ge=1, description="most processes that episodes are spread over")
+    use: str = Field(
+        description="`calculator`, `python`, `search`, `package.module:Class`, or `path/to/file.py:Class`."
+    )
+    params: dict[str, Any] = Field(default_factory=dict, description="Arguments of the class.")
+    max_turns: int = Field(4, ge=1, description="Most assistant turns per episode, the final answer included.")
+    max_characters: int = Field(
+        2000, ge=64, description="Most characters of a tool's result; the middle of a longer one is left out."
+    )
+    timeout: float = Field(30.0, gt=0, description="Seconds for the tool calls of one turn.")
+    processes: int = Field(8, ge=1, description="Most processes that episodes are spread over.")
     confine: bool | None = Field(None, description=CONFINE)
     needs: Access | None = Field(None, description=NEEDS)
 

@@ -12,14 +12,19 @@ from posttrain.configs.nodes.strict import Strict
 class Gate(Strict):
     """A check on one number of the evaluation that comes after a stage; never part of the stage's key."""
 
-    suite: str = Field(description="a suite that is run after the stage")
-    mode: str | None = Field(None, description="of the suite's modes; may be left out where there is one")
-    metric: str | None = Field(None, description="accuracy if not given; of mode_following, turns")
-    at_least: float | None = Field(None, description="the number must be this or more")
-    no_drop: float | None = Field(
-        None, ge=0, description="the number may be at most this much below that of the model the stage started from"
+    suite: str = Field(description="A suite that runs after the stage.")
+    mode: str | None = Field(None, description="One of the suite's modes; needed only if it has several.")
+    metric: str | None = Field(
+        None, description="Metric of the suite; default: `accuracy`, or `turns` for mode following."
     )
-    action: Literal["stop", "warn"] = Field("stop", description="if it isn't met: stop the pipeline, or say so")
+    at_least: float | None = Field(None, description="Smallest value that passes.")
+    no_drop: float | None = Field(
+        None, ge=0, description="Largest drop that passes, compared with the model that the stage started from."
+    )
+    action: Literal["stop", "warn"] = Field(
+        "stop",
+        description=("What happens if the gate is not passed: `stop` ends the pipeline, `warn` prints a warning."),
+    )
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:

@@ -16,24 +16,30 @@ from posttrain.types import Mode
 class Sampling(Strict):
     """How to sample. RL needs temperature 1 and no cut: what is scored must be what was sampled."""
 
-    max_tokens: int = Field(64, ge=1, description="most tokens a completion may have, thinking included")
-    temperature: float = Field(1.0, ge=0, description="0 is greedy")
+    max_tokens: int = Field(64, ge=1, description="Most tokens per completion, thinking included.")
+    temperature: float = Field(1.0, ge=0, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(
-        1.0, gt=0, le=1, description="the smallest share of probability that is sampled from; 1 cuts nothing"
+        1.0, gt=0, le=1, description="Sample from the most likely tokens with this total probability; 1 keeps all."
     )
-    top_k: int = Field(0, ge=0, description="0 cuts nothing")
-    thinking_budget: int | None = Field(None, ge=0, description="most tokens inside the think block")
+    top_k: int = Field(0, ge=0, description="Sample from this many most likely tokens; 0 keeps all.")
+    thinking_budget: int | None = Field(
+        None, ge=0, description="Most tokens inside the think block; then a text that ends the thinking is inserted."
+    )
 
 
 class ModelSource(Strict):
     """A model to start from, where a plain name doesn't say enough."""
 
-    source: str = Field(alias="from", description="a stage, `base`, builtin:tiny, a folder or a Hub id")
-    revision: str | None = Field(None, description="Hub revision")
-    layers: tuple[int, ...] | None = Field(None, description="keep only these decoder layers (a pruned student)")
+    source: str = Field(alias="from", description="A stage, `base`, `builtin:NAME`, a folder, or a Hub id.")
+    revision: str | None = Field(None, description="Revision on the Hub.")
+    layers: tuple[int, ...] | None = Field(
+        None, description="Keep only these decoder layers, counted from 0: a pruned student."
+    )
     scratch: dict[str, Any] | None = Field(
         None,
-        description="ignore the weights: a random model of this Qwen3 config, with the source's tokenizer",
+        description=(
+            "Start from random weights of a Qwen3 configuration with these values, and the source's tokenizer."
+        ),
     )
 
 
@@ -42,23 +48,35 @@ class PromptSource(Strict):
 
     source: str = Field(
         alias="from",
-        description="a stage, builtin:NAME, reasoning_gym:TASK, a .jsonl or .parquet file, or hf:OWNER/NAME",
+        description=("A stage, `builtin:NAME`, `reasoning_gym:TASK`, a .jsonl or .parquet file, or `hf:OWNER/NAME`."),
     )
-    n: int | None = Field(None, ge=1, description="how many rows to take; all if not given")
+    n: int | None = Field(None, ge=1, description="Number of rows to take; default: all.")
     split: str = Field(
-        "train", description="train or heldout of a generator; validation of a curate stage; a Hub data set's"
+        "train",
+        description=(
+            "`train` or `heldout` of a generator, `validation` of a `curate` stage, or a split of a Hub data set."
+        ),
     )
-    params: dict[str, Any] = Field(default_factory=dict, description="parameters of a generator")
-    columns: dict[str, str] = Field(default_factory=dict, description="ours: theirs, e.g. {prompt: question}")
-    task: str | None = Field(None, description="sets the column `task`, which `when` reads")
-    mode: Mode | Literal["mixed"] | None = Field(None, description="mode of these prompts; mixed draws one a prompt")
-    weight: float = Field(1.0, gt=0, description="share of the batch relative to the other sources")
-    environment: EnvironmentUse | None = Field(None, description="what answers tool calls: a name, or a mapping")
-    revision: str | None = Field(None, description="Hub revision of the data set")
+    params: dict[str, Any] = Field(default_factory=dict, description="Parameters of a generator.")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Column names to map, as {our name: name in the source}, such as {prompt: question}.",
+    )
+    task: str | None = Field(None, description="Value of the column `task`, which `when` reads.")
+    mode: Mode | Literal["mixed"] | None = Field(
+        None, description="How these prompts ask for thinking; `mixed` draws a mode per prompt."
+    )
+    weight: float = Field(1.0, gt=0, description="Share of the batch, relative to the other sources.")
+    environment: EnvironmentUse | None = Field(
+        None, description="The environment that answers the model's tool calls: a name or a mapping."
+    )
+    revision: str | None = Field(None, description="Revision of a Hub data set.")
     on_bad_row: Literal["refuse", "skip"] = Field(
-        "refuse", description="a malformed or too long row: an error, or left out"
+        "refuse", description="What a malformed or too long row does: `refuse` is an error, `skip` leaves the row out."
     )
-    max_bad_share: float = Field(0.01, ge=0, le=1, description="with skip: more malformed rows than this are an error")
+    max_bad_share: float = Field(
+        0.01, ge=0, le=1, description="With `on_bad_row: skip`, a larger share of malformed rows than this is an error."
+    )
 
     @field_validator("environment", mode="before")
     @classmethod
@@ -70,18 +88,24 @@ class DataSource(PromptSource):
     """A source of training conversations in `sft`."""
 
     flag: Literal["/think", "/no_think", "mixed"] | None = Field(
-        None,
-        description="appended to the last user turn; mixed: the row's own mode decides, a third has no flag",
+        None, description="Flag to append to the last user turn. `mixed` takes it from the row's own mode."
     )
     unflagged: float = Field(
-        1 / 3, ge=0, le=1, description="with flag: mixed, share of the thinking rows without one: the default mode"
+        1 / 3,
+        ge=0,
+        le=1,
+        description=("With `flag: mixed`, share of the thinking rows that get no flag, since thinking is the default."),
     )
-    in_system: float = Field(0.0, ge=0, le=1, description="share of the flags that stand in the system message")
+    in_system: float = Field(
+        0.0, ge=0, le=1, description="Share of the flags that are written into the system message instead."
+    )
     hard_switch: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of the rows without thinking that are asked with enable_thinking=False, whatever their flag",
+        description=(
+            "Share of the rows without thinking that are rendered with `enable_thinking=False`, whatever their flag."
+        ),
     )
 
 
@@ -94,23 +118,36 @@ def as_mapping(value: Any, key: str) -> Any:
     return {key: value} if isinstance(value, str) else value
 
 
-Model = Annotated[ModelSource, Field(description="a stage, base, builtin:tiny, a folder, a Hub id, or a mapping")]
+Model = Annotated[
+    ModelSource, Field(description="A stage, `base`, `builtin:NAME`, a folder, a Hub id, or a mapping {from: ...}.")
+]
 
 
 class RewardUse(Strict):
     """One reward of a mixture."""
 
-    use: str = Field(description="a built-in, package.module:attr, or path/to/file.py:attr")
-    weight: float = Field(1.0, description="its share of the sum")
-    params: dict[str, Any] = Field(default_factory=dict, description="the reward's own parameters")
-    when: dict[str, Any] = Field(default_factory=dict, description="rows it applies to, e.g. {task: math}")
-    gate: bool = Field(False, description="the others count only where this one is positive; adds nothing itself")
-    timeout: float = Field(30.0, gt=0, description="seconds for one batch of completions")
-    sees: Literal["answer", "completion"] | None = Field(
-        None, description="what it judges; built-ins default to the answer, functions to the completion"
+    use: str = Field(description="A built-in reward, `package.module:attribute`, or `path/to/file.py:attribute`.")
+    weight: float = Field(1.0, description="Factor of this reward in the score.")
+    params: dict[str, Any] = Field(default_factory=dict, description="Parameters of the reward.")
+    when: dict[str, Any] = Field(
+        default_factory=dict, description="Rows that the reward applies to, by column, such as {task: math}."
     )
-    judge: JudgeModel | None = Field(None, description="the language model that a judging reward asks")
-    model: Model | None = Field(None, description="the sequence classifier that `reward_model` asks")
+    gate: bool = Field(
+        False,
+        description=(
+            "Whether the other rewards count only where this one is positive. A gate adds nothing to the score."
+        ),
+    )
+    timeout: float = Field(30.0, gt=0, description="Seconds for one batch of completions.")
+    sees: Literal["answer", "completion"] | None = Field(
+        None,
+        description=(
+            "What is judged. Default: the answer after the think block for built-ins, the whole "
+            "completion for functions."
+        ),
+    )
+    judge: JudgeModel | None = Field(None, description="The language model that an LLM judge asks.")
+    model: Model | None = Field(None, description="The sequence classifier that the reward `reward_model` asks.")
     confine: bool | None = Field(None, description=CONFINE)
     needs: Access | None = Field(None, description=NEEDS)
 
@@ -128,9 +165,9 @@ class RewardUse(Strict):
 class TaskUse(Strict):
     """A task: one of the package by name (`all` for every one), or prompts with the rewards that judge them."""
 
-    use: str | None = Field(None, description="a task of the package, or `all`")
-    name: str | None = Field(None, description="of a task of your own; what metrics call it")
-    prompts: PromptSource | None = Field(None, description="the prompts of a task of your own")
-    rewards: tuple[RewardUse, ...] | None = Field(None, description="the rewards of a task of your own")
-    weight: float | None = Field(None, gt=0, description="share of the batch relative to the other tasks")
-    n: int | None = Field(None, ge=1, description="how many prompts")
+    use: str | None = Field(None, description="A packaged task, or `all`.")
+    name: str | None = Field(None, description="Name of a task of your own, used in metrics.")
+    prompts: PromptSource | None = Field(None, description="Prompts of a task of your own.")
+    rewards: tuple[RewardUse, ...] | None = Field(None, description="Rewards of a task of your own.")
+    weight: float | None = Field(None, gt=0, description="Share of the batch, relative to the other tasks.")
+    n: int | None = Field(None, ge=1, description="Number of prompts.")

@@ -24,20 +24,28 @@ class JudgeModel(Strict):
     >>> JudgeModel.model_validate({"from": "general_rl"})
     """
 
-    endpoint: str | None = Field(None, description="base URL of an OpenAI-compatible server, with its /v1")
-    model: str | None = Field(None, description="the model's name at the endpoint")
-    api_key: SecretStr | None = Field(None, description="a reference like ${OPENAI_API_KEY}; never the key itself")
+    endpoint: str | None = Field(None, description="Base URL of an OpenAI-compatible server, with its /v1.")
+    model: str | None = Field(None, description="The model's name at the endpoint.")
+    api_key: SecretStr | None = Field(None, description="A reference such as ${OPENAI_API_KEY}; never the key itself.")
     source: str | None = Field(
-        None, alias="from", description="in place of an endpoint: a stage, `base`, builtin:NAME, a folder or a Hub id"
+        None,
+        alias="from",
+        description=("A stage, `base`, `builtin:NAME`, a folder or a Hub id that the run holds; replaces `endpoint`."),
     )
-    revision: str | None = Field(None, description="Hub revision of `from`")
-    max_tokens: int | None = Field(1024, ge=1, description="most tokens of an answer; null: the endpoint's own limit")
-    temperature: float | None = Field(0.0, ge=0, description="0 is greedy; null leaves it to the endpoint")
-    extra: dict[str, Any] = Field(default_factory=dict, description="more fields of the request to the endpoint")
-    timeout: float = Field(60.0, gt=0, description="seconds for one request; the reward's own timeout holds too")
-    retries: int = Field(4, ge=0, description="after a failure that may pass, with growing pauses")
-    concurrency: int = Field(8, ge=1, description="requests at once")
-    requests_per_minute: float | None = Field(None, gt=0, description="spread evenly; no limit if not given")
+    revision: str | None = Field(None, description="Revision of `from` on the Hub.")
+    max_tokens: int | None = Field(
+        1024, ge=1, description="Most tokens per answer; null leaves the limit to the endpoint."
+    )
+    temperature: float | None = Field(
+        0.0, ge=0, description="Sampling temperature; 0 is greedy, and null leaves it to the endpoint."
+    )
+    extra: dict[str, Any] = Field(default_factory=dict, description="Additional fields of the request to the endpoint.")
+    timeout: float = Field(60.0, gt=0, description="Seconds per request. The reward's own `timeout` applies as well.")
+    retries: int = Field(4, ge=0, description="Number of retries after a temporary failure, with growing pauses.")
+    concurrency: int = Field(8, ge=1, description="Concurrent requests.")
+    requests_per_minute: float | None = Field(
+        None, gt=0, description="Most requests per minute, spread evenly; default: no limit."
+    )
 
     @field_validator("endpoint")
     @classmethod

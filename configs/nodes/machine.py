@@ -1,4 +1,4 @@
-"""Where a run's actors stand. Nothing here enters a stage's key: changing it reuses what is done."""
+"""Where a run's actors run. Nothing here is part of a stage's key: changing it reuses finished stages."""
 
 from __future__ import annotations
 
@@ -13,26 +13,37 @@ from posttrain.configs.nodes.strict import Strict, differing
 
 
 class LearnerCluster(Strict):
-    workers: int = Field(1, ge=1, description="DeepSpeed ranks")
-    zero: Literal[0, 1, 2, 3] = Field(2, description="ZeRO's stage; in bfloat16 0 and 1 are taken for 2")
-    gpus: float = Field(0, ge=0, description="GPUs a rank")
-    threads: int | None = Field(None, ge=1, description="CPU threads a rank; all cores shared evenly if not given")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and computation")
+    workers: int = Field(1, ge=1, description="Number of DeepSpeed ranks.")
+    zero: Literal[0, 1, 2, 3] = Field(2, description="ZeRO stage. In bfloat16, stage 2 is used in place of 0 and 1.")
+    gpus: float = Field(0, ge=0, description="GPUs per rank; 0 trains on CPUs, and a fraction shares a GPU.")
+    threads: int | None = Field(None, ge=1, description="CPU threads per rank; default: all cores, shared evenly.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description=(
+            "Number format of the weights in forward and backward passes. The optimizer's copy is always float32."
+        ),
+    )
     gradient_checkpointing: bool = Field(
-        False, description="recompute activations in the backward pass, for less memory"
+        False, description="Recompute activations in the backward pass: less memory, more time."
     )
     kernels: Literal["auto", "torch", "liger", "compile"] = Field(
-        "auto", description="norms, gates and rotary embeddings on a GPU; auto: liger-kernel's if it is installed"
+        "auto",
+        description=(
+            "Implementation of norms, gates and rotary embeddings on a GPU. `auto` uses liger-kernel if "
+            "it is installed."
+        ),
     )
-    float32_head: bool = Field(False, description="the output head multiplies in float32, whatever `dtype` is")
-    offload_frozen: bool = Field(False, description="teachers and references wait in the host's memory between uses")
-    offload_optimizer: bool = Field(False, description="the optimizer's state lies, and steps, in the host's memory")
+    float32_head: bool = Field(False, description="Multiply the output head in float32, whatever `dtype` is.")
+    offload_frozen: bool = Field(False, description="Keep teachers and reference models in host memory between uses.")
+    offload_optimizer: bool = Field(
+        False, description="Keep the optimizer's state in host memory, and update the weights there."
+    )
 
     @property
     def stage(self) -> int:
-        """ZeRO's stage as DeepSpeed is told: in bfloat16 the second at least.
+        """The ZeRO stage that DeepSpeed gets: in bfloat16 at least the second.
 
-        Without ZeRO, DeepSpeed can add micro-batches up in bfloat16 alone, where a sum of equal gradients stands still
+        Without ZeRO, DeepSpeed can add micro-batches up in bfloat16 alone, where a sum of equal gradients stops growing
         from the 257th on, and goes through the weights one by one, waiting for the GPU at each. Its first stage uses
         another optimizer for float32 sums, which keeps them whole on every rank and doesn't undo a bad step. With the
         second, weights and sums in float32 lie in one piece each.
@@ -49,24 +60,33 @@ class LearnerCluster(Strict):
 
 
 class RolloutCluster(Strict):
-    workers: int = Field(1, ge=1, description="actors that generate")
+    workers: int = Field(1, ge=1, description="Number of rollout workers.")
     engine: Literal["transformers", "vllm"] = Field(
-        "transformers", description="transformers runs on CPUs too; vllm needs a GPU"
+        "transformers", description="Generation engine. `vllm` needs GPUs and the extra `posttrain[vllm]`."
     )
-    gpus: float = Field(0, ge=0, description="GPUs a worker; vllm splits the model over several")
-    threads: int | None = Field(None, ge=1, description="CPU threads per worker; all cores shared evenly if not given")
-    batch: int = Field(256, ge=1, description="sequences decoded together")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and computation")
+    gpus: float = Field(
+        0, ge=0, description="GPUs per worker. vLLM splits the model over several; a fraction shares a GPU."
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads per worker; default: all cores, shared evenly.")
+    batch: int = Field(256, ge=1, description="Sequences that are decoded together.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of the weights.")
     memory: float | None = Field(
-        None, gt=0, le=1, description="vllm: the share of its GPU that it takes; 0.9 of its part of it if not given"
+        None,
+        gt=0,
+        le=1,
+        description="vLLM: share of the GPU's memory to use; default: 0.9 of the worker's share of the GPU.",
     )
     max_context: int | None = Field(
-        None, ge=1, description="vllm: tokens that prompt and completion may have; the model's own limit if not given"
+        None, ge=1, description="vLLM: most tokens of prompt and completion together; default: the model's own limit."
     )
-    eager: bool = Field(False, description="vllm: no CUDA graphs; starts sooner, decodes slower")
-    sleep: bool = Field(False, description="vllm: gives its GPU memory to the learner while that trains")
-    float32_head: bool = Field(False, description="vllm: the output head multiplies in float32; say so of both")
-    check_weights: int = Field(10, ge=1, description="vllm: compare the sums of all weights at every so many transfers")
+    eager: bool = Field(False, description="vLLM: run without CUDA graphs. It starts sooner and decodes more slowly.")
+    sleep: bool = Field(False, description="vLLM: release GPU memory while the learner trains.")
+    float32_head: bool = Field(
+        False, description="vLLM: multiply the output head in float32. Set the learner's `float32_head` as well."
+    )
+    check_weights: int = Field(
+        10, ge=1, description="vLLM: number of weight transfers between comparisons of the weights' checksums."
+    )
 
     @property
     def can_sleep(self) -> bool:
@@ -89,28 +109,32 @@ class RolloutCluster(Strict):
 
 
 class TeacherCluster(Strict):
-    workers: int = Field(0, ge=0, description="actors of the teachers; 0: they stand with the learner")
-    gpus: float = Field(0, ge=0, description="GPUs per actor")
-    threads: int | None = Field(None, ge=1, description="CPU threads per actor; all cores shared evenly if not given")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and computation")
+    workers: int = Field(0, ge=0, description="Number of actors that hold teachers; 0 keeps teachers with the learner.")
+    gpus: float = Field(0, ge=0, description="GPUs per actor.")
+    threads: int | None = Field(None, ge=1, description="CPU threads per actor; default: all cores, shared evenly.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of the teachers' weights.")
 
 
 class SandboxCluster(Strict):
-    workers: int = Field(1, ge=1, description="actors that run code")
-    min_tier: Literal["A", "B", "C"] = Field("B", description="the weakest confinement that is accepted")
-    preload: tuple[Literal["numpy"], ...] = Field((), description="libraries that code can import besides Python's own")
+    workers: int = Field(1, ge=1, description="Number of sandbox workers.")
+    min_tier: Literal["A", "B", "C"] = Field(
+        "B", description="Weakest confinement to accept: A is the strongest tier, C the weakest."
+    )
+    preload: tuple[Literal["numpy"], ...] = Field(
+        (), description="Libraries that code can import besides the standard library."
+    )
     languages: tuple[Literal["bash", "node", "cpp"], ...] = Field(
-        (), description="languages besides Python that may be run; in tier A only"
+        (), description="Languages besides Python that may be run. They need tier A."
     )
 
 
 Actors = LearnerCluster | RolloutCluster | TeacherCluster
-"""A group that may stand on GPUs."""
+"""A group whose actors may use GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sharing:
-    """The groups whose actors take a part of a GPU each: actor i of each stands on GPU i."""
+    """The groups whose actors take a part of a GPU each: actor i of each uses GPU i."""
 
     parts: tuple[float, ...]
     """Of a GPU, a group."""
@@ -134,11 +158,13 @@ def gpus_of(groups: Sequence[Actors]) -> int:
 class Cluster(Strict):
     """Where things run; never part of a stage's key."""
 
-    address: str | None = Field(None, description="an existing Ray cluster; else one is started and stopped here")
-    learner: LearnerCluster = Field(LearnerCluster(), description="the actors that train")
-    rollout: RolloutCluster = Field(RolloutCluster(), description="the actors that generate")
-    sandbox: SandboxCluster = Field(SandboxCluster(), description="the actors that run model-written code")
-    teacher: TeacherCluster = Field(TeacherCluster(), description="the actors of teachers")
+    address: str | None = Field(
+        None, description=("Address of a Ray cluster, or `auto`; default: start a local Ray and stop it with the run.")
+    )
+    learner: LearnerCluster = Field(LearnerCluster(), description="Where models are trained.")
+    rollout: RolloutCluster = Field(RolloutCluster(), description="Where completions are generated.")
+    sandbox: SandboxCluster = Field(SandboxCluster(), description="Where code is judged.")
+    teacher: TeacherCluster = Field(TeacherCluster(), description="Where teachers are held.")
 
     @property
     def sharing(self) -> Sharing:
@@ -150,7 +176,7 @@ class Cluster(Strict):
         parts, gpus = self.sharing.parts, self.sharing.gpus
         if gpus > 1 and sum(parts) > 1:
             raise ValueError(
-                f"actors that stand on one GPU take {' + '.join(f'{p:g}' for p in parts)} of it, more than there is: "
+                f"actors that share a GPU take {' + '.join(f'{p:g}' for p in parts)} of it, more than there is: "
                 "lower `gpus` of learner, rollout or teacher to 1 together, or give each whole GPUs"
             )
         return self

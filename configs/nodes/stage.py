@@ -15,12 +15,15 @@ from posttrain.configs.nodes.strict import Strict
 class StageBase(Strict):
     """What all stages share."""
 
-    kind: str = Field(description="the kind of stage, or FILE.py:CLASS for one of your own")
-    seed: int | None = Field(None, description="the recipe's seed if not given")
+    kind: str = Field(description="The kind of stage, or `FILE.py:CLASS` for one of your own.")
+    seed: int | None = Field(None, description="Random seed; default: the recipe's.")
     model: Model | None = Field(
-        None, description="the model that the stage asks or trains: a stage, base, builtin:tiny, a folder, a Hub id"
+        None,
+        description=(
+            "The model that the stage uses: a stage, `base`, `builtin:NAME`, a folder, a Hub id, or a mapping."
+        ),
     )
-    gate: tuple[Gate, ...] = Field((), description="what its evaluation must show; one, or a list")
+    gate: tuple[Gate, ...] = Field((), description="Conditions on the stage's evaluation, one or a list.")
 
     def declare(self) -> Declaration:
         """What plans, checks and reports may know of the stage."""

@@ -1,6 +1,7 @@
-"""The command line. What is heavy is imported inside the command that needs it, so that help and plans are instant.
+"""The command line. Heavy modules are imported inside the commands that need them, so help and plans are instant.
 
-Exit codes: 0 done, 1 it failed while running, 2 the input is wrong and nothing was started, 143 told to stop and saved.
+Exit codes: 0 done; 1 failed while running, or a threshold was missed; 2 wrong input, nothing was started; 143 stopped
+by a signal after the state was saved.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from posttrain import __version__
 from posttrain.errors import InputError, PosttrainError
 from posttrain.pipelines.commands.data import data_app
 from posttrain.pipelines.commands.rewards_and_sandbox import rewards_app, sandbox_app
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="posttrain",
     help="Post-train language models the way Qwen3 was made, from one YAML file.",
+    epilog="Start with: posttrain init my-project. Exit codes: 0 done; 1 failed, or a threshold was missed; 2 wrong "
+    "input, nothing was started; 143 stopped by a signal, state saved.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -32,19 +37,42 @@ app.add_typer(rewards_app, name="rewards")
 app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(data_app, name="data")
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a packaged recipe's name.")]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or the name of a packaged recipe.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[key=value ...]", help="Like stages.rl.steps=50.", show_default=False)
+    list[str] | None,
+    typer.Argument(
+        metavar="[key=value ...]", help="Changes to the recipe, such as stages.rl.steps=50.", show_default=False
+    ),
 ]
-RunDir = Annotated[Path | None, typer.Option(help="Where the run lives; runs/NAME if not given.")]
-RunDirArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")]
-Until = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")]
-Force = Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Run it anew, and what needs it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
+RunDir = Annotated[Path | None, typer.Option(help="The run folder. Default: runs/NAME.", show_default=False)]
+RunDirArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")]
+Until = Annotated[str | None, typer.Option(metavar="STAGE", help="The last stage to run. Default: all stages.")]
+Force = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="STAGE",
+        help="A stage to run again from the start, with all stages that depend on it. Repeat for several.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"posttrain {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
 
 
 def main() -> None:
-    """Run the command line; what went wrong on purpose is told without a traceback."""
+    """Run the command line. Expected errors are printed without a traceback."""
     silence_bars()
     try:
         app()
@@ -53,7 +81,7 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-@app.command()
+@app.command(epilog="Example: posttrain run qwen3-tiny stages.reasoning_rl.steps=50 --run-dir runs/short")
 def run(
     recipe: RecipeArgument,
     overrides: Overrides = None,
@@ -61,13 +89,13 @@ def run(
     until: Until = None,
     force: Force = None,
 ) -> None:
-    """Run a recipe; what is done is reused, what was interrupted goes on."""
+    """Run a recipe. Finished stages are reused, and an interrupted stage resumes from its last checkpoint."""
     from posttrain.configs.load import load_recipe
 
     _run(load_recipe(recipe, overrides or ()), run_dir, until=until, force=tuple(force or ()))
 
 
-@app.command()
+@app.command(epilog="Example: posttrain plan my.yaml --check")
 def plan(
     recipe: RecipeArgument,
     overrides: Overrides = None,
@@ -77,7 +105,7 @@ def plan(
     check: Annotated[bool, typer.Option("--check", help="Check all that `run` checks before it starts.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what `run` would do, and why. Starts nothing."""
+    """Show what `run` would do with the same options, and why. Starts nothing."""
     from posttrain.configs.load import load_recipe
     from posttrain.pipelines.planning.plan import make_plan
     from posttrain.pipelines.preflight.checklist import preflight
@@ -95,9 +123,9 @@ def plan(
         print_plan(made, data and DataRead(*map(loaded.mask_data, data)), make_console())
 
 
-@app.command()
+@app.command(epilog="Example: posttrain status runs/qwen3-tiny --json")
 def status(run_dir: RunDirArgument, as_json: AsJson = False) -> None:
-    """Show the states of a run's stages."""
+    """Show the state and the latest metrics of each stage, also while the run is going on."""
     from posttrain.pipelines.records.results import read_results, status_json
     from posttrain.pipelines.screen.tables import print_status
 
@@ -108,13 +136,16 @@ def status(run_dir: RunDirArgument, as_json: AsJson = False) -> None:
         print_status(results, make_console())
 
 
-@app.command()
+@app.command(epilog="Example: posttrain report runs/qwen3-tiny --serve")
 def report(
     run_dir: RunDirArgument,
-    serve: Annotated[bool, typer.Option("--serve", help="Serve it on the loopback; it refreshes by itself.")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of --serve; 0 takes a free one.")] = 8642,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve the report on the loopback; the page refreshes by itself.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of --serve; 0 takes a free one.")] = 8642,
+    as_json: AsJson = False,
 ) -> None:
-    """Write report.html anew, and print the results; or serve it while the run goes on."""
+    """Write report.html and print the results, or serve the report while the run is going on."""
     if serve:
         from posttrain.pipelines.report.server import ReportServer
 
@@ -123,22 +154,26 @@ def report(
             with contextlib.suppress(KeyboardInterrupt):
                 server.serve_forever()
         return
-    from posttrain.pipelines.records.results import read_results
+    from posttrain.pipelines.records.results import read_results, results_json
     from posttrain.pipelines.report import write_report
     from posttrain.pipelines.screen.tables import print_results
 
     results = read_results(run_dir)
+    path = write_report(results)
+    if as_json:
+        _print_json(results_json(results) | {"report": str(path)})
+        return
     print_results(results, make_console())
-    typer.echo(f"report: {write_report(results)}")
+    typer.echo(f"report: {path}")
 
 
-@app.command()
+@app.command(epilog="Example: posttrain compare runs/a runs/b")
 def compare(
-    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="The folder of a run.")],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another; differences are B - A.")],
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="The other run folder. Differences are B - A.")],
     as_json: AsJson = False,
 ) -> None:
-    """Compare two runs: their recipes, their numbers with paired intervals, what they cost."""
+    """Compare two runs: recipes, results with paired intervals, time and tokens."""
     from posttrain.pipelines.compare import compare_runs
     from posttrain.pipelines.compare.tables import print_comparison
 
@@ -149,24 +184,32 @@ def compare(
         print_comparison(compared, make_console())
 
 
-@app.command(name="eval")
+@app.command(name="eval", epilog="Example: posttrain eval Qwen/Qwen3-0.6B --suite sums --suite my.jsonl --k 4")
 def evaluate(
-    model: Annotated[str, typer.Argument(help="builtin:tiny, a folder, or a Hub id.")],
+    model: Annotated[str, typer.Argument(help="A folder, builtin:NAME, or a Hub id.")],
     suite: Annotated[
         list[str] | None,
-        typer.Option(help="sums, instructions, tools, ...; recipe.yaml:NAME; a .jsonl file; or lm-eval:TASK."),
+        typer.Option(
+            help="A packaged suite such as sums; recipe.yaml:NAME; a .jsonl file; or lm-eval:TASK. Repeat for several."
+        ),
     ] = None,
-    prompts: Annotated[list[str] | None, typer.Option(help="Like --suite: builtin:NAME, hf:OWNER/NAME.")] = None,
-    reward: Annotated[list[str] | None, typer.Option(help="How answers are judged; the suite's if not given.")] = None,
-    mode: Annotated[list[str] | None, typer.Option(help="default, think, no_think or closed.")] = None,
-    k: Annotated[int | None, typer.Option(min=1, help="Samples a question: avg@k and pass@1, 4, ... k.")] = None,
-    n: Annotated[int | None, typer.Option(min=1, help="Questions of each source.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option(help="Prompts as a suite: builtin:NAME or hf:OWNER/NAME.")
+    ] = None,
+    reward: Annotated[
+        list[str] | None, typer.Option(help="A reward that judges the answers. Default: the suite's rewards.")
+    ] = None,
+    mode: Annotated[
+        list[str] | None, typer.Option(help="default, think, no_think or closed. Default: the suite's modes.")
+    ] = None,
+    k: Annotated[int | None, typer.Option(min=1, help="Completions per question, for avg@k and pass@k.")] = None,
+    n: Annotated[int | None, typer.Option(min=1, help="Questions per source. Default: all.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens per completion.")] = None,
     run_dir: RunDir = None,
     as_json: AsJson = False,
-    out: Annotated[Path | None, typer.Option(help="A file for the JSON of --json.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A file to write the JSON to.")] = None,
 ) -> None:
-    """Evaluate one model on suites."""
+    """Evaluate a model on one or several suites."""
     from posttrain.pipelines.commands.eval_model import Changes, eval_model, harness_lines, packaged_suites
 
     names = [*(suite or ()), *(prompts or ())]
@@ -184,20 +227,26 @@ def evaluate(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(
+    epilog="Example: posttrain distill --teacher Qwen/Qwen3-8B --student Qwen/Qwen3-0.6B --prompts prompts.jsonl"
+)
 def distill(
-    teacher: Annotated[str, typer.Option(help="builtin:NAME, a folder, or a Hub id.")],
-    student: Annotated[str, typer.Option(help="Smaller, with the teacher's tokenizer.")],
+    teacher: Annotated[str, typer.Option(help="A folder, builtin:NAME, or a Hub id.")],
+    student: Annotated[str, typer.Option(help="A smaller model with the same tokenizer and chat template.")],
     prompts: Annotated[str, typer.Option(help="A .jsonl or .parquet file, builtin:NAME, or hf:OWNER/NAME.")],
     steps: Annotated[int, typer.Option(min=1, help="On-policy steps.")] = 100,
-    off_policy_steps: Annotated[int, typer.Option(min=1, help="Steps on the teacher's responses.")] = 200,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 512,
-    verify: Annotated[bool, typer.Option(help="Learn only from responses with the right `answer`.")] = False,
+    off_policy_steps: Annotated[
+        int, typer.Option(min=1, help="Steps of supervised training on the teacher's responses.")
+    ] = 200,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per response.")] = 512,
+    verify: Annotated[bool, typer.Option(help="Train only on responses that match the row's `answer`.")] = False,
     mode: Annotated[
         Literal["mixed", "default", "think", "no_think", "closed"],
-        typer.Option(help="How queries are asked; mixed: with no flag, /think or /no_think. default: as they are."),
+        typer.Option(
+            help="How prompts ask for thinking. mixed: no flag, /think or /no_think; default: the prompts as they are."
+        ),
     ] = "mixed",
-    out: Annotated[Path | None, typer.Option(help="An empty folder for a copy of the student.")] = None,
+    out: Annotated[Path | None, typer.Option(help="An empty folder to copy the student to.")] = None,
     run_dir: RunDir = None,
 ) -> None:
     """Distil a teacher into a student: off-policy on its responses, then on-policy on its distribution."""
@@ -225,23 +274,26 @@ def distill(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(epilog="Example: posttrain prune Qwen/Qwen3-8B --keep 18 --out models/student")
 def prune(
     model: Annotated[str, typer.Argument(help="A folder, builtin:NAME, or a Hub id.")],
     out: Annotated[Path, typer.Option(help="An empty folder for the smaller model.")],
-    keep: Annotated[int | None, typer.Option(min=1, help="How many layers, evenly spaced, first and last too.")] = None,
-    layers: Annotated[str | None, typer.Option(help="Which layers, from 0: 0,2,4.")] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of layers to keep, evenly spaced, the first and the last included."),
+    ] = None,
+    layers: Annotated[str | None, typer.Option(help="The layers to keep, counted from 0, such as 0,2,4.")] = None,
 ) -> None:
-    """Make a student from a teacher by leaving layers out."""
+    """Make a smaller model by removing decoder layers."""
     from posttrain.pipelines.graph.model_lookup import check_model_name
 
     check_model_name(model, Path.cwd())
     try:
         chosen = tuple(int(part) for part in (layers or "").split(",") if part)
     except ValueError:
-        raise InputError(f"--layers {layers!r} are no numbers", fix="write them as 0,2,4") from None
+        raise InputError(f"--layers {layers!r}: not a list of numbers", fix="write them as 0,2,4") from None
     if (keep is None) == (not chosen):
-        raise InputError("say what stays: --keep N or --layers 0,2,4, one of them")
+        raise InputError("the layers to keep are not given", fix="pass either --keep N or --layers 0,2,4")
     from posttrain.stages.models.locations import builtin_path
     from posttrain.stages.models.pruning import prune as cut
 
@@ -249,34 +301,23 @@ def prune(
     typer.echo(f"{out}: layers {', '.join(map(str, kept))}")
 
 
-@app.command()
+@app.command(
+    epilog='Example: posttrain generate runs/mine/general_rl/artifact --prompt "What is 20+7?" --thinking-budget 32'
+)
 def generate(
-    model: Annotated[str, typer.Argument(help="A folder (a stage's artifact), builtin:NAME, or a Hub id.")],
-    prompt: Annotated[str, typer.Option(help="What to ask.")],
+    model: Annotated[str, typer.Argument(help="A folder (such as a stage's artifact), builtin:NAME, or a Hub id.")],
+    prompt: Annotated[str, typer.Option(help="The text of the user's turn.")],
     no_think: Annotated[bool, typer.Option("--no-think", help="Answer without thinking.")] = False,
-    thinking_budget: Annotated[int | None, typer.Option(min=0, help="Most tokens of thinking.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    thinking_budget: Annotated[
+        int | None, typer.Option(min=0, help="Most tokens of thinking. Default: no limit.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most generated tokens, thinking included.")] = 512,
     as_json: AsJson = False,
 ) -> None:
     """Ask a model one question."""
-    from posttrain.pipelines.graph.model_lookup import check_model_name
+    from posttrain.pipelines.running.generation import ask_model
 
-    check_model_name(model, Path.cwd())
-    if no_think and thinking_budget is not None:
-        raise InputError("--no-think leaves nothing for a --thinking-budget", fix="say one of them")
-    from posttrain.stages.rollout.generation import generate_text
-
-    try:
-        answer = generate_text(
-            model,
-            prompt,
-            no_think=no_think,
-            thinking_budget=thinking_budget,
-            max_tokens=max_tokens,
-            recipe_dir=Path.cwd(),
-        )
-    except (OSError, ValueError) as error:  # what transformers raises for a model that it can't find or read
-        raise InputError(f"can't load the model: {str(error).splitlines()[0]}", where=model) from None
+    answer = ask_model(model, [prompt], no_think=no_think, thinking_budget=thinking_budget, max_tokens=max_tokens)[0]
     if as_json:
         _print_json(answer)
         return
@@ -285,9 +326,9 @@ def generate(
     typer.echo(answer["answer"])
 
 
-@app.command()
+@app.command(epilog="Example: posttrain doctor --json")
 def doctor(as_json: AsJson = False) -> None:
-    """Check this machine: packages, devices, memory, confinement."""
+    """Check this machine: packages, devices, memory, and the sandbox."""
     from posttrain.pipelines.commands.doctor import examine
 
     findings = []
@@ -301,11 +342,13 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: posttrain init my-project")
 def init(
-    path: Annotated[Path, typer.Argument(metavar="DIR", help="A folder, new or empty; FILE.yaml: the recipe alone.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A new or empty folder, or FILE.yaml for a recipe alone.")
+    ],
 ) -> None:
-    """Write a project that runs as it is: recipe, reward, its test, data."""
+    """Write a project that runs without changes: a recipe, a reward with its test, and data."""
     from posttrain.pipelines.commands.project import next_commands, write_project, write_recipe
 
     if path.suffix in (".yaml", ".yml") and not path.is_dir():
@@ -319,7 +362,7 @@ def init(
         typer.echo(f"  {command}")
 
 
-@app.command()
+@app.command(epilog="Example: posttrain schema > recipe.schema.json")
 def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
     from posttrain.configs.loading.editors import json_schema

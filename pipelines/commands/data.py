@@ -7,24 +7,32 @@ from typing import Annotated
 
 import typer
 
-data_app = typer.Typer(no_args_is_help=True, help="Look at the rows of a stage.")
+data_app = typer.Typer(
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Look at the rows of a stage.",
+)
 
 
-@data_app.command("show")
+@data_app.command("show", epilog="Example: posttrain data show starter cold_start -n 1")
 def data_show(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a packaged recipe's name.")],
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="Which of its stages.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or the name of a packaged recipe.")],
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="A stage of the recipe.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[key=value ...]", help="Like stages.sft.turns=each.", show_default=False),
+        typer.Argument(
+            metavar="[key=value ...]", help="Changes to the recipe, such as stages.sft.turns=each.", show_default=False
+        ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Rows of each source.")] = 3,
-    run_dir: Annotated[Path | None, typer.Option(help="Where the run lives; runs/NAME if not given.")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Rows per source.")] = 3,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The run folder. Default: runs/NAME.", show_default=False)
+    ] = None,
 ) -> None:
-    """Print rows as they are rendered for the model, what is trained on marked. Trains nothing.
+    """Print rows as the model gets them, with the trained tokens marked. Trains nothing.
 
-    On a terminal the tokens that are trained on are green; in a pipe each line says what it is: + trained on, |
-    context, and ~ where it goes on in the line of the one above.
+    On a terminal, trained tokens are green. In a pipe, each line begins with a mark: + for trained tokens, | for
+    context, and ~ where it continues the line above.
     """
     from rich.console import Console
 

@@ -132,6 +132,26 @@ def status_json(results: RunResults) -> dict[str, Any]:
     }
 
 
+def results_json(results: RunResults) -> dict[str, Any]:
+    """What `report --json` prints: results, thresholds and gates."""
+    return {
+        "recipe": results.recipe,
+        "results": [{name: _finite(value) for name, value in vars(row).items()} for row in results.rows],
+        "thresholds": [
+            {"check": verdict.text, "passed": verdict.passed, "detail": verdict.detail, "about": verdict.about}
+            for verdict in results.verdicts
+        ],
+        "gates": [
+            {"gate": verdict.cell, "passed": verdict.passed, "found": verdict.found} for verdict in results.gates
+        ],
+    }
+
+
+def _finite(value: Any) -> Any:
+    """None for nan, which JSON lacks."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def _state(ledger: Ledger, name: str) -> dict[str, Any]:
     from posttrain.pipelines.records.logs import read_live, read_metrics
 

@@ -1,7 +1,8 @@
-"""Plans, states and results for people: tables on a terminal, plain lines where nobody draws them."""
+"""Print plans, states and results: tables on a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -13,8 +14,8 @@ from posttrain.pipelines.graph.rights import grouped, rights_of
 from posttrain.pipelines.planning.estimate import Estimate
 from posttrain.pipelines.planning.plan import Plan
 from posttrain.pipelines.preflight.data_checks import DataRead
-from posttrain.pipelines.records.results import Figure, RunResults
-from posttrain.pipelines.screen.matrix import columns, goes_without_saying
+from posttrain.pipelines.records.results import NO_VERDICT, Figure, RunResults
+from posttrain.pipelines.screen.matrix import COUNTS, QUIET, Column, columns
 from posttrain.pipelines.screen.numbers import count_of, duration, main_metrics
 from posttrain.pipelines.screen.terminal import print_line
 
@@ -66,12 +67,18 @@ def print_status(results: RunResults, console: Console) -> None:
 
 
 def print_results(results: RunResults, console: Console) -> None:
-    """Print the evaluation matrix, how far its questions are held out, and the thresholds."""
-    rows = [row for row in results.rows if "/" not in row.metric]  # accuracy/algebra and its like: in the report
+    """Print the evaluation results, the overlap of held-out questions with the data, gates and thresholds.
+
+    A terminal gets one compact table; a pipe gets every number on a line of its own, for grep.
+    """
+    rows = [row for row in results.rows if "/" not in row.metric]  # accuracy/algebra and similar are in the report
     if console.is_terminal and rows:
-        console.print(_matrix([row for row in rows if not goes_without_saying(row, rows)], console.width))
+        for table in result_tables(rows, console.width):
+            console.print(table)
+        for note in result_notes(rows):
+            print_line(console, note)
     else:
-        for row in rows:  # one number a line, which grep can find
+        for row in rows:
             name = f"{row.stage}:{row.suite}:{row.mode}:{row.metric}"
             print_line(console, f"{name} = {row.text()} (n={row.n})")
     for suite in results.overlaps:
@@ -83,42 +90,83 @@ def print_results(results: RunResults, console: Console) -> None:
         print_line(console, f"{verdict.word}  {verdict.text}: {verdict.detail}{about}")
 
 
-def _matrix(rows: Sequence[Figure], room: int) -> Table:
-    """Stages across where they have room, with their intervals beside or below the numbers; else one number a row."""
-    for between in (" ", "\n"):
-        lines = _across(rows, between)
-        if _width(lines) <= room:
-            break
-    else:
-        lines = _down(rows)
-    table = Table(*lines[0], title="evaluation", title_justify="left")
-    for line in lines[1:]:
-        table.add_row(*map(Text, line))
-    return table
+def result_tables(rows: Sequence[Figure], width: int) -> list[Table]:
+    """The main metric of every suite and mode: stages down, suites across, each number with its interval.
 
-
-def _across(rows: Sequence[Figure], between: str) -> list[list[str]]:
-    """A run has few stages and many results: stages across, results down."""
+    One table where the columns fit into `width`; otherwise several, each with the stages.
+    """
     stages = list(dict.fromkeys(row.stage for row in rows))
-    cells = {(row.stage, row.suite, row.mode, row.metric): row.text(between=between) for row in rows}
-    return [
-        ["suite", "mode", "metric", *stages],
-        *([*column, *(cells.get((stage, *column), "") for stage in stages)] for column in columns(rows)),
-    ]
+    main = main_metrics_of(rows)
+    several = {suite for suite, _, _ in main if sum(other == suite for other, _, _ in main) > 1}
+    cells = {(row.stage, row.suite, row.mode, row.metric): _percent(row) for row in rows}
+    columns_ = []
+    for suite, mode, metric in main:
+        header = "\n".join(part for part in (suite, mode if suite in several else "", metric) if part)
+        columns_.append([header, *(cells.get((stage, suite, mode, metric), "") for stage in stages)])
+    names = ["stage", *stages]
+    groups: list[list[list[str]]] = [[]]
+    for column in columns_:
+        if groups[-1] and _width([names, *groups[-1], column]) > width:
+            groups.append([])
+        groups[-1].append(column)
+    tables = []
+    for number, group in enumerate(groups):
+        lines = list(zip(names, *group, strict=True))
+        title = "evaluation, percent with 95 % intervals" if number == 0 else None
+        table = Table(*map(escape, lines[0]), title=title, title_justify="left")
+        for line in lines[1:]:
+            table.add_row(*map(Text, line))
+        tables.append(table)
+    return tables
 
 
-def _down(rows: Sequence[Figure]) -> list[list[str]]:
-    lines, before = [["stage", "suite mode metric", "value", "n"]], ""
+def main_metrics_of(rows: Sequence[Figure]) -> list[Column]:
+    """The (suite, mode, metric) that stands for each suite and mode: accuracy, turns, or the first it has.
+
+    Of accuracies by thinking budget, the largest budget.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for suite, mode, metric in columns(rows):
+        found.setdefault((suite, mode), []).append(metric)
+    return [(suite, mode, _main(metrics)) for (suite, mode), metrics in found.items()]
+
+
+def _main(metrics: Sequence[str]) -> str:
+    for name in ("accuracy", "turns"):
+        if name in metrics:
+            return name
+    budgets = [metric for metric in metrics if metric.partition("@")[2].isdigit()]
+    return max(budgets, key=lambda metric: int(metric.partition("@")[2]), default=metrics[0])
+
+
+def _percent(row: Figure) -> str:
+    """`81.2 [77, 85]`; what is no share stays as it is."""
+    if math.isnan(row.value):
+        return NO_VERDICT
+    if not 0 <= row.value <= 1 or row.metric in COUNTS:
+        return f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]"
+    return f"{100 * row.value:.1f} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
+
+
+def result_notes(rows: Sequence[Figure]) -> list[str]:
+    """What the table leaves out: completions without a verdict or cut off, and the number of other metrics."""
+    notes, main = [], set(main_metrics_of(rows))
+    worst: dict[Column, Figure] = {}
     for row in rows:
-        stage = "" if row.stage == before else row.stage
-        lines.append([stage, f"{row.suite} {row.mode} {row.metric}", row.text(), str(row.n)])
-        before = row.stage
-    return lines
+        column = (row.suite, row.mode, row.metric)
+        if row.metric in QUIET and row.value > 0 and (column not in worst or row.value > worst[column].value):
+            worst[column] = row
+    for (suite, mode, metric), row in worst.items():
+        notes.append(f"note: {metric} in {suite} ({mode}): up to {100 * row.value:.1f} % ({row.stage})")
+    others = {column for column in columns(rows) if column not in main and column[2] not in QUIET}
+    if others:
+        notes.append(f"{len(others)} more metrics are in report.html and in `posttrain report --json`")
+    return notes
 
 
-def _width(lines: Sequence[Sequence[str]]) -> int:
-    """What a table of these lines takes, with its borders."""
-    widest = [max(len(part) for text in column for part in text.split("\n")) for column in zip(*lines, strict=True)]
+def _width(columns_: Sequence[Sequence[str]]) -> int:
+    """The width of a table with these columns, borders included."""
+    widest = [max(len(part) for text in column for part in text.split("\n")) for column in columns_]
     return sum(widest) + 3 * len(widest) + 1
 
 

@@ -58,6 +58,6 @@ class SandboxError(RunError):
 
 
 class Stopped(PosttrainError):
-    """The run was told to stop (SIGTERM, SIGINT) and has saved its state. Exit code 143."""
+    """SIGTERM or SIGINT stopped the run after it saved its state. Exit code 143."""
 
     exit_code = 143

@@ -46,9 +46,9 @@ class Prompt:
     columns: Mapping[str, Any] = field(default_factory=dict)
     """What rewards read: answer, tests, ...; and `tools`, JSON schemas that the chat template shows the model."""
     environment: str = ""
-    """The environment that answers the model's tool calls, as the JSON of the recipe's node; empty: nobody does."""
+    """The environment that answers the model's tool calls, as the JSON of the recipe's node; empty if there is none."""
     continues: Turn | None = None
-    """Where set, a later turn of an episode: what stands before it is continued as it is, and not rendered again."""
+    """Where set, a later turn of an episode: the text before it is continued unchanged, and not rendered again."""
     begun: tuple[Completion, ...] = ()
     """Where set, what an interrupted generation has of the group; those that ended with `abort` are continued."""
 

@@ -2,7 +2,7 @@
 
 A filter is a function of a prompt, a completion and its score. Keyword-only arguments are its parameters, which a
 recipe may set: `filters: [correct, {use: repetition, ngram: 4, at_most: 0.3}]`. Thresholds that the report doesn't
-disclose, which is all of them, are ours; docs/data.md has what they let pass and what they cost.
+disclose, which is all of them, are ours; docs/guides/data.md has what they let pass and what they cost.
 """
 
 from __future__ import annotations

@@ -1,19 +1,25 @@
-"""One answer of one model, in this process: `posttrain generate`."""
+"""Answers of one model, in this process: `posttrain generate`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from posttrain.configs.schema import ModelSource
 from posttrain.stages.models.locations import builtin_path
 from posttrain.thinking import split_thinking
-from posttrain.types import Prompt, SamplingParams
+from posttrain.types import Mode, Prompt, SamplingParams
 
 
-def generate_text(
+def generate_text(model: str, prompt: str, **options: Any) -> dict[str, Any]:
+    """Ask `model` one question: {"thinking", "answer", "tokens"}. See `generate_texts`."""
+    return generate_texts(model, [prompt], **options)[0]
+
+
+def generate_texts(
     model: str,
-    prompt: str,
+    prompts: Sequence[str],
     *,
     no_think: bool = False,
     thinking_budget: int | None = None,
@@ -21,8 +27,8 @@ def generate_text(
     temperature: float = 0.6,
     seed: int = 0,
     recipe_dir: Path = Path(),
-) -> dict[str, Any]:
-    """Ask `model` (a folder, a built-in or a Hub id) one question: {"thinking", "answer", "tokens"}.
+) -> list[dict[str, Any]]:
+    """Ask `model` (a folder, a built-in or a Hub id) each of `prompts`: {"thinking", "answer", "tokens"} per prompt.
 
     `no_think` is the hard switch: an empty think block is prefilled.
     """
@@ -38,10 +44,18 @@ def generate_text(
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     loaded = load_model(ModelSpec(path=path), dtype, "sdpa").to(device).eval()
     engine = TransformersEngine(loaded, AutoTokenizer.from_pretrained(path))
-    question = Prompt(id="0", messages=({"role": "user", "content": prompt},), mode="closed" if no_think else "default")
+    mode: Mode = "closed" if no_think else "default"
+    questions = [
+        Prompt(id=str(i), messages=({"role": "user", "content": prompt},), mode=mode)
+        for i, prompt in enumerate(prompts)
+    ]
     params = SamplingParams(
         max_tokens=max_tokens, temperature=temperature, top_p=0.95, top_k=20, thinking_budget=thinking_budget
     )
-    completion = next(engine.generate([question], 1, params, seed)).completions[0]
-    split = split_thinking(completion.text)
-    return {"thinking": split.thinking, "answer": split.answer, "tokens": len(completion.token_ids)}
+    by_id = {group.prompt.id: group.completions[0] for group in engine.generate(questions, 1, params, seed)}
+    answers = []
+    for question in questions:
+        completion = by_id[question.id]
+        split = split_thinking(completion.text)
+        answers.append({"thinking": split.thinking, "answer": split.answer, "tokens": len(completion.token_ids)})
+    return answers

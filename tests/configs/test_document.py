@@ -31,7 +31,7 @@ def test_merge_keys_fill_in_what_the_mapping_leaves_out() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a: 1\nb: 2\na: 3", "r.yaml:3: the key `a` stands twice"),
+        ("a: 1\nb: 2\na: 3", "r.yaml:3: the key `a` appears twice"),
         ("a: !!python/object/apply:os.system x", "isn't allowed"),
         ("a: !!binary aGk=", "isn't allowed"),
         ("a: !!int x", "invalid literal"),

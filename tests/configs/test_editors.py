@@ -85,4 +85,4 @@ def test_it_marks_what_is_not(tmp_path: Path, text: str) -> None:
 def test_what_it_says_of_a_field_is_what_the_field_says() -> None:
     found: Any = json_schema()["$defs"]["Grpo"]["properties"]["steps"]
     assert "anyOf" in found
-    assert json_schema()["$defs"]["RolloutCluster"]["properties"]["memory"]["description"].startswith("vllm:")
+    assert json_schema()["$defs"]["RolloutCluster"]["properties"]["memory"]["description"].startswith("vLLM:")

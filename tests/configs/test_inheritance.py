@@ -230,7 +230,7 @@ def test_anchors_stay_in_their_file(write: Write, tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_documentation_loads(write: Write) -> None:
-    text = (Path(__file__).resolve().parents[2] / "docs" / "recipes.md").read_text("utf-8")
+    text = (Path(__file__).resolve().parents[2] / "docs" / "guides" / "recipes.md").read_text("utf-8")
     example = re.search(r"```yaml\n(.*?)```", text, re.S)
     assert example is not None
     child = load_recipe(write(example[1], extends=None)).recipe

@@ -140,7 +140,8 @@ def test_a_wrong_parameter_is_refused_before_anything_starts(params: dict[str, A
 
 
 def test_the_catalogue_is_what_the_registry_says() -> None:
-    docs, again = Path(__file__).resolve().parents[2] / "docs", "run: python -m posttrain.rewards.catalogue docs"
+    docs = Path(__file__).resolve().parents[2] / "docs/reference"
+    again = "run: python -m posttrain.rewards.catalogue docs/reference"
     assert (docs / "rewards.md").read_text("utf-8") == render(), again
     assert (docs / "tasks.md").read_text("utf-8") == render_tasks(), again
 
@@ -199,7 +200,7 @@ def test_a_reward_model_that_gives_no_number_is_an_infra_error() -> None:
 
 
 def test_the_documents_example_is_accepted(tmp_path: Path) -> None:
-    document = (Path(__file__).resolve().parents[2] / "docs" / "judges.md").read_text("utf-8")
+    document = (Path(__file__).resolve().parents[2] / "docs" / "guides" / "judges.md").read_text("utf-8")
     stage = yaml.safe_load(document.split("```yaml\n")[1].split("```")[0])["stages"]["general_rl"]
     uses = Grpo.model_validate(stage).rewards
     for use in uses:

@@ -364,7 +364,7 @@ def test_a_long_answer_is_cut_in_the_middle(pool: Pool) -> None:
     assert cut("abc", 3) == "abc"
 
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "environments.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "guides" / "environments.md"
 
 
 def test_the_document_shows_a_recipe_that_is_read_and_a_class_that_works(pool: Pool, mine: Path) -> None:

@@ -25,7 +25,7 @@ sets: Any = importlib.util.module_from_spec(_spec)
 sys.modules["filter_sets"] = sets
 _spec.loader.exec_module(sets)
 
-DOCS = Path(__file__).resolve().parents[2] / "docs/data.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs/results/data.md"
 
 
 def counted(which: str, name: str) -> tuple[int, int, int, int]:

@@ -25,7 +25,12 @@ from posttrain.stages.data.store import read_rows, write_rows
 from posttrain.stages.data.supply import numbered
 from posttrain.stages.filters import FILTERS
 from posttrain.stages.learner.experience import _shuffled, experience
-from posttrain.stages.learner.losses.advantages import EPSILON, group_advantages, multi_reward_advantages, zero_variance
+from posttrain.stages.learner.losses.advantages import (
+    EPSILON,
+    group_advantages,
+    multi_reward_advantages,
+    zero_variance,
+)
 from posttrain.stages.learner.schedule import FLOOR, learning_rate
 from posttrain.stages.models.locations import Locations
 from posttrain.stages.rollout.scoring import rollout_rows, score_metrics

@@ -1,4 +1,4 @@
-"""docs/reasoning-rl.md: its YAML is valid, and what it says of names and defaults is what the schema says."""
+"""docs/guides/reasoning-rl.md: its YAML is valid, and what it says of names and defaults is what the schema says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from posttrain.configs.kinds.algorithms import ALGORITHMS
 from posttrain.configs.schema import Grpo
 
-TEXT = (Path(__file__).parents[2] / "docs" / "reasoning-rl.md").read_text("utf-8")
+TEXT = (Path(__file__).parents[2] / "docs" / "guides" / "reasoning-rl.md").read_text("utf-8")
 NEEDED = {"kind": "grpo", "model": "base", "prompts": "x", "rewards": "math"}
 
 

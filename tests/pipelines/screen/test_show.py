@@ -15,7 +15,7 @@ from rich.console import Console
 from posttrain.configs.load import load_recipe
 from posttrain.pipelines.planning.plan import make_plan
 from posttrain.pipelines.records.results import Figure, RunResults, read_results
-from posttrain.pipelines.screen.tables import print_plan, print_results, print_status
+from posttrain.pipelines.screen.tables import main_metrics_of, print_plan, print_results, print_status, result_notes
 
 
 @pytest.mark.parametrize("name", ["flags", "fire", "[bold]"])
@@ -42,12 +42,12 @@ def results_of(*rows: Figure) -> RunResults:
 
 
 @pytest.mark.parametrize("width", [80, 120, 160, 240])
-def test_all_numbers_of_many_stages_can_be_read_at_any_width(width: int) -> None:
+def test_the_main_metric_of_every_suite_can_be_read_at_any_width(width: int) -> None:
     rows = [
         Figure(stage=stage, suite=suite, mode="think", metric=metric, value=0.1 + i / 50, low=0.05, high=0.95, n=200)
         for i, stage in enumerate(STAGES)
-        for suite in ("sums", "sums-greedy")
-        for metric in ("accuracy", "think_format")
+        for suite in ("sums", "sums-greedy", "flags", "controls", "budget")
+        for metric in ("think_format", "accuracy", "tokens")
     ]
     lines = drawn(width, print_results, results_of(*rows))
     assert max(map(cell_len, lines)) <= width
@@ -55,22 +55,36 @@ def test_all_numbers_of_many_stages_can_be_read_at_any_width(width: int) -> None
     assert "…" not in text
     for i, stage in enumerate(STAGES):
         assert stage in text
-        assert text.count(f"{0.1 + i / 50:.3f}") == 4
-    assert text.count("[0.05, 0.95]") == len(rows)
+        assert text.count(f"{10 + 2 * i:.1f} [5, 95]") == 5
+    assert "10 more metrics" in text
+    assert len(lines) < 50
 
 
-def test_few_stages_stand_side_by_side() -> None:
-    rows = [Figure(stage=stage, suite="s", mode="m", metric="accuracy", value=0.5, low=0.4, high=0.6, n=9)
-            for stage in STAGES[:2]]  # fmt: skip
-    (line,) = [line for line in drawn(80, print_results, results_of(*rows)) if "accuracy" in line]
-    assert line.count("0.500 [0.40, 0.60]") == 2
+def test_stages_are_down_and_suites_across() -> None:
+    rows = [
+        Figure(stage=stage, suite=suite, mode="m", metric="accuracy", value=0.5, low=0.4, high=0.6, n=9)
+        for stage in STAGES[:2]
+        for suite in ("s", "t")
+    ]
+    lines = [line for line in drawn(80, print_results, results_of(*rows)) if "cold_start" in line or "base" in line]
+    assert [line.count("50.0 [40, 60]") for line in lines] == [2, 2]
 
 
-def test_trouble_that_there_was_none_of_goes_without_saying() -> None:
+def test_a_suite_is_shown_by_accuracy_turns_or_its_largest_budget() -> None:
+    def row(suite: str, metric: str) -> Figure:
+        return Figure(stage="rl", suite=suite, mode="m", metric=metric, value=0.5, low=0.4, high=0.6, n=9)
+
+    rows = [row("a", "tokens"), row("a", "accuracy"), row("b", "dialogues"), row("b", "turns")]
+    rows += [row("c", f"accuracy@{budget}") for budget in (0, 8, 16)] + [row("d", "chrf")]
+    assert main_metrics_of(rows) == [
+        ("a", "m", "accuracy"), ("b", "m", "turns"), ("c", "m", "accuracy@16"), ("d", "m", "chrf"),
+    ]  # fmt: skip
+
+
+def test_completions_without_a_verdict_are_a_note_where_there_are_any() -> None:
     fine = Figure(stage="base", suite="s", mode="m", metric="no_verdict", value=0.0, low=0.0, high=0.0, n=9)
     some = Figure(stage="rl", suite="t", mode="m", metric="no_verdict", value=0.25, low=0.0, high=0.5, n=9)
-    text = "\n".join(drawn(80, print_results, results_of(fine, some)))
-    assert ("0.250" in text, "0.000" in text) == (True, False)
+    assert result_notes([fine, some]) == ["note: no_verdict in t (m): up to 25.0 % (rl)"]
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])
