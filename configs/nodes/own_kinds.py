@@ -1,6 +1,6 @@
 """Kinds of stage that a user brings: `kind: my_stage.py:Distill2`, a file from the recipe's folder and a class in it.
 
-The class is a `StageBase` with fields of its own and a `declare`; its module has `run(context)`, as those of the
+The class is a `StageBase` with fields and a `declare`; its module has `run(context)`, as those of the
 packaged kinds have. The code is imported when the recipe is loaded: its fields are checked like any others.
 """
 

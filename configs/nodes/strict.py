@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 Path_ = tuple[str | int, ...]
-"""Where a node stands: ("stages", "cold_start", "data", 0, "from")."""
+"""The place of a node: ("stages", "cold_start", "data", 0, "from")."""
 
 
 class Strict(BaseModel):

@@ -19,10 +19,10 @@ def last_flag(texts: Sequence[str]) -> str | None:
 
     Returns "think", "no_think" or None (no flag: the default mode, thinking).
 
-    A flag is a switch, not a word that somebody writes about (the rule is ours; the report only shows
-    `{query} /think`): it is a word of its own at the beginning or end of a line, as there, and stands neither in code
-    (fenced, in backticks, indented behind an empty line, `<code>`), nor in a quotation (`> ...`, quotation marks), nor
-    in what a tool said. So "What does /no_think do?" and a pasted log switch nothing, and "Use /no_think" does.
+    A flag switches the mode; a mention of it does not. The rule is ours, since the report only shows `{query} /think`.
+    A flag is a separate word at the beginning or end of a line. It does not count in code (fenced, in backticks,
+    indented after an empty line, `<code>`), in a quotation (`> ...`, quotation marks), or in a tool's result. So "What
+    does /no_think do?" and a pasted log switch nothing, and "Use /no_think" does.
 
     >>> last_flag(["2+2? /no_think", 'Why did it print "/think"?', "And 3+3?"])
     'no_think'
@@ -50,7 +50,7 @@ def with_mode(prompt: Prompt) -> tuple[Message, ...]:
 def with_flag(messages: Sequence[Message], flag: str) -> tuple[Message, ...]:
     """Append `flag` to the last user turn, after a space (report, Table 9).
 
-    Where a flag at the end would be part of a quotation or of code, it stands on a line of its own, behind the turn or
+    Where a flag at the end would be part of a quotation or of code, it is written on a separate line, after the turn or
     before it.
     """
     last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
@@ -127,7 +127,7 @@ def _own_words(text: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    """`text` without what stands in backticks, tags or quotation marks; a mark without its end hides nothing."""
+    """`text` without the content of backticks, tags or quotation marks; a mark without its end hides nothing."""
     marks = list(_MARK.finditer(text))
     ends = _ends(text, marks)
     parts, done, at = [], 0, 0
