@@ -72,7 +72,7 @@ class StageContext:
 
     name: str
     spec: Any
-    """The stage's node of the schema (Curate, Sample, Sft, Grpo, Distill or Evaluate)."""
+    """The stage's node of the schema: of a packaged kind, or of one that the user brings."""
     seed: int
     key: str
     dir: Path

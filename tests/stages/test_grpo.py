@@ -87,7 +87,7 @@ def test_an_unknown_algorithm_is_refused() -> None:
         ({"dual_clip": 1.2}, "over 1.28"),
         ({"teacher": "base", "sampling": {"max_tokens": 8, "temperature": 0.7}}, "temperature 1"),
         ({"watch": {"prompts": []}}, "at least 1"),
-        ({"tau": [0.0, 1.0]}, "over 0"),
+        ({"tau": [0.0, 1.0]}, "must be greater than 0"),
         ({"kl": {"weight": 0.1, "placed": "reward"}, "combine": "normalize_then_sum"}, "no one reward"),
         ({"dual_clip": 0.9}, "greater than 1"),
         ({"teacher": "base", "dynamic_sampling": {}}, "every group"),
