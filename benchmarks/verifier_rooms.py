@@ -20,8 +20,8 @@ import numpy as np
 
 from posttrain.configs.schema import RewardUse
 from posttrain.rewards.base import BUILTINS
-from posttrain.rewards.math import SymbolicService
-from posttrain.rewards.mix import Scorer
+from posttrain.rewards.mathematics.math import SymbolicService
+from posttrain.rewards.mixture.mix import Scorer
 from posttrain.types import Completion, Prompt
 
 GROUP = 8

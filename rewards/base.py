@@ -21,11 +21,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import DataError, InputError
-from posttrain.rewards.asked import MODEL_FIELDS, check_models
 from posttrain.rewards.builtins import BUILTINS
 from posttrain.rewards.contract import BuiltinReward, parameters
-from posttrain.rewards.loader import NO_GOLD, VERL, gold_of, split_path
-from posttrain.rewards.sources import definition, files_of, source_of
+from posttrain.rewards.mixture.loader import NO_GOLD, VERL, gold_of, split_path
+from posttrain.rewards.mixture.sources import definition, files_of, source_of
+from posttrain.rewards.models.asked import MODEL_FIELDS, check_models
 from posttrain.types import Prompt
 
 __all__ = [

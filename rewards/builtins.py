@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from posttrain.rewards import (
-    checklists,
+from posttrain.rewards import instructions
+from posttrain.rewards.contract import BuiltinReward, Case
+from posttrain.rewards.environments import reward as environment
+from posttrain.rewards.libraries import reasoning_gym
+from posttrain.rewards.mathematics import math
+from posttrain.rewards.models import checklists, judge, reward_model
+from posttrain.rewards.programs import code
+from posttrain.rewards.rules import (
     choices,
-    code,
     format,
-    instructions,
-    judge,
     languages,
     lengths,
-    math,
     modes,
     premises,
-    reasoning_gym,
     refusals,
     retrieval,
-    reward_model,
     structured,
     text,
     tools,
 )
-from posttrain.rewards.contract import BuiltinReward, Case
-from posttrain.rewards.environments import reward as environment
 
 VERIFIERS: dict[str, BuiltinReward] = {
     "math": BuiltinReward(

@@ -18,11 +18,11 @@ from posttrain.configs.nodes.judges import LITERAL_KEY, literal_keys
 from posttrain.configs.schema import JudgeModel, RewardUse
 from posttrain.errors import InputError, RewardError
 from posttrain.rewards.base import BUILTINS, check_use, needed_columns
-from posttrain.rewards.confinement import describe_reward
 from posttrain.rewards.contract import ModelHost, parameters
-from posttrain.rewards.endpoint import EndpointHost
-from posttrain.rewards.loader import split_path
-from posttrain.rewards.mix import Scorer
+from posttrain.rewards.mixture.confinement import describe_reward
+from posttrain.rewards.mixture.loader import split_path
+from posttrain.rewards.mixture.mix import Scorer
+from posttrain.rewards.models.endpoint import EndpointHost
 from posttrain.types import Completion, Prompt, Score
 
 _OWN = ("id", "completion", "prompt", "messages")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from posttrain.errors import InputError, SandboxError
-from posttrain.sandbox import preloads
+from posttrain.sandbox.isolation import preloads
 from posttrain.sandbox.jobs import MESSAGE_CHARS, JobError, Verdict, job_from_json
 from posttrain.sandbox.languages import LANGUAGES, LanguageError
 from posttrain.sandbox.languages import check as check_languages

@@ -18,16 +18,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from posttrain.errors import SandboxError
-from posttrain.sandbox.counters import Counters
+from posttrain.sandbox.isolation.zygote_process import PATIENT_REPLY_TIMEOUT_S
 from posttrain.sandbox.jobs import Job, Verdict
+from posttrain.sandbox.judging.counters import Counters
+from posttrain.sandbox.judging.places import AT_WORK, MOST, Places
+from posttrain.sandbox.judging.repeats import Repeats
+from posttrain.sandbox.judging.rounds import STARVATION_FACTOR
 from posttrain.sandbox.languages import COMPILE_S, LanguageError
 from posttrain.sandbox.languages import check as check_languages
-from posttrain.sandbox.places import AT_WORK, MOST, Places
-from posttrain.sandbox.repeats import Repeats
-from posttrain.sandbox.rounds import STARVATION_FACTOR
 from posttrain.sandbox.supervisor import ATTEMPTS, Judge
 from posttrain.sandbox.tiers import TierReport, require
-from posttrain.sandbox.zygote_process import PATIENT_REPLY_TIMEOUT_S
 
 _BATCH = 4
 """Jobs a call at most: a Ray call costs about a millisecond, a job about ten."""

@@ -22,11 +22,12 @@ from types import TracebackType
 from typing import Literal, Self
 
 from posttrain.errors import SandboxError
-from posttrain.sandbox import codec, zygote
-from posttrain.sandbox.cells import MAX_REPLY, MAX_TEXT
+from posttrain.sandbox import codec
+from posttrain.sandbox.isolation import zygote
 from posttrain.sandbox.jobs import Job
-from posttrain.sandbox.rounds import LOOK_S, HostBusy, ZygoteGone
-from posttrain.sandbox.solution_room import MAX_CODE, READY
+from posttrain.sandbox.judging.rounds import LOOK_S, HostBusy, ZygoteGone
+from posttrain.sandbox.rooms.cells import MAX_REPLY, MAX_TEXT
+from posttrain.sandbox.rooms.solution_room import MAX_CODE, READY
 from posttrain.sandbox.supervisor import Judge
 
 CellOutcome = Literal["ok", "error", "timeout", "memory", "ended", "infra_error"]

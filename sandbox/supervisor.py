@@ -18,18 +18,21 @@ from types import TracebackType
 from typing import Self
 
 from posttrain.errors import SandboxError
-from posttrain.sandbox import codec, language_programs, preloads, programs, tester_room, zygote
+from posttrain.sandbox import codec
+from posttrain.sandbox.isolation import preloads, zygote
+from posttrain.sandbox.isolation.zygote_process import StartError, ZygoteProcess
 from posttrain.sandbox.jobs import MAX_RESULTS, MESSAGE_CHARS, OUTCOMES, Job, Verdict
+from posttrain.sandbox.judging import language_programs, programs
+from posttrain.sandbox.judging.rounds import Ends, HostBusy, Round, ZygoteGone
 from posttrain.sandbox.languages import LanguageError
 from posttrain.sandbox.languages import check as check_languages
-from posttrain.sandbox.rounds import Ends, HostBusy, Round, ZygoteGone
-from posttrain.sandbox.solution_room import MAX_CODE, READY
-from posttrain.sandbox.zygote_process import StartError, ZygoteProcess
+from posttrain.sandbox.rooms.solution_room import MAX_CODE, READY
+from posttrain.sandbox.tester import tester_room
 
 ATTEMPTS = 3
 BUSY_PAUSE_S = 0.2
 _FOLDER = Path(__file__).resolve().parent
-BOOT = _FOLDER / "boot.py"
+BOOT = _FOLDER / "isolation" / "boot.py"
 
 
 class Judge:

@@ -17,7 +17,7 @@ from posttrain.stages.models.locations import Locations
 
 if TYPE_CHECKING:
     from posttrain.rewards.environments.client import EnvironmentPool
-    from posttrain.rewards.mix import Scorer
+    from posttrain.rewards.mixture.mix import Scorer
     from posttrain.stages.actors.shard_pool import ShardPool
     from posttrain.stages.learner.ranks import Learner
     from posttrain.stages.learner.teachers import TeacherPool

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from posttrain.pipelines.graph.dag import Node
-from posttrain.rewards.confinement import FILTER, describe_environment, describe_reward
+from posttrain.rewards.mixture.confinement import FILTER, describe_environment, describe_reward
 
 
 class Right(NamedTuple):

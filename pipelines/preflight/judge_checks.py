@@ -18,7 +18,7 @@ def check_judges(loaded: LoadedRecipe, plan: Plan) -> None:
     Raises:
         InputError: it can't be asked, doesn't keep to the form, or an answer that orders it to grade well is graded so.
     """
-    from posttrain.rewards.gold import check_judge
+    from posttrain.rewards.mixture.gold import check_judge
 
     for stage in plan.pending:
         for judge in stage.node.declaration.endpoints:
@@ -39,7 +39,7 @@ def check_judges(loaded: LoadedRecipe, plan: Plan) -> None:
 def _check_endpoint(judge: JudgeModel, where: str) -> None:
     """Raises InputError if the endpoint of a data stage answers nothing at all."""
     from posttrain.rewards.contract import RowError
-    from posttrain.rewards.endpoint import EndpointHost
+    from posttrain.rewards.models.endpoint import EndpointHost
 
     host = EndpointHost()
     try:

@@ -62,7 +62,7 @@ class RewardTrials:
 
     def _try(self, source: PromptSource, one: Generation, prompts: list[Prompt], node: Node) -> None:
         from posttrain.rewards.base import check_columns
-        from posttrain.rewards.gold import check_functions, check_gold
+        from posttrain.rewards.mixture.gold import check_functions, check_gold
         from posttrain.stages.curation.query_rules import answered
 
         if node.declaration.drops_unanswered:

@@ -9,7 +9,7 @@ from posttrain.configs.load import LoadedRecipe
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import RecipeError, SandboxError
 from posttrain.pipelines.graph.rights import rights_of
-from posttrain.rewards.confinement import CONFINED
+from posttrain.rewards.mixture.confinement import CONFINED
 
 if TYPE_CHECKING:
     from posttrain.pipelines.planning.plan import Plan
@@ -31,7 +31,7 @@ def check_sandbox(loaded: LoadedRecipe, plan: Plan) -> None:
 
 def check_rooms_open() -> None:
     """Open the room that built-in rewards share. Raises SandboxError where this host can't confine it."""
-    from posttrain.rewards.rooms import plain_room
+    from posttrain.rewards.mixture.rooms import plain_room
     from posttrain.sandbox.confined.service import LoadFailed
 
     try:
@@ -49,7 +49,8 @@ def check_rooms(loaded: LoadedRecipe, plan: Plan, tier: str | None = None) -> No
     uses = [use for stage in plan.pending for use in stage.node.rewards if needs_sandbox([use])]
     if not uses:
         return
-    from posttrain.sandbox import languages, preloads
+    from posttrain.sandbox import languages
+    from posttrain.sandbox.isolation import preloads
 
     settings = loaded.recipe.cluster.sandbox
     try:

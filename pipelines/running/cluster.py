@@ -19,7 +19,7 @@ from posttrain.errors import RunError
 
 if TYPE_CHECKING:
     from posttrain.rewards.environments.client import EnvironmentPool
-    from posttrain.rewards.mix import Scorer
+    from posttrain.rewards.mixture.mix import Scorer
     from posttrain.sandbox.pool import SandboxPool
     from posttrain.stages.actors.gpus import Gpus
     from posttrain.stages.actors.shard_pool import ShardPool
@@ -92,7 +92,7 @@ class ClusterWorkers:
     def scorer(self, uses: tuple[RewardUse, ...], locations: Locations) -> Scorer:
         """A scorer for these rewards, whose models are found by `locations`; the caller closes it."""
         from posttrain.pipelines.preflight.sandbox_checks import needs_sandbox
-        from posttrain.rewards.mix import Scorer
+        from posttrain.rewards.mixture.mix import Scorer
 
         judge = self._judge() if needs_sandbox(uses) else None
         models = self._host(locations) if any(use.judge or use.model for use in uses) else None

@@ -10,9 +10,9 @@ from typing import Any
 
 from posttrain.configs.nodes.agents import EnvironmentUse
 from posttrain.errors import RewardError
-from posttrain.rewards.confinement import process_for
-from posttrain.rewards.fence import neutral
-from posttrain.rewards.workers import CallFailed, LoadFailed, Process, Service
+from posttrain.rewards.mixture.confinement import process_for
+from posttrain.rewards.mixture.workers import CallFailed, LoadFailed, Process, Service
+from posttrain.rewards.models.fence import neutral
 
 GRACE_S = 5.0
 """What a process gets beyond the time of its tools, before it is killed."""

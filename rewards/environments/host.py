@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from posttrain.rewards import loader
 from posttrain.rewards.environments.base import call_tool, schemas_of
 from posttrain.rewards.environments.registry import ENVIRONMENTS
+from posttrain.rewards.mixture import loader
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from posttrain.errors import SandboxError
 from posttrain.rewards.environments.base import Environment
-from posttrain.sandbox.rounds import HostBusy, ZygoteGone
+from posttrain.sandbox.judging.rounds import HostBusy, ZygoteGone
 from posttrain.sandbox.session import Session
 
 

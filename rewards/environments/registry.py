@@ -8,8 +8,8 @@ from pathlib import Path
 from posttrain.configs.loading.problems import closest
 from posttrain.configs.nodes.agents import EnvironmentUse
 from posttrain.errors import InputError
-from posttrain.rewards.loader import split_path
-from posttrain.rewards.sources import class_parameters, source_of
+from posttrain.rewards.mixture.loader import split_path
+from posttrain.rewards.mixture.sources import class_parameters, source_of
 
 ENVIRONMENTS = {
     "calculator": "posttrain.rewards.environments.calculator:Calculator",

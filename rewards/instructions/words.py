@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from posttrain.rewards import detect
 from posttrain.rewards.instructions.checker import Checker, compares, count, relation, text, texts
+from posttrain.rewards.rules import detect
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 

@@ -14,9 +14,9 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from posttrain.sandbox import zygote
 from posttrain.sandbox.confined.room import service_room
-from posttrain.sandbox.confinement import ConfinementError
+from posttrain.sandbox.isolation import zygote
+from posttrain.sandbox.isolation.confinement import ConfinementError
 
 _TIER = "B"
 """Seccomp and Landlock, which work without privileges in containers; a namespace would add nothing that a process

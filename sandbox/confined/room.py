@@ -16,10 +16,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from posttrain.sandbox import watch
 from posttrain.sandbox.confined import guard
-from posttrain.sandbox.solution_room import READY
-from posttrain.sandbox.zygote import Room
+from posttrain.sandbox.isolation.zygote import Room
+from posttrain.sandbox.rooms import watch
+from posttrain.sandbox.rooms.solution_room import READY
 
 HEADER = struct.Struct("!I")
 """Bytes of a call or a reply, which follows."""

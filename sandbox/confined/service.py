@@ -23,13 +23,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from posttrain.sandbox import zygote
 from posttrain.sandbox.confined.permissions import Permissions
 from posttrain.sandbox.confined.room import HEADER, MAX_REPLY
+from posttrain.sandbox.isolation import zygote
+from posttrain.sandbox.isolation.zygote_process import StartError, ZygoteProcess
 from posttrain.sandbox.jobs import Job
-from posttrain.sandbox.rounds import LOOK_S, HostBusy, Report, Round, ZygoteGone
-from posttrain.sandbox.solution_room import READY
-from posttrain.sandbox.zygote_process import StartError, ZygoteProcess
+from posttrain.sandbox.judging.rounds import LOOK_S, HostBusy, Report, Round, ZygoteGone
+from posttrain.sandbox.rooms.solution_room import READY
 
 START_TIMEOUT_S = 120.0
 """A reward file may import torch."""
@@ -70,7 +70,7 @@ class LoadFailed(Exception):
 class Service:
     """What a process loads: `module.attribute(*arguments)` must return a callable of one argument.
 
-    >>> Service(module="posttrain.rewards.worker", attribute="UserReward", arguments=("rewards.py:brevity", "/recipe"))
+    >>> Service(module="my_package.verifier", attribute="Verifier", arguments=("strict",))
     """
 
     module: str

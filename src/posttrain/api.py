@@ -489,7 +489,7 @@ def _call(function: Function, rows: Sequence[Mapping[str, Any]], params: dict[st
     """Call a function of the user's in this process, as a reward's worker calls it in a run."""
     from posttrain.errors import RewardError
     from posttrain.rewards.contract import RowError, call_arguments
-    from posttrain.rewards.loader import call, inspected
+    from posttrain.rewards.mixture.loader import call, inspected
     from posttrain.types import Score
 
     prompts = [row.get("messages") or [{"role": "user", "content": row["prompt"]}] for row in rows]

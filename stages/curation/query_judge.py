@@ -1,7 +1,7 @@
 """What a judge says of queries: whether they can be verified, and which domain they are of.
 
-It is asked as rewards ask (rewards/judge.py): the query stands in a fence, so that it can give no orders. An answer in
-any other form than the one asked for is no verdict, and the rules' word stands.
+It is asked as rewards ask (`rewards/models/judge.py`): the query is fenced, so that it can give no orders. An answer in
+any other form than the requested one gives no verdict, and the verdict of the rules is used.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from posttrain.rewards.contract import ChatClient, RowError
-from posttrain.rewards.judge import LONGEST, grade_of, question
+from posttrain.rewards.models.judge import LONGEST, grade_of, question
 from posttrain.stages.data.funnel import asked_text
 from posttrain.types import Prompt
 

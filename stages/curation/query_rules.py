@@ -13,7 +13,7 @@ from pathlib import Path
 
 from posttrain.configs.schema import RewardUse
 from posttrain.rewards.base import applies, needed_columns, row_columns
-from posttrain.rewards.detect import prose
+from posttrain.rewards.rules.detect import prose
 from posttrain.types import Prompt
 
 Rule = Callable[[str], bool]

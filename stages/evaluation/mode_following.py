@@ -1,6 +1,6 @@
 """Mode following, asked turn after turn: the model's own answers, think blocks stripped, are the history.
 
-A turn passes iff its form is the one that its mode asks for (`rewards/modes.py`).
+A turn passes iff its form is the one that its mode asks for (`rewards/rules/modes.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.flags import flagged
-from posttrain.rewards.modes import follows
+from posttrain.rewards.rules.modes import follows
 from posttrain.stages.evaluation.intervals import Table, summary
 from posttrain.thinking import answer_of
 from posttrain.types import Group, Mode, Prompt, Row, Score, ScoredGroup

@@ -14,9 +14,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from posttrain.rewards.copies import without_copies
-from posttrain.rewards.detect import is_in, language_of, prompt_text
-from posttrain.rewards.refusals import refuses
+from posttrain.rewards.rules.copies import without_copies
+from posttrain.rewards.rules.detect import is_in, language_of, prompt_text
+from posttrain.rewards.rules.refusals import refuses
 from posttrain.stages.filters.text_parts import sentences, without_code
 from posttrain.thinking import split_thinking
 from posttrain.types import Completion, Prompt, Score

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from posttrain.rewards.boxed import last_boxed
-from posttrain.rewards.math import same
+from posttrain.rewards.mathematics.boxed import last_boxed
+from posttrain.rewards.mathematics.math import same
 from posttrain.stages.filters.text_parts import numerals, values, without_code
 from posttrain.thinking import split_thinking
 from posttrain.types import Completion, Prompt, Score

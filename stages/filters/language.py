@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from posttrain.rewards.detect import is_in, language_of, letters_by_script, prose
+from posttrain.rewards.rules.detect import is_in, language_of, letters_by_script, prose
 from posttrain.stages.filters.text_parts import sentences
 from posttrain.thinking import split_thinking
 from posttrain.types import Completion, Prompt, Score

@@ -17,7 +17,7 @@ import numpy as np
 from posttrain.configs.nodes.agents import EnvironmentUse
 from posttrain.errors import RewardError
 from posttrain.rewards.environments.client import EnvironmentPool, EpisodeFailed
-from posttrain.rewards.tools import OPEN, read_calls
+from posttrain.rewards.rules.tools import OPEN, read_calls
 from posttrain.stages.rollout.pool import RolloutPool
 from posttrain.thinking import answer_of
 from posttrain.types import Completion, FinishReason, Group, Message, Prompt, SamplingParams, Source, Turn

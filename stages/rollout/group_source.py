@@ -19,7 +19,7 @@ from typing import Protocol, Self
 
 from posttrain.configs.schema import Asynchronous
 from posttrain.errors import RunError
-from posttrain.rewards.mix import Scorer
+from posttrain.rewards.mixture.mix import Scorer
 from posttrain.stages.data.supply import PromptSupply, numbered
 from posttrain.stages.rollout.episodes import Environments, rollouts
 from posttrain.stages.rollout.pool import GROUP_TIMEOUT, RolloutPool

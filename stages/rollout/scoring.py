@@ -19,7 +19,7 @@ from posttrain.thinking import split_thinking
 from posttrain.types import Completion, Group, Prompt, SamplingParams, ScoredGroup
 
 if TYPE_CHECKING:
-    from posttrain.rewards.mix import Scorer
+    from posttrain.rewards.mixture.mix import Scorer
 
 SCORERS = 16
 """Groups that are scored at a time: more than processors, since most of them wait: a program that sleeps, or a judge of

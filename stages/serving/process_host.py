@@ -9,7 +9,7 @@ from pathlib import Path
 
 from posttrain.configs.schema import ModelSource, RolloutCluster
 from posttrain.rewards.contract import Conversation, RewardModelClient, RowError
-from posttrain.rewards.endpoint import EndpointHost
+from posttrain.rewards.models.endpoint import EndpointHost
 from posttrain.stages.models.locations import Locations, model_path
 from posttrain.stages.models.model_files import ModelSpec
 from posttrain.stages.serving.reward_models import RewardModelWorker

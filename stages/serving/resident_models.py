@@ -18,9 +18,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from posttrain.configs.nodes.inputs import judge_source
 from posttrain.configs.schema import Cluster, JudgeModel, ModelSource
 from posttrain.errors import RewardError, RunError
-from posttrain.rewards.answers import Answers, content_key, gather
 from posttrain.rewards.contract import ChatClient, Conversation, RewardModelClient, RowError
-from posttrain.rewards.endpoint import EndpointHost
+from posttrain.rewards.models.answers import Answers, content_key, gather
+from posttrain.rewards.models.endpoint import EndpointHost
 from posttrain.stages.actors.gpus import Gpus
 from posttrain.stages.models.locations import Locations, model_path
 from posttrain.stages.models.model_files import ModelSpec

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from posttrain.configs.nodes.inputs import judge_source
 from posttrain.configs.schema import JudgeModel
 from posttrain.rewards.contract import ChatClient, Conversation, RowError
-from posttrain.rewards.endpoint import EndpointHost
+from posttrain.rewards.models.endpoint import EndpointHost
 from posttrain.stages.context import StageContext
 from posttrain.stages.data.load import derive_seed
 from posttrain.stages.rollout.pool import RolloutPool

@@ -13,7 +13,7 @@ from posttrain.configs.schema import JudgeModel, Sampling
 from posttrain.errors import InputError
 from posttrain.flags import with_mode
 from posttrain.rewards.contract import RowError
-from posttrain.rewards.endpoint import Endpoint
+from posttrain.rewards.models.endpoint import Endpoint
 from posttrain.stages.data.load import derive_seed
 from posttrain.thinking import CLOSE, OPEN
 from posttrain.types import Completion, FinishReason, Group, Prompt

@@ -16,7 +16,7 @@ import pytest
 
 from posttrain.configs.schema import RewardUse
 from posttrain.rewards.base import BUILTINS
-from posttrain.rewards.mix import Scorer
+from posttrain.rewards.mixture.mix import Scorer
 from posttrain.sandbox.pool import LocalJudgePool
 from posttrain.types import Completion, Prompt, Score
 

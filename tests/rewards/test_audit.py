@@ -16,12 +16,12 @@ import pytest
 
 from posttrain.configs.nodes.agents import EnvironmentUse
 from posttrain.configs.schema import FilterUse, RewardUse
-from posttrain.rewards import rooms
 from posttrain.rewards.base import BUILTINS
 from posttrain.rewards.environments.client import EnvironmentPool
-from posttrain.rewards.judge import grade_of
-from posttrain.rewards.mix import Scorer
-from posttrain.rewards.tools import read_calls
+from posttrain.rewards.mixture import rooms
+from posttrain.rewards.mixture.mix import Scorer
+from posttrain.rewards.models.judge import grade_of
+from posttrain.rewards.rules.tools import read_calls
 from posttrain.stages.curation.decontamination import HeldOut
 from posttrain.stages.filters import FILTERS, bound
 from posttrain.thinking import split_thinking

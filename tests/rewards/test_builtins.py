@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from posttrain.rewards import code, format, lengths, modes, text
-from posttrain.rewards.boxed import last_boxed
 from posttrain.rewards.cli import list_rewards, score_lines
 from posttrain.rewards.contract import RowError
+from posttrain.rewards.mathematics.boxed import last_boxed
+from posttrain.rewards.programs import code
+from posttrain.rewards.rules import format, lengths, modes, text
 from posttrain.sandbox.jobs import Job, Verdict
 
 NO = [None]
@@ -133,7 +134,7 @@ def test_the_list() -> None:
 
 
 def test_planning_imports_nothing_heavy() -> None:
-    check = "import sys, posttrain.rewards.base, posttrain.rewards.mix\n"
+    check = "import sys, posttrain.rewards.base, posttrain.rewards.mixture.mix\n"
     heavy = ("torch", "ray", "math_verify", "sympy", "reasoning_gym", "jsonschema", "sacrebleu", "py3langid")
     check += f"print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", check], text=True).strip() == "[]"
@@ -150,7 +151,7 @@ def test_code_in_the_real_sandbox() -> None:
 
 def test_reasoning_gym_scores_by_its_own_verifier() -> None:
     gym = pytest.importorskip("reasoning_gym")
-    from posttrain.rewards.reasoning_gym import reasoning_gym
+    from posttrain.rewards.libraries.reasoning_gym import reasoning_gym
 
     entry = gym.create_dataset("chain_sum", size=1, seed=1)[0]
     answers = [f"\\boxed{{{entry['answer']}}}", f"<answer>{entry['answer']}</answer>", "no"]

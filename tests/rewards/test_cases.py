@@ -16,8 +16,8 @@ from posttrain.rewards.base import BUILTINS, check_columns, check_use
 from posttrain.rewards.builtins import VERIFIERS, merged
 from posttrain.rewards.catalogue import render, render_tasks
 from posttrain.rewards.contract import Case, JudgeClient, ModelHost, RowError, parameters
-from posttrain.rewards.mix import Scorer
-from posttrain.rewards.reward_model import reward_model
+from posttrain.rewards.mixture.mix import Scorer
+from posttrain.rewards.models.reward_model import reward_model
 from posttrain.sandbox.pool import LocalJudgePool
 from posttrain.types import Completion, Prompt, Score
 

@@ -11,8 +11,8 @@ import pytest
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import DataError
 from posttrain.rewards.base import check_columns
-from posttrain.rewards.checklists import judge_checklist
 from posttrain.rewards.contract import Conversation, RowError
+from posttrain.rewards.models.checklists import judge_checklist
 from posttrain.types import Prompt
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from posttrain.rewards.choices import multiple_choice
 from posttrain.rewards.contract import RowError
+from posttrain.rewards.rules.choices import multiple_choice
 
 CITIES = ["Rome", "Oslo", "Paris", "42"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from posttrain.errors import SandboxError
-from posttrain.rewards.code import code, code_stdio
-from posttrain.rewards.code_blocks import blocks, last_block
 from posttrain.rewards.contract import RowError
+from posttrain.rewards.programs.code import code, code_stdio
+from posttrain.rewards.programs.code_blocks import blocks, last_block
 from posttrain.sandbox.jobs import Job, Outcome, Verdict
 from posttrain.sandbox.supervisor import Judge
 

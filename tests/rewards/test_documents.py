@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from posttrain.rewards.contract import RowError
-from posttrain.rewards.copies import without_copies
-from posttrain.rewards.premises import false_premise
-from posttrain.rewards.retrieval import citations, grounded
-from posttrain.rewards.text import contains
+from posttrain.rewards.rules.copies import without_copies
+from posttrain.rewards.rules.premises import false_premise
+from posttrain.rewards.rules.retrieval import citations, grounded
+from posttrain.rewards.rules.text import contains
 
 LIST = "Write a poem with these words: amber, breeze, cliff, dawn, ember, frost, grove, haze."
 DOCUMENTS = "[1] Oslo is in Norway. [2] Bern is in Switzerland. [3] " + "Nobody lives on the moon at all. " * 12

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from posttrain.configs.schema import RewardUse
-from posttrain.rewards.mix import Scorer
-from posttrain.rewards.workers import CallFailed, Service, WorkerProcess
+from posttrain.rewards.mixture.mix import Scorer
+from posttrain.rewards.mixture.workers import CallFailed, Service, WorkerProcess
 from posttrain.types import Score
 
 Make = Callable[..., Any]
@@ -154,7 +154,7 @@ def test_numbers_of_other_types_count(item: Make, tmp_path: Path, kind: str, val
 def test_a_worker_that_allocates_without_end_is_killed_before_the_machine_suffers(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(FAULTS)
     service = Service(
-        module="posttrain.rewards.worker", attribute="UserReward", arguments=("mine.py:fault", str(tmp_path))
+        module="posttrain.rewards.mixture.worker", attribute="UserReward", arguments=("mine.py:fault", str(tmp_path))
     )
     process = WorkerProcess(service, memory_bytes=512 << 20)
     call = {"prompts": [[]], "completions": messages(("allocate",)), "columns": {}, "params": {}, "step": 0}

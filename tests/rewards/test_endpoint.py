@@ -17,9 +17,9 @@ from posttrain.configs.schema import JudgeModel, RewardUse
 from posttrain.errors import InputError, RewardError
 from posttrain.rewards.cli import parse_judge, score_lines
 from posttrain.rewards.contract import RowError
-from posttrain.rewards.endpoint import Endpoint, EndpointHost, Rate
-from posttrain.rewards.gold import check_judge
-from posttrain.rewards.mix import Scorer
+from posttrain.rewards.mixture.gold import check_judge
+from posttrain.rewards.mixture.mix import Scorer
+from posttrain.rewards.models.endpoint import Endpoint, EndpointHost, Rate
 
 Server = Callable[..., Any]
 
@@ -35,7 +35,9 @@ def said(body: dict[str, Any]) -> str:
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Asks a server through an endpoint: `ask(server, conversations, timeout_s=5, **fields of the judge)`."""
-    monkeypatch.setattr("posttrain.rewards.endpoint._pause", lambda number, retry_after: float(retry_after or 0.01))
+    monkeypatch.setattr(
+        "posttrain.rewards.models.endpoint._pause", lambda number, retry_after: float(retry_after or 0.01)
+    )
     made: list[Endpoint] = []
 
     def ask(server: Any, conversations: Sequence[Any], timeout_s: float = 5, **fields: Any) -> list[str | RowError]:

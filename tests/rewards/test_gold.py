@@ -7,8 +7,8 @@ import pytest
 
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import DataError
-from posttrain.rewards.gold import ROWS, check_gold
-from posttrain.rewards.gold_answers import MAKERS
+from posttrain.rewards.mixture.gold import ROWS, check_gold
+from posttrain.rewards.mixture.gold_answers import MAKERS
 from posttrain.types import Prompt
 
 

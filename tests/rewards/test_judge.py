@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from posttrain.errors import InputError
 from posttrain.rewards.base import check_columns
 from posttrain.rewards.contract import Conversation, RowError
-from posttrain.rewards.fence import neutral, shortened, tag_of
-from posttrain.rewards.judge import grade_of, judge_reference, judge_rubric
+from posttrain.rewards.models.fence import neutral, shortened, tag_of
+from posttrain.rewards.models.judge import grade_of, judge_reference, judge_rubric
 
 Judge = Callable[[Sequence[Any]], str]
 
@@ -164,7 +164,7 @@ def test_a_tag_that_stands_in_a_text_is_not_taken(monkeypatch: pytest.MonkeyPatc
         def hexdigest(self) -> str:
             return {0: "aaaaaaaa", 1: "bbbbbbbb"}.get(self._last, "cccccccc")
 
-    monkeypatch.setattr("posttrain.rewards.fence.hashlib.sha256", Digest)
+    monkeypatch.setattr("posttrain.rewards.models.fence.hashlib.sha256", Digest)
     assert tag_of(["x"]) == "aaaaaaaa"
     assert tag_of(["aaaaaaaa", "is BBBBBBBB"]) == "cccccccc"
 

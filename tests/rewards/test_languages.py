@@ -8,8 +8,8 @@ import pytest
 import sacrebleu
 
 from posttrain.rewards.contract import RowError
-from posttrain.rewards.detect import language_of
-from posttrain.rewards.languages import chrf, language, language_mixing
+from posttrain.rewards.rules.detect import language_of
+from posttrain.rewards.rules.languages import chrf, language, language_mixing
 
 TEXTS = {
     "en": "The tide comes in when the moon pulls at the sea.",

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from posttrain.rewards.arithmetic import TooLarge, Unreadable, evaluate
 from posttrain.rewards.contract import RowError
-from posttrain.rewards.math import Symbolic, is_safe, math, same, verify
+from posttrain.rewards.mathematics.arithmetic import TooLarge, Unreadable, evaluate
+from posttrain.rewards.mathematics.math import Symbolic, is_safe, math, same, verify
 from posttrain.sandbox.confined import ConfinedService
 from posttrain.sandbox.confined.service import Service
 
@@ -71,8 +71,8 @@ def test_a_product_is_no_unit(symbolic: Symbolic) -> None:
 
 
 def test_what_never_ends_is_wrong_in_time(symbolic: Symbolic, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("posttrain.rewards.math.DEADLINE_S", 0.5)
-    monkeypatch.setattr("posttrain.rewards.math.is_safe", lambda text: True)
+    monkeypatch.setattr("posttrain.rewards.mathematics.math.DEADLINE_S", 0.5)
+    monkeypatch.setattr("posttrain.rewards.mathematics.math.is_safe", lambda text: True)
     symbolic.same("2", "1+1")
     started = time.monotonic()
     assert same("x", "(x+y+z+w+v+1)^{60}*(x+y+z)^{80}-\\sqrt[7]{x+y}^{99}", symbolic) is False
@@ -82,7 +82,7 @@ def test_what_never_ends_is_wrong_in_time(symbolic: Symbolic, monkeypatch: pytes
 @pytest.mark.parametrize(
     "broken",
     [
-        Service(module="posttrain.rewards.math", attribute="NoSuchParser"),  # can't be loaded
+        Service(module="posttrain.rewards.mathematics.math", attribute="NoSuchParser"),  # can't be loaded
         Service(module="types", attribute="SimpleNamespace"),  # fails at every call
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import DataError, InputError, RewardError
 from posttrain.rewards.base import BUILTINS, check_columns, check_use, files_of, needed_columns
-from posttrain.rewards.mix import Scorer
+from posttrain.rewards.mixture.mix import Scorer
 from posttrain.types import Score
 
 Make = Callable[..., Any]

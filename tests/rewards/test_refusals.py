@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from posttrain.rewards.contract import RowError
-from posttrain.rewards.refusals import refusal
+from posttrain.rewards.rules.refusals import refusal
 
 REFUSALS = [
     "I'm sorry, but I can't help with that.",

@@ -13,10 +13,10 @@ from posttrain.configs.schema import RewardUse
 from posttrain.errors import DataError, InputError
 from posttrain.rewards.base import check_columns, check_use
 from posttrain.rewards.contract import RowError
-from posttrain.rewards.lengths import length_target, length_window, overlong
-from posttrain.rewards.mix import Scorer
-from posttrain.rewards.structured import json_schema
-from posttrain.rewards.text import regex
+from posttrain.rewards.mixture.mix import Scorer
+from posttrain.rewards.rules.lengths import length_target, length_window, overlong
+from posttrain.rewards.rules.structured import json_schema
+from posttrain.rewards.rules.text import regex
 from posttrain.types import Prompt
 
 PERSON: dict[str, Any] = {

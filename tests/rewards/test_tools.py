@@ -9,7 +9,7 @@ import pytest
 
 from posttrain.errors import DataError
 from posttrain.rewards.contract import RowError
-from posttrain.rewards.tools import tool_call
+from posttrain.rewards.rules.tools import tool_call
 
 
 def call(name: str, **arguments: Any) -> str:

@@ -8,8 +8,8 @@ import pytest
 
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import DataError, RecipeError, RewardError
-from posttrain.rewards.gold import PLAIN, _completion, check_functions
-from posttrain.rewards.mix import ALL_FAILED, Scorer
+from posttrain.rewards.mixture.gold import PLAIN, _completion, check_functions
+from posttrain.rewards.mixture.mix import ALL_FAILED, Scorer
 from posttrain.types import Prompt
 
 FUNCTIONS = """

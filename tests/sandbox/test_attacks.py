@@ -329,7 +329,7 @@ def test_speaking_out_of_turn_is_no_pass_and_is_told(judge_b: Judge) -> None:
 
 
 def test_two_verdicts_are_none(judge_b: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    from posttrain.sandbox.rounds import Round
+    from posttrain.sandbox.judging.rounds import Round
 
     monkeypatch.setattr(Round, "rest", lambda self, end, size: b"1")
     assert run(judge_b, "def add(a, b): return a + b").outcome == "crash"

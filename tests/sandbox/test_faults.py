@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from posttrain.errors import SandboxError
-from posttrain.sandbox import supervisor, zygote_process
+from posttrain.sandbox import supervisor
+from posttrain.sandbox.isolation import zygote_process
 from posttrain.sandbox.jobs import Job, Verdict
 from posttrain.sandbox.supervisor import Judge
 
@@ -164,7 +165,7 @@ def main(folder, socket_fd, tier):
         shell = types.ModuleType(name)
         shell.__path__ = path
         sys.modules[name] = shell
-    from posttrain.sandbox import confinement, zygote
+    from posttrain.sandbox.isolation import confinement, zygote
     fork, calls = confinement.fork_room, []
 
     def failing(isolated):

@@ -8,8 +8,8 @@ import struct
 
 import pytest
 
-from posttrain.sandbox import bpf
-from posttrain.sandbox.syscalls import ARCHITECTURES, room_filter
+from posttrain.sandbox.isolation import bpf
+from posttrain.sandbox.isolation.syscalls import ARCHITECTURES, room_filter
 
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 THREAD = 0x00010000 | 0x00000100 | 0x00000800  # CLONE_THREAD, CLONE_VM, CLONE_SIGHAND

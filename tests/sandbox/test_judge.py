@@ -3,7 +3,7 @@
 import pytest
 
 from posttrain.sandbox.jobs import Job, JobError, job_from_json, parse_tests
-from posttrain.sandbox.programs import same_output
+from posttrain.sandbox.judging.programs import same_output
 from posttrain.sandbox.supervisor import Judge
 
 ADD = "def add(a, b): return a + b"

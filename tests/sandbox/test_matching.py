@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from posttrain.sandbox.jobs import Job, job_from_json
-from posttrain.sandbox.matching import matches
 from posttrain.sandbox.supervisor import Judge
+from posttrain.sandbox.tester.matching import matches
 
 NAN = float("nan")
 

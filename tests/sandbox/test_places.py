@@ -6,8 +6,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from posttrain.sandbox import places
-from posttrain.sandbox.places import AT_WORK, MOST, Places
+from posttrain.sandbox.judging import places
+from posttrain.sandbox.judging.places import AT_WORK, MOST, Places
 
 PLENTY, SHORT = 1e9, 0.0
 

@@ -11,8 +11,8 @@ from posttrain.rewards.cli import score_lines
 from posttrain.sandbox import tiers
 from posttrain.sandbox.cli import judge_lines
 from posttrain.sandbox.codec import CodecError, decode, encode
-from posttrain.sandbox.counters import Counters
 from posttrain.sandbox.jobs import Job, Verdict
+from posttrain.sandbox.judging.counters import Counters
 from posttrain.sandbox.pool import LocalJudgePool, same_jobs
 from posttrain.sandbox.supervisor import Judge
 

@@ -50,7 +50,7 @@ def test_an_absent_interpreter_is_refused_with_its_place(tmp_path: Path, monkeyp
 
 def test_a_library_that_is_not_installed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, made = plan(tmp_path, "preload: [numpy]")
-    monkeypatch.setattr("posttrain.sandbox.preloads.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("posttrain.sandbox.isolation.preloads.importlib.util.find_spec", lambda name: None)
     with pytest.raises(RecipeError, match="isn't installed"):
         check_rooms(loaded, made)
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from posttrain.sandbox import repeats
 from posttrain.sandbox.jobs import Job, Outcome, Verdict
+from posttrain.sandbox.judging import repeats
+from posttrain.sandbox.judging.repeats import Repeats
 from posttrain.sandbox.pool import SandboxPool
-from posttrain.sandbox.repeats import Repeats
 
 LOOP = Job(id="1", code="while True: pass", tests=("assert f(1) == 1",))
 

@@ -7,8 +7,8 @@ import psutil
 import pytest
 
 from posttrain.errors import SandboxError
-from posttrain.sandbox.cells import MAX_TEXT
-from posttrain.sandbox.rounds import Ends, Round, ZygoteGone
+from posttrain.sandbox.judging.rounds import Ends, Round, ZygoteGone
+from posttrain.sandbox.rooms.cells import MAX_TEXT
 from posttrain.sandbox.session import Session
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from posttrain.configs.schema import FilterUse
-from posttrain.rewards.math import verify
+from posttrain.rewards.mathematics.math import verify
 from posttrain.stages.curation.decontamination import HeldOut
 from posttrain.stages.filters import bound
 from posttrain.types import Completion, Prompt, Score

@@ -9,7 +9,7 @@ from typing import Any
 
 from posttrain.configs.schema import Cluster, ModelSource
 from posttrain.errors import Stopped
-from posttrain.rewards.mix import Scorer
+from posttrain.rewards.mixture.mix import Scorer
 from posttrain.stages.actors.shard_pool import Here
 from posttrain.stages.models.locations import Locations
 

@@ -14,7 +14,7 @@ from posttrain.configs.load import load_recipe, recipe_from_data
 from posttrain.configs.schema import Grpo, PromptSource, RewardUse
 from posttrain.configs.tasks import shipped_tasks
 from posttrain.errors import RecipeError
-from posttrain.rewards.mix import Scorer
+from posttrain.rewards.mixture.mix import Scorer
 from posttrain.sandbox.pool import LocalJudgePool
 from posttrain.stages.data.load import load_prompts
 from posttrain.stages.models.locations import Locations

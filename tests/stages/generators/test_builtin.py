@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from posttrain.rewards.math import math
-from posttrain.rewards.text import exact
+from posttrain.rewards.mathematics.math import math
+from posttrain.rewards.rules.text import exact
 from posttrain.stages.data.load import GENERATORS
 from posttrain.stages.generators.builtin import held_out
 from posttrain.stages.sample import oracle_group

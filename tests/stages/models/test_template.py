@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from posttrain.errors import DataError
-from posttrain.rewards.tools import read_calls
+from posttrain.rewards.rules.tools import read_calls
 from posttrain.stages.data.fusion import Example, targets
 from posttrain.stages.models.chat import ChatFormat
 from posttrain.stages.models.templates import trl_template

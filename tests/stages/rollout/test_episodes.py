@@ -15,7 +15,7 @@ from posttrain.configs.nodes.agents import EnvironmentUse
 from posttrain.configs.schema import RewardUse
 from posttrain.errors import HandoverError, RewardError
 from posttrain.rewards.environments.client import EnvironmentPool
-from posttrain.rewards.mix import Scorer
+from posttrain.rewards.mixture.mix import Scorer
 from posttrain.stages import distill
 from posttrain.stages.filters import FILTERS
 from posttrain.stages.models.chat import ChatFormat

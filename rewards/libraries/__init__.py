@@ -1,0 +1,1 @@
+"""Verifiers of other libraries, and what makes them safe."""

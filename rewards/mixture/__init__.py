@@ -1,0 +1,1 @@
+"""A mixture of rewards: how functions are found, run, confined and summed."""

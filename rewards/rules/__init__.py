@@ -1,0 +1,1 @@
+"""Rewards that look at the text: equality, choices, lengths, languages, tools, documents."""

@@ -1,0 +1,1 @@
+"""The process that forks rooms, and how it locks them in."""

@@ -1,0 +1,1 @@
+"""One job: its rooms, its clock, its verdict."""

@@ -1,0 +1,1 @@
+"""What runs inside the rooms that hold a model's code."""

@@ -1,0 +1,1 @@
+"""What runs inside the room that holds the tests."""
