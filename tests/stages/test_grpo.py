@@ -84,7 +84,7 @@ def test_an_unknown_algorithm_is_refused() -> None:
         ({"asynchronous": {"ahead": 2, "staleness": 2}}, "staleness over ahead"),
         ({"importance": {"old": "engine", "mode": "sequence_mis"}}, "leave mode out"),
         ({"importance": {"floor": 3.0}}, "floor below cap"),
-        ({"dual_clip": 1.2}, "over 1.28"),
+        ({"dual_clip": 1.2}, "1.28"),
         ({"teacher": "base", "sampling": {"max_tokens": 8, "temperature": 0.7}}, "temperature 1"),
         ({"watch": {"prompts": []}}, "at least 1"),
         ({"tau": [0.0, 1.0]}, "must be greater than 0"),
