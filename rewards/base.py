@@ -209,7 +209,7 @@ def check_columns(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe_d
                     )
             problem = _row_problem(use, columns)
             if problem:
-                raise DataError(f"reward {use.use!r}: {problem}", where=where, fix="mend the row, or leave it out")
+                raise DataError(f"reward {use.use!r}: {problem}", where=where, fix="fix the row, or leave it out")
             if gold and gold_of(columns) is None:
                 raise DataError(
                     f"reward {use.use!r} reads a ground truth, and this row has no {NO_GOLD}",

@@ -35,8 +35,8 @@ def judge_lines(
 ) -> int:
     """Judges one job a line of `stdin` and writes one verdict a line, in order and flushed; returns the exit code.
 
-    A line that is no job gets an infra_error of its own. A job with `"results": true` also gets `results`: of each
-    test, pass, failed or not_run. Raises InputError for names that nobody knows, SandboxError if the host allows less
+    A line that is not a job gets a separate infra_error. A job with `"results": true` also gets `results`: of each
+    test, pass, failed or not_run. Raises InputError for unknown names, SandboxError if the host allows less
     than `min_tier`, or one of `preload` or `languages` isn't here.
     """
     check_names(preload, languages)

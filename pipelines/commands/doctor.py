@@ -1,4 +1,4 @@
-"""`posttrain doctor`: what this machine can do, and what to mend. Slow imports are the point here."""
+"""`posttrain doctor`: what this machine can do, and what to fix. Slow imports are the point here."""
 
 from __future__ import annotations
 

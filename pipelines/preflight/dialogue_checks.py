@@ -49,5 +49,5 @@ def _check_modes(row: Mapping[str, Any], where: str) -> None:
         if mode not in (wanted, "closed"):
             raise DataError(
                 f"modes[{turn}] is {mode!r}, and the last flag met asks for {wanted!r}", where=where,
-                fix="mend it; `closed` is for turns that are asked with the hard switch",
+                fix="fix it; `closed` is for turns that are asked with the hard switch",
             )  # fmt: skip

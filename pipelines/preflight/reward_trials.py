@@ -56,7 +56,7 @@ class RewardTrials:
             found = conditions.idle()
             if found and len(found) == len(one.rewards):
                 what = f"{node.name}: no reward applies to any row; {found[0]}"
-                raise RecipeError(what, where=self._loaded.where(node.at), fix="mend `when`, or the rows' columns")
+                raise RecipeError(what, where=self._loaded.where(node.at), fix="fix `when`, or the rows' columns")
             notes += found
         return notes
 

@@ -176,7 +176,7 @@ def _metric(gate: Gate, suite: Suite, refuse: Any) -> str:
     metric = gate.metric or defaults[suite.measure]
     name = metric.replace("@", "/").split("/")[0]
     if name not in METRICS:
-        raise refuse(f"no evaluation gives the metric {metric!r}; {closest(name, METRICS)}", "mend `metric`")
+        raise refuse(f"no evaluation gives the metric {metric!r}; {closest(name, METRICS)}", "fix `metric`")
     return metric
 
 

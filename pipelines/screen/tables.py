@@ -69,7 +69,7 @@ def print_status(results: RunResults, console: Console) -> None:
 def print_results(results: RunResults, console: Console) -> None:
     """Print the evaluation results, the overlap of held-out questions with the data, gates and thresholds.
 
-    A terminal gets one compact table; a pipe gets every number on a line of its own, for grep.
+    A terminal gets one compact table; a pipe gets one number per line, for grep.
     """
     rows = [row for row in results.rows if "/" not in row.metric]  # accuracy/algebra and similar are in the report
     if console.is_terminal and rows:
@@ -140,7 +140,7 @@ def _main(metrics: Sequence[str]) -> str:
 
 
 def _percent(row: Figure) -> str:
-    """`81.2 [77, 85]`; what is no share stays as it is."""
+    """`81.2 [77, 85]`; other numbers stay as they are."""
     if math.isnan(row.value):
         return NO_VERDICT
     if not 0 <= row.value <= 1 or row.metric in COUNTS:

@@ -86,7 +86,7 @@ def check_functions(uses: Sequence[RewardUse], prompts: Sequence[Prompt], recipe
                 raise DataError(
                     f"reward {use.use!r} gives no number for an answer: {_cause(score.detail)}",
                     where=f"row {number} ({prompt.id})",
-                    fix="mend it: every completion comes to it, right or wrong. `posttrain rewards score` tries it",
+                    fix="fix it: every completion comes to it, right or wrong. `posttrain rewards score` tries it",
                 )
 
 
@@ -173,5 +173,5 @@ def _check(use: RewardUse, prompt: Prompt, completion: Completion, score: Score)
     raise DataError(
         f"reward {use.use!r}: {verdict}: {completion.text[-200:]!r}",
         where=prompt.id,
-        fix="mend the row's columns, map the right one, or limit the reward with `when`",
+        fix="fix the row's columns, map the right one, or limit the reward with `when`",
     )

@@ -168,7 +168,7 @@ class Scorer:
                     f"{rate:.0%} of the last {len(self._failed)} completions couldn't be scored; the first failure:\n"
                     f"{self._first_error}",
                     where="rewards",
-                    fix="mend the reward and run again: what is finished is kept",
+                    fix="fix the reward and run again: what is finished is kept",
                 )
 
 

@@ -63,7 +63,7 @@ class BadRows:
                 f"more than max_bad_share={self.source.max_bad_share:g}: "
                 + "; ".join(f"{e.where}: {e.what}" for e in self.errors[:_SHOWN]),
                 where=self.source.source,
-                fix="mend the file, or raise max_bad_share if they may go",
+                fix="fix the file, or raise max_bad_share if they may go",
             )
 
     def __str__(self) -> str:
@@ -74,7 +74,7 @@ class BadRows:
 
 def _fix(error: DataError) -> str:
     skip = "skip such rows with on_bad_row: skip"
-    return f"{error.fix}; or {skip}" if error.fix else f"mend the row, or {skip}"
+    return f"{error.fix}; or {skip}" if error.fix else f"fix the row, or {skip}"
 
 
 def file_rows(path: Path) -> Iterator[Placed]:

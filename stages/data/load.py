@@ -156,7 +156,7 @@ def _renamed(row: Row, source: PromptSource, where: str) -> Row:
     for ours, theirs in source.columns.items():
         if theirs not in row:
             raise DataError(
-                f"no column {theirs!r}; there are {sorted(row)}", where=where, fix=f"mend `columns: {{{ours}: ...}}`"
+                f"no column {theirs!r}; there are {sorted(row)}", where=where, fix=f"fix `columns: {{{ours}: ...}}`"
             )
         row[ours] = row[theirs]
     if source.task is not None:
@@ -360,7 +360,7 @@ def load_all(
 
 
 def patient(context: Any, source: S) -> S:
-    """Rows that another stage made nobody can mend: they may be skipped unless the recipe says otherwise."""
+    """Rows that another stage made nobody can fix: they may be skipped unless the recipe says otherwise."""
     if source.source not in context.inputs or "on_bad_row" in source.model_fields_set:
         return source
     return source.model_copy(update={"on_bad_row": "skip"})

@@ -147,7 +147,7 @@ def row_mode(row: Row, where: str) -> str:
     mode = row.get("mode") or "default"
     if mode not in MODES:
         hint = closest(str(mode), MODES)
-        raise DataError(f"no mode {mode!r}; {hint}", where=where, fix="mend the column `mode`, or rename it")
+        raise DataError(f"no mode {mode!r}; {hint}", where=where, fix="fix the column `mode`, or rename it")
     return str(mode)
 
 

@@ -64,7 +64,7 @@ def check_filter(use: FilterUse) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         what = f"filter {use.use!r}: {first['loc'][-1]}: {first['msg'].lower()}, not {first['input']!r}"
-        raise RecipeError(what, fix="mend the filter's parameters") from None
+        raise RecipeError(what, fix="fix the filter's parameters") from None
 
 
 def bound(use: FilterUse, held_out: HeldOut) -> Filter:
