@@ -23,11 +23,13 @@ from posttrain.rewards.mixture.workers import CallFailed, LoadFailed, Process, S
 from posttrain.rewards.models.asked import MODEL_FIELDS
 from posttrain.rewards.rules.tools import OPEN
 from posttrain.sandbox.confined import ConfinedService
-from posttrain.sandbox.confined.service import RoomUnavailable
+from posttrain.sandbox.confined.service import CallDied, RoomUnavailable
 from posttrain.thinking import answer_of
 from posttrain.types import Completion, Prompt
 
 _NOT_REACHED = RowError("not reached: the completions before it took too long", "unreached")
+_ATTEMPTS = 3
+"""Fresh rooms for a completion whose room died, before that counts as its own doing."""
 _KNOWN = 10_000
 """Rows of which is remembered whether they can be judged."""
 
@@ -173,12 +175,17 @@ class RoomMember:
         return values
 
     def _in_fresh_room(self, rooms: ConfinedService, call: dict[str, Any]) -> Any:
-        try:
-            reply = rooms.reply(call, min(FRESH_CPU_S, self._use.timeout))
-        except RoomUnavailable as error:
-            return RowError(str(error), "unreached")
-        except CallFailed as error:
-            return RowError(str(error), "call")
+        for attempt in range(_ATTEMPTS):
+            try:
+                reply = rooms.reply(call, min(FRESH_CPU_S, self._use.timeout))
+                break
+            except RoomUnavailable as error:
+                return RowError(str(error), "unreached")
+            except CallDied as error:  # perhaps the kernel ended it, for a host that is short of memory
+                if attempt == _ATTEMPTS - 1:
+                    return RowError(str(error), "call")
+            except CallFailed as error:
+                return RowError(str(error), "call")
         if reply.refused or reply.denied:
             self._count("refused")
             return RowError("its verifier tried what it may not, such as to run text as code", "call")

@@ -58,6 +58,10 @@ class CallTimeout(CallFailed):
     """The call ran too long; its process was ended."""
 
 
+class CallDied(CallFailed):
+    """The call's process ended without a reply, and within its limits: by its own doing, or by the host's."""
+
+
 class RoomUnavailable(CallFailed):
     """The host of the run has no process, descriptor or memory left for a room: the call wasn't tried."""
 
@@ -241,7 +245,7 @@ class ConfinedService:
             return replace(_parse(data), denied=ends.denied)
         if room.timed_out or ends.solution.out_of_time(timeout_s) or ends.solution.cpu_s >= timeout_s:
             raise CallTimeout(f"no answer within {timeout_s:g} s; the process was ended")
-        raise CallFailed(f"the process died ({_end_of(ends.solution)})")
+        raise CallDied(f"the process died ({_end_of(ends.solution)})")
 
     # ------------------------------------------------------------ one room for all calls
 

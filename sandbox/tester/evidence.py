@@ -108,7 +108,8 @@ class Evidence:
 
     def is_object(self, producer: str) -> bool:
         """Whether what comes from there is used as an object of a class of the solution's own."""
-        return producer in self._objects or self.is_class(producer)
+        combined = self.is_named_like_a_class(producer) and producer in self._combined
+        return producer in self._objects or combined or self.is_class(producer)
 
     @staticmethod
     def is_named_like_a_class(producer: str) -> bool:
@@ -124,6 +125,17 @@ class Evidence:
         used = producer in self._classes or producer in self._objects
         named = self.is_named_like_a_class(producer)
         return producer in self._classes or (named and (used or producer.lstrip("=") in self._used_as_classes))
+
+    @functools.cached_property
+    def _combined(self) -> Producers:
+        """Names whose results meet each other in a method: `V(1).add(V(2))`. They may answer for their methods, and are
+        still not asked what plain data they equal.
+        """
+        calls = [node for node in self._nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+        found = (
+            self._of(call.func.value) & self._all(call.args) for call in calls if isinstance(call.func, ast.Attribute)
+        )
+        return frozenset().union(*found)
 
     @functools.cached_property
     def _used_as_classes(self) -> frozenset[str]:
