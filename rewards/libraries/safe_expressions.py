@@ -11,6 +11,7 @@ import ast
 import functools
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -163,11 +164,16 @@ def _bits(node: ast.expr, names: set[str], depth: int) -> int | None:
 
 
 def _bits_of_operation(node: ast.BinOp, names: set[str], depth: int) -> int | None:
-    left, right = _bits(node.left, names, depth - 1), _bits(node.right, names, depth - 1)
+    chained = isinstance(node.op, ast.Add | ast.Sub | ast.Mult)  # a sum of many terms is deep on its left alone
+    left = _bits(node.left, names, depth if chained else depth - 1)
+    right = _bits(node.right, names, depth - 1)
     if isinstance(node.op, ast.Pow):
-        if right is not None and right > math.log2(MAX_EXPONENT) + 1 and not _is_float(node.right):
+        value = _numeric(node.right)
+        if value is not None and abs(value) > MAX_EXPONENT:
             raise Unsafe(f"an exponent of more than {MAX_EXPONENT}")
-        return None if left is None or right is None else _within(left << min(right, 20))
+        if value is None and left is not None and right is not None and right > math.log2(MAX_EXPONENT) + 1:
+            raise Unsafe("an exponent that may be large")
+        return None if left is None or value is None else _within(math.ceil(left * max(1.0, abs(value))))
     return None if left is None or right is None else _within(left + right + 1)
 
 
@@ -181,7 +187,10 @@ def _bits_of_call(node: ast.Call, names: set[str], depth: int) -> int | None:
     elif node.func.id in _MADE_BY_SYMPY and _is_text(node.args):
         text = node.args[0]
         assert isinstance(text, ast.Constant)
-        return None if node.func.id in ("Symbol", "Function") else _within(4 * len(str(text.value)))
+        if node.func.id in ("Symbol", "Function"):
+            return None
+        exponent = re.search(r"[eE][+-]?0*(\d+)$", str(text.value))
+        return _within(4 * len(str(text.value)) + (4 * int(exponent[1][:9]) if exponent else 0))
     sizes = [_bits(argument, names, depth - 1) for argument in node.args]
     name = node.func.id if isinstance(node.func, ast.Name) else ""
     if name in ("Integer", "Float", "Rational"):
@@ -203,7 +212,29 @@ def _is_text(arguments: list[ast.expr]) -> bool:
     return len(arguments) == 1 and isinstance(arguments[0], ast.Constant) and isinstance(arguments[0].value, str)
 
 
-def _is_float(node: ast.expr) -> bool:
+def _numeric(node: ast.expr) -> float | None:
+    """About what an exponent is, where it is made of numbers alone: as small floats, and without a power in it."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return float(node.value) if abs(node.value) < 1e9 else math.inf
+    if isinstance(node, ast.Name):
+        return {"pi": math.pi, "E": math.e}.get(node.id)
     if isinstance(node, ast.UnaryOp):
-        return _is_float(node.operand)
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Float"
+        inner = _numeric(node.operand)
+        return inner if inner is None or isinstance(node.op, ast.UAdd) else -inner
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Integer", "Float"):
+        return _number_of(node.args)
+    if isinstance(node, ast.BinOp) and type(node.op) in (ast.Add, ast.Sub, ast.Mult, ast.Div):
+        left, right = _numeric(node.left), _numeric(node.right)
+        if left is None or right is None or (isinstance(node.op, ast.Div) and not right):
+            return None
+        return float(_BINARY[type(node.op)](left, right))
+    return None
+
+
+def _number_of(arguments: list[ast.expr]) -> float | None:
+    if len(arguments) != 1 or not isinstance(arguments[0], ast.Constant) or len(str(arguments[0].value)) > 40:
+        return math.inf
+    try:
+        return float(arguments[0].value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None

@@ -154,7 +154,7 @@ class Symbolic:
     def __init__(self, rooms: ConfinedService | None = None) -> None:
         """`rooms` run a SymbolicService; those that all of this process shares, if not given."""
         self._rooms = rooms or symbolic_rooms()
-        self._known: dict[tuple[str, str], bool | None] = {}
+        self._known: dict[tuple[str, str], bool | RowError | None] = {}
         self._lock = threading.Lock()
 
     def same(self, gold: str, answer: str) -> bool | RowError | None:
@@ -166,8 +166,8 @@ class Symbolic:
         with self._lock:
             if key in self._known:
                 return self._known[key]
-        result = self._compare(gold, answer)
-        if isinstance(result, RowError):
+        result, certain = self._compare(gold, answer)
+        if not certain:
             return result
         with self._lock:
             if len(self._known) > 10_000:
@@ -175,22 +175,23 @@ class Symbolic:
             self._known[key] = result
         return result
 
-    def _compare(self, gold: str, answer: str) -> bool | RowError | None:
+    def _compare(self, gold: str, answer: str) -> tuple[bool | RowError | None, bool]:
+        """The verdict, and whether the comparison itself gave it."""
         try:
-            return _verdict(self._rooms.call((gold, answer), DEADLINE_S))
+            return _verdict(self._rooms.call((gold, answer), DEADLINE_S)), True
         except LoadFailed as error:
-            return RowError(f"math-verify can't be loaded:\n{error}")
+            return RowError(f"math-verify can't be loaded:\n{error}"), False
         except RoomUnavailable as error:
-            return RowError(str(error), "unreached")
+            return RowError(str(error), "unreached"), False
         except CallFailed:
-            pass  # the answer's doing, or the gold's, or the machine's: the gold alone tells
+            pass  # the answer's doing, or the gold's: the gold alone decides
         try:
             readable = self._rooms.call((gold, gold), 2 * DEADLINE_S)
         except RoomUnavailable as error:
-            return RowError(str(error), "unreached")
+            return RowError(str(error), "unreached"), False
         except (CallFailed, LoadFailed) as error:
-            return RowError(f"the gold answer {gold!r} can't be compared with itself: {error}")
-        return False if readable else None
+            return RowError(f"the gold answer {gold!r} can't be compared with itself: {error}"), False
+        return (False if readable else None), False
 
 
 def _verdict(found: object) -> bool | None:

@@ -45,7 +45,6 @@ def process_for(service: Service, use: RewardUse | EnvironmentUse, recipe_dir: P
         recycled=not stateful,
         memory_mb=MEMORY_BYTES >> 20,
         listed=[str(recipe_dir)],
-        stderr=True,
     )
 
 

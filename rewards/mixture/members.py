@@ -18,18 +18,18 @@ from posttrain.rewards.mathematics.math import Symbolic
 from posttrain.rewards.mixture.confinement import permissions_of, process_for
 from posttrain.rewards.mixture.gold_answers import gold_answer
 from posttrain.rewards.mixture.loader import split_path
-from posttrain.rewards.mixture.rooms import FRESH_CPU_S, decode_all, fresh_rooms, plain_room
+from posttrain.rewards.mixture.rooms import FRESH_CPU_S, decode_all, decode_reply, fresh_rooms, plain_room
 from posttrain.rewards.mixture.workers import CallFailed, LoadFailed, Process, Service, WorkerProcess, call_rows
 from posttrain.rewards.models.asked import MODEL_FIELDS
 from posttrain.rewards.rules.tools import OPEN
 from posttrain.sandbox.confined import ConfinedService
-from posttrain.sandbox.confined.service import CallDied, RoomUnavailable
+from posttrain.sandbox.confined.service import RoomUnavailable
 from posttrain.thinking import answer_of
 from posttrain.types import Completion, Prompt
 
-_NOT_REACHED = RowError("not reached: the completions before it took too long", "unreached")
-_ATTEMPTS = 3
-"""Fresh rooms for a completion whose room died, before that counts as its own doing."""
+_LATE_CPU_S = 0.5
+"""Seconds of processor time for a completion once those before it have used up the time of the batch: enough for an
+honest one, so that hostile completions take no verdict from the others."""
 _KNOWN = 10_000
 """Rows of which is remembered whether they can be judged."""
 
@@ -107,10 +107,11 @@ def _loaded(error: LoadFailed, use: RewardUse) -> RewardError:
 class RoomMember:
     """A built-in in a confined room (see `rooms`), which no completion can turn into an infra error.
 
-    Where a row can't be judged, or a reward doesn't apply to it, and the same row can be judged with its gold answer
-    (an empty one where it has none), the completion brought that about: it scores 0. Counts of `take_counts`:
-    `excused`, such completions; `refused`, those for which their verifier tried what
-    it may not, such as to run text as code, which score 0 too.
+    Where the call that judges a completion fails, and the same row can be judged with its gold answer (an empty one
+    where it has none), the completion brought that about: it scores 0. So it does where the reward doesn't apply to the
+    completion, and the row's gold answer scores in full. What a reward says of a row itself stays. Counts of
+    `take_counts`: `excused`, such completions; `refused`, those for which their verifier tried what it may not, such as
+    to run text as code, which score 0 too.
     """
 
     def __init__(self, use: RewardUse, builtin: BuiltinReward) -> None:
@@ -159,7 +160,7 @@ class RoomMember:
         }
 
     def _in_fresh_rooms(self, calls: Sequence[dict[str, Any]]) -> list[Any]:
-        """A room per completion, one for those that are the same in everything; bounded as `call_rows` is."""
+        """A room per completion, one for those that are the same in everything."""
         if not calls:
             return []
         rooms = fresh_rooms(self._use.use)
@@ -170,22 +171,19 @@ class RoomMember:
         for call in calls:
             key = repr(call)
             if key not in known:
-                known[key] = _NOT_REACHED if time.monotonic() > deadline else self._in_fresh_room(rooms, call)
+                late = time.monotonic() > deadline
+                cpu_s = min(_LATE_CPU_S if late else FRESH_CPU_S, self._use.timeout)
+                known[key] = self._in_fresh_room(rooms, call, cpu_s)
             values.append(known[key])
         return values
 
-    def _in_fresh_room(self, rooms: ConfinedService, call: dict[str, Any]) -> Any:
-        for attempt in range(_ATTEMPTS):
-            try:
-                reply = rooms.reply(call, min(FRESH_CPU_S, self._use.timeout))
-                break
-            except RoomUnavailable as error:
-                return RowError(str(error), "unreached")
-            except CallDied as error:  # perhaps the kernel ended it, for a host that is short of memory
-                if attempt == _ATTEMPTS - 1:
-                    return RowError(str(error), "call")
-            except CallFailed as error:
-                return RowError(str(error), "call")
+    def _in_fresh_room(self, rooms: ConfinedService, call: dict[str, Any], cpu_s: float) -> Any:
+        try:
+            reply = rooms.reply(call, cpu_s)
+        except RoomUnavailable as error:
+            return RowError(str(error), "unreached")
+        except CallFailed as error:
+            return RowError(str(error), "call")
         if reply.refused or reply.denied:
             self._count("refused")
             return RowError("its verifier tried what it may not, such as to run text as code", "call")
@@ -200,8 +198,11 @@ class RoomMember:
         return verdict if verdict is None or isinstance(verdict, RowError) else float(verdict)
 
     def _unexcused(self, row: Row, value: Value) -> Value:
-        unreached = isinstance(value, RowError) and value.source == "unreached"
-        if isinstance(value, int | float) or unreached or not self._can_be_judged(row):
+        if isinstance(value, RowError):
+            its_doing = value.source == "call"
+        else:
+            its_doing = value is None and gold_answer(self._use, row.columns) is not None
+        if not its_doing or not self._can_be_judged(row):
             return value
         self._count("excused")
         reason = value.detail if isinstance(value, RowError) else "it doesn't apply to this completion"
@@ -297,7 +298,9 @@ class WorkerMember:
         sees: str,
         reads: tuple[str, ...] | None,
         process: Process,
-        decode: Callable[[Any, int], list[Any]] = lambda values, rows: list(values),
+        decode: Callable[
+            [Any, int], tuple[list[Any], dict[str, list[float]], dict[str, list[str]]]
+        ] = lambda reply, _: reply,
     ) -> None:
         self._use, self._sees, self._reads = use, sees, reads
         self._process, self._decode = process, decode
@@ -309,14 +312,14 @@ class WorkerMember:
 
         def call(indices: Sequence[int], timeout_s: float) -> list[Value]:
             request = {**self._request([rows[i] for i in indices]), "step": step}
-            values, metrics, columns = self._process.call(request, timeout_s)
+            values, metrics, columns = self._decode(self._process.call(request, timeout_s), len(indices))
             for name, texts in columns.items():
                 for i, text in zip(indices, texts, strict=True):
                     rows[i].logged[name] = text
             with self._lock:
                 for name, logged in metrics.items():
                     self._metrics.setdefault(name, []).extend(logged)
-            return self._decode(values, len(indices))
+            return list(values)
 
         try:
             return list(call_rows(call, len(rows), self._use.timeout))
@@ -361,7 +364,7 @@ class FunctionMember(WorkerMember):
         arguments = (use.use, str(folder))
         service = Service(module="posttrain.rewards.mixture.worker", attribute=attribute, arguments=arguments)
         process = process_for(service, use, folder, stateful=False)
-        decode = {"decode": decode_all} if confined else {}
+        decode = {"decode": decode_reply} if confined else {}
         self._set(use, use.sees or "completion", None, process, **decode)
 
     def _request(self, rows: Sequence[Row]) -> dict[str, Any]:

@@ -15,12 +15,15 @@ from typing import Any
 
 from posttrain.rewards.contract import RowError, Value
 from posttrain.sandbox.confined import ConfinedService
-from posttrain.sandbox.confined.service import Service
+from posttrain.sandbox.confined.service import CallFailed, Service
 
 FRESH_CPU_S = 2.0
 """Seconds of processor time that a library may take for one completion. On honest answers none takes a tenth."""
 _HOSTS = 2
 """Fresh rooms of one reward that are open at once."""
+
+_LARGEST = 1e300
+"""Of a score; not a number isn't smaller."""
 
 Encoded = float | None | dict[str, Any]
 """A value as JSON: a number, null, {"error": why}, or {"compare": [gold, answer]}."""
@@ -70,13 +73,37 @@ def decode(value: Any) -> Value | tuple[str, str]:
 
     Only these forms are read: a room that hostile text has taken over may write anything.
     """
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+    if value is None:
         return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value if abs(value) < _LARGEST else RowError("the process that scores wrote no finite number")
     if isinstance(value, dict) and isinstance(value.get("error"), str):
         return RowError(value["error"])
     if isinstance(value, dict) and isinstance(value.get("compare"), list) and len(value["compare"]) == 2:
         return str(value["compare"][0]), str(value["compare"][1])
     return RowError("the process that scores wrote no value")
+
+
+DecodedReply = tuple[list[Any], dict[str, list[float]], dict[str, list[str]]]
+"""(values, what a function logged as metrics, what it logged as columns with one text per row)"""
+
+
+def decode_reply(reply: Any, rows: int) -> DecodedReply:
+    """A confined function's reply: values, what it logged as metrics, and as columns. Raises CallFailed."""
+    if not isinstance(reply, list) or len(reply) != 3 or not all(isinstance(part, dict) for part in reply[1:]):
+        raise CallFailed("the process that scores wrote no reply of a reward")
+    values, metrics, columns = reply
+    numbers = {
+        name: [float(value) for value in found if isinstance(value, int | float) and abs(value) < _LARGEST]
+        for name, found in metrics.items()
+        if isinstance(found, list)
+    }
+    texts = {
+        name: [str(text) for text in found]
+        for name, found in columns.items()
+        if isinstance(found, list) and len(found) == rows
+    }
+    return decode_all(values, rows), numbers, texts
 
 
 def decode_all(values: Any, rows: int) -> list[Value | tuple[str, str]]:

@@ -48,7 +48,6 @@ def main(socket_fd: int, configuration: Mapping[str, Any]) -> None:
             {zygote.SERVICE: room},
             listed=configuration["listed"],
             network=configuration["network"],
-            stderr=configuration["stderr"],
         )
     except (ConfinementError, OSError) as error:
         control.send(str(error).encode()[:1000])

@@ -13,15 +13,16 @@ import contextlib
 import json
 import os
 import pickle
+import signal
 import struct
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from posttrain.sandbox.confined.permissions import Permissions
 from posttrain.sandbox.confined.room import HEADER, MAX_REPLY
@@ -31,6 +32,7 @@ from posttrain.sandbox.jobs import Job
 from posttrain.sandbox.judging.rounds import LOOK_S, HostBusy, Report, Round, ZygoteGone
 from posttrain.sandbox.rooms.solution_room import READY
 
+T = TypeVar("T")
 START_TIMEOUT_S = 120.0
 """A reward file may import torch."""
 MEMORY_MB = 2048
@@ -38,6 +40,8 @@ MEMORY_MB = 2048
 ATTEMPTS = 3
 """Rooms that are tried for one call where the host of the run has no process or descriptor left."""
 _BUSY_PAUSE_S = 0.2
+_LITTLE_CPU_S = 0.9
+"""A room may lower its own limit of processor time, to a second at the least."""
 _LIFETIME_CPU_S = 3600.0
 """Seconds of processor time of a room that answers many calls."""
 _CALLS_PER_ROOM = 2000
@@ -56,10 +60,6 @@ class CallFailed(Exception):
 
 class CallTimeout(CallFailed):
     """The call ran too long; its process was ended."""
-
-
-class CallDied(CallFailed):
-    """The call's process ended without a reply, and within its limits: by its own doing, or by the host's."""
 
 
 class RoomUnavailable(CallFailed):
@@ -98,7 +98,6 @@ class _Host:
     """A host process, and the room that answers many calls, if one is open."""
 
     process: ZygoteProcess
-    lock: threading.Lock = field(default_factory=threading.Lock)
     room: Round | None = None
     calls: int = 0
 
@@ -108,7 +107,8 @@ class ConfinedService:
 
     `fresh`: a room per call, at most `hosts` at once. Otherwise one room answers all calls, in turn; `recycled` says
     whether it may be replaced between calls. `guarded`: the service must not run text as Python. `memory_mb`: address
-    space per room, MiB. `listed`: folders whose file names may be read. `stderr`: keep standard error, and print there.
+    space per room, MiB. `listed`: folders whose file names may be read. What the service prints is dropped. After a
+    fork of this process, the child starts other hosts.
     """
 
     def __init__(
@@ -122,15 +122,20 @@ class ConfinedService:
         hosts: int = 1,
         memory_mb: int = MEMORY_MB,
         listed: Sequence[str] = (),
-        stderr: bool = False,
     ) -> None:
         self._service, self._permissions = service, permissions or Permissions()
         self._fresh, self._guarded, self._recycled = fresh, guarded, recycled
-        self._memory_mb, self._listed, self._stderr = memory_mb, tuple(listed), stderr
-        self._hosts = threading.BoundedSemaphore(hosts if fresh else 1)
+        self._memory_mb, self._listed = memory_mb, tuple(listed)
+        self._limit = hosts if fresh else 1
+        self._wants: tuple[str, ...] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start without hosts: those that there are belong to another process."""
+        self._hosts = threading.BoundedSemaphore(self._limit)
         self._idle: list[_Host] = []
         self._lock = threading.Lock()
-        self._wants: tuple[str, ...] | None = None
+        self._pid = os.getpid()
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +147,7 @@ class ConfinedService:
         """Which optional keywords the service takes; starts it. Raises LoadFailed."""
         if self._wants is None:
             with self._host() as host:
-                self._ready(host)
+                self._tried(host, lambda: self._ready(host))
         return self._wants or ()
 
     def call(self, argument: Any, timeout_s: float) -> Any:
@@ -159,15 +164,27 @@ class ConfinedService:
         body = pickle.dumps(argument)
         frame = HEADER.pack(len(body)) + body
         with self._host() as host:
-            for attempt in range(ATTEMPTS):
-                try:
-                    if self._fresh:
-                        return self._ask_fresh(host, frame, timeout_s)
-                    return _parse(self._ask(host, frame, timeout_s))
-                except (HostBusy, ZygoteGone, OSError) as error:
-                    self._end(host, kill=True)
-                    reason = str(error)
-                    time.sleep(_BUSY_PAUSE_S * attempt)
+            if self._fresh:
+                return self._tried(host, lambda: self._ask_fresh(host, frame, timeout_s))
+            return self._tried(host, lambda: _parse(self._ask(host, frame, timeout_s)))
+
+    def _tried(self, host: _Host, ask: Callable[[], T]) -> T:
+        """What `ask` returns, on a new host where the last one failed. Raises as `reply`.
+
+        A host is ended whatever else is raised (an interrupt, an alarm): a late reply must not pass for the next one.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                return ask()
+            except (CallFailed, LoadFailed):
+                raise
+            except (HostBusy, ZygoteGone, OSError) as error:
+                self._end(host, kill=True)
+                reason = str(error)
+                time.sleep(_BUSY_PAUSE_S * (1 + attempt))
+            except BaseException:
+                self._end(host, kill=True)
+                raise
         raise RoomUnavailable(f"no room for a call: {reason}")
 
     def close(self) -> None:
@@ -180,7 +197,9 @@ class ConfinedService:
     # ------------------------------------------------------------ hosts
 
     @contextlib.contextmanager
-    def _host(self) -> Any:
+    def _host(self) -> Iterator[_Host]:
+        if self._pid != os.getpid():
+            self._forget()
         with self._hosts:
             with self._lock:
                 host = self._idle.pop() if self._idle else _Host(process=self._process())
@@ -203,24 +222,23 @@ class ConfinedService:
             "listed": list(self._listed),
             "network": permitted.network,
             "guarded": self._guarded,
-            "stderr": self._stderr,
         }
         return ZygoteProcess(
             str(_BOOT),
             environment={**_ONE_THREAD, "HF_HUB_OFFLINE": "1", **environment},
-            cwd=os.getcwd() if self._stderr else "/",
             stdin=pickle.dumps(configuration),
             greeting=True,
-            stderr=self._stderr,
             start_timeout_s=START_TIMEOUT_S,
             patient=True,
         )
 
     def _ready(self, host: _Host) -> Any:
-        """The control socket of the host. Raises LoadFailed or OSError."""
+        """The control socket of the host. Raises LoadFailed, ZygoteGone where it could be loaded before, or OSError."""
         try:
             control = host.process.ready()
         except StartError as error:
+            if self._wants is not None:
+                raise ZygoteGone(f"a host doesn't start: {error}") from None
             raise LoadFailed(_why_not_started(host.process.greeting, str(error))) from None
         if self._wants is None:
             self._wants = tuple(json.loads(host.process.greeting)["wants"])
@@ -245,7 +263,9 @@ class ConfinedService:
             return replace(_parse(data), denied=ends.denied)
         if room.timed_out or ends.solution.out_of_time(timeout_s) or ends.solution.cpu_s >= timeout_s:
             raise CallTimeout(f"no answer within {timeout_s:g} s; the process was ended")
-        raise CallDied(f"the process died ({_end_of(ends.solution)})")
+        if not room.crowded and _killed_from_outside(ends.solution, timeout_s):
+            raise ZygoteGone("a room was ended from outside: the host may be short of memory")
+        raise CallFailed(f"the process died ({room.limit if room.crowded else _end_of(ends.solution)})")
 
     # ------------------------------------------------------------ one room for all calls
 
@@ -300,7 +320,8 @@ class ConfinedService:
         if room is None:
             return "not running"
         try:
-            return room.limit if room.crowded else _end_of(room.finish().solution)
+            ended = _end_of(room.finish().solution)  # also where the reason is known: the zygote waits for it
+            return room.limit if room.crowded else ended
         finally:
             room.close()
 
@@ -329,13 +350,19 @@ def _parse(data: bytes) -> Reply:
     try:
         reply = json.loads(data.decode("utf-8", "surrogatepass"))
         refused = int(reply.get("refused", 0))
-    except (ValueError, AttributeError, TypeError, RecursionError):
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
         raise CallFailed("the process wrote no reply that can be read") from None
     if "ok" not in reply:
         error = CallFailed(str(reply.get("raised", "no reply")))
         error.add_note(f"refused: {refused}")
         raise error
     return Reply(value=reply["ok"], refused=refused)
+
+
+def _killed_from_outside(report: Report, limit_s: float) -> bool:
+    """Whether something else than its own limits ended a room: it can't send a signal itself, and has time left."""
+    killed = os.WIFSIGNALED(report.status) and os.WTERMSIG(report.status) == signal.SIGKILL
+    return killed and report.cpu_s < min(limit_s / 2, _LITTLE_CPU_S)
 
 
 def _end_of(report: Report) -> str:

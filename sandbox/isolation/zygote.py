@@ -104,8 +104,7 @@ class Zygote:
     """Forks rooms of this process, which has one thread and has loaded all that they need.
 
     `folders` are what rooms may read besides the standard library, `listed` the folders whose files they may name;
-    `network` lets them use it, `stderr` keeps standard error. Raises ConfinementError or OSError where a layer of the
-    confinement can't be put up.
+    `network` lets them use it. Raises ConfinementError or OSError where a layer of the confinement can't be put up.
     """
 
     def __init__(
@@ -117,13 +116,12 @@ class Zygote:
         *,
         listed: Sequence[str] = (),
         network: bool = False,
-        stderr: bool = False,
     ) -> None:
         arch = syscalls.architecture()
         if arch is None:
             raise confinement.ConfinementError(f"no system call table for {os.uname().machine}")
         self._control = control
-        self._rooms, self._stderr = dict(rooms), stderr
+        self._rooms = dict(rooms)
         self._isolated = tier == "A"
         _first_to_go()
         confinement.set_dumpable(False)
@@ -131,7 +129,7 @@ class Zygote:
             confinement.enter_namespaces()
         self._ruleset = None if tier == "C" else confinement.landlock_ruleset(folders, listed=listed, network=network)
         self._program = syscalls.room_filter(arch, files=self._ruleset is not None, network=network)
-        _own_null_device(stderr=stderr)
+        _own_null_device()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         self._page = mmap.mmap(-1, mmap.PAGESIZE)  # shared with the room of the moment, which counts there
         self._base_memory = _address_space()
@@ -186,7 +184,7 @@ class Zygote:
         try:
             confinement.die_with_parent()
             _close_others([*fds, *([] if self._ruleset is None else [self._ruleset])])
-            _own_null_device(stderr=self._stderr)
+            _own_null_device()
             if room is None:
                 self._page.close()
                 tester_room.run(fds[0], fds[1], self._confine(limits))
@@ -266,14 +264,11 @@ def _close_others(keep: list[int]) -> None:
         low = fd + 1
 
 
-def _own_null_device(*, stderr: bool) -> None:
-    """Replaces standard input, output and error; `stderr` keeps standard error, and sends output there too."""
+def _own_null_device() -> None:
     # Flags such as O_NONBLOCK belong to the open file: on a shared one, a room could leave notes for the next.
     null = devices.open_anew(os.devnull, os.O_RDWR)
-    for fd in (0,) if stderr else (0, 1, 2):
+    for fd in (0, 1, 2):
         os.dup2(null, fd)
-    if stderr:
-        os.dup2(2, 1)
     os.close(null)
 
 

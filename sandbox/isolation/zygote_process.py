@@ -26,7 +26,7 @@ class ZygoteProcess:
     """One zygote: `python -I -S SCRIPT *before SOCKET *after`, with this environment and nothing else of its parent's.
 
     `stdin` is what it reads before it starts to serve. `greeting`: whether it sends one message of its own before
-    b"ok". `stderr`: whether it keeps the parent's standard error. Not thread-safe.
+    b"ok". Not thread-safe.
     """
 
     def __init__(
@@ -36,16 +36,14 @@ class ZygoteProcess:
         after: Sequence[str] = (),
         *,
         environment: Mapping[str, str] | None = None,
-        cwd: str = "/",
         stdin: bytes = b"",
         greeting: bool = False,
-        stderr: bool = False,
         start_timeout_s: float = START_TIMEOUT_S,
         patient: bool = False,
     ) -> None:
         self._script, self._before, self._after = script, tuple(before), tuple(after)
-        self._environment, self._cwd, self._stdin = dict(environment or {}), cwd, stdin
-        self._greets, self._stderr = greeting, stderr
+        self._environment, self._stdin = dict(environment or {}), stdin
+        self._greets = greeting
         self._start_timeout_s = start_timeout_s
         self._reply_timeout_s = PATIENT_REPLY_TIMEOUT_S if patient else REPLY_TIMEOUT_S
         self.process: subprocess.Popen[bytes] | None = None
@@ -85,11 +83,11 @@ class ZygoteProcess:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", self._script, *self._before, str(theirs.fileno()), *self._after],
                 env=self._environment,
-                cwd=self._cwd,
+                cwd="/",
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.PIPE if self._stdin else subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=None if self._stderr else subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
                 start_new_session=True,  # a Ctrl-C of the terminal is for the command, not for its rooms
             )
         self.control = ours

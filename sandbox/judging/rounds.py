@@ -120,11 +120,11 @@ class Round:
         rights = array.array("i", [s.fileno() for s in handed])
         try:
             self._control.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-            reply = self._control.recv(zygote.PIDS.size)
+            reply = self._control.recv(zygote.REPORT.size)
         except OSError as error:
             raise ZygoteGone(f"the zygote doesn't answer: {error}") from error
-        if len(reply) != zygote.PIDS.size:
-            raise ZygoteGone("the zygote died")
+        if len(reply) != zygote.PIDS.size:  # a report of an earlier round isn't read as process numbers
+            raise ZygoteGone("the zygote died, or answered another request")
         pids = [pid for pid in zygote.PIDS.unpack(reply) if pid]
         if pids[0] < 0:
             raise HostBusy(f"a room can't be forked: {os.strerror(-pids[0])}")
@@ -146,6 +146,10 @@ class Round:
         poll = select.poll()
         poll.register(end, select.POLLIN)
         while True:
+            if poll.poll(0):  # before the clocks: this process may have been stopped while the answer was there
+                with contextlib.suppress(ConnectionError):
+                    return end.recv(size)
+                return b""
             left = self._started + self.wall_s + self._starved_s() - time.monotonic()
             if left <= 0 or self._idles():
                 self.timed_out = True

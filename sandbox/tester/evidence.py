@@ -7,7 +7,7 @@ which of the two it is; the text of the tests decides, by who produced a value:
     f(3).startswith("a")                    all that is asked of f's results, str has: no object
     Add(3).startswith("a")                  the same: a capital letter alone makes no class
     s = Stack(); s.push(1); s.pop()         no plain type has push: an object
-    m = Bag(); m.add(1); m.add(1)           set has add, but a capital name whose result is told to change is a class
+    m = Bag(); m.add(1); m.add(1)           set has add, but a capital name whose result is changed may be a class
     Solution().f(3).startswith("a")         Solution's results are objects (f is no plain method), f's are not
 
 A producer is the name last called (`f`), or the name that was read (`=f`). What is known of a variable, a parameter, a
@@ -128,24 +128,25 @@ class Evidence:
 
     @functools.cached_property
     def _combined(self) -> Producers:
-        """Names whose results meet each other in a method: `V(1).add(V(2))`. They may answer for their methods, and are
-        still not asked what plain data they equal.
+        """Names whose results are changed by a method, `m.add(1)`, or meet each other in one, `V(1).add(V(2))`.
+
+        They may answer for their methods, and are still not asked what plain data they equal: a list can be sorted too.
         """
-        calls = [node for node in self._nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
-        found = (
-            self._of(call.func.value) & self._all(call.args) for call in calls if isinstance(call.func, ast.Attribute)
-        )
-        return frozenset().union(*found)
+        found: set[str] = set()
+        for node in self._nodes:
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                found |= self._of(node.func.value) & self._all(node.args)
+            elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                function = node.value.func
+                found |= self._of(function.value) if isinstance(function, ast.Attribute) else set()
+        return frozenset(found)
 
     @functools.cached_property
     def _used_as_classes(self) -> frozenset[str]:
         """Names of which the tests do what they do with classes, and never with a function that gives plain data."""
         found: set[str] = set(self._objects)
         for node in self._nodes:
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):  # m.add(1): told to change
-                function = node.value.func
-                found |= self._of(function.value) if isinstance(function, ast.Attribute) else set()
-            elif isinstance(node, ast.Compare):  # type(a) is A
+            if isinstance(node, ast.Compare):  # type(a) is A
                 sides = [node.left, *node.comparators]
                 found |= self._all(sides) if any(map(_asks_class, sides)) else set()
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
