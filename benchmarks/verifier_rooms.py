@@ -2,8 +2,9 @@
 
     python benchmarks/verifier_rooms.py [--rows 200] [--threads 2]
 
-Every row is a right answer to an item of its own; one group of 8 completions per call, as a run scores them. All three
-columns run one after the other on the same rows, so the ratios hold on a busy machine too.
+Every row answers another item, in groups of 8 completions as a run scores them. Answers to reasoning_gym's items are
+wrong, since a right one is recognised without its verifier. All columns run one after the other on the same rows, so the
+ratios hold on a busy machine too.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ def item(number: int, text: str, columns: dict[str, Any]) -> Item:
 
 
 def reasoning_gym_items(rows: int) -> list[Item]:
-    """Golds of four data sets, two of which evaluate the answer."""
+    """Answers near the golds of four data sets, three of which evaluate the answer."""
     from reasoning_gym import create_dataset
 
     found = []
     for task in ("chain_sum", "countdown", "n_queens", "polynomial_multiplication"):
         for number, entry in enumerate(create_dataset(task, size=rows // 4, seed=1)):
             columns = {"entry": json.loads(json.dumps(entry)), "task_name": task}
-            found.append(item(number, f"<answer>{entry['answer']}</answer>", columns))
+            found.append(item(number, f"<answer>{entry['answer']}1</answer>", columns))
     return found
 
 
@@ -70,7 +71,7 @@ def bare(name: str, items: Sequence[Item]) -> float:
     started = time.perf_counter()
     values = [builtin.function(prompts, texts, **columns, **handed)[0] for prompts, texts, columns in calls]
     seconds = time.perf_counter() - started
-    assert set(values) == {1.0}, values
+    assert all(isinstance(value, float) for value in values), values
     return seconds
 
 
@@ -91,7 +92,7 @@ def scored(name: str, items: Sequence[Item], threads: int, confine: bool | None)
         with ThreadPoolExecutor(threads) as pool:
             values = [score.value for scores in pool.map(scorer.score, groups) for score in scores]
         seconds = time.perf_counter() - started
-    assert set(values) == {1.0}, values
+    assert all(isinstance(value, float) for value in values), values
     return seconds
 
 

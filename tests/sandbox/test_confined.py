@@ -126,7 +126,9 @@ def test_an_interrupted_call_leaves_no_reply_behind(services: Callable[..., Conf
 def test_a_room_that_the_host_ends_is_opened_again(services: Callable[..., ConfinedService]) -> None:
     service = services()
     service.call(("echo", 0), 5)
-    (host,) = [p for p in psutil.Process().children() if "confined/boot.py" in " ".join(p.cmdline())]
+    process = service._idle[0].process.process
+    assert process is not None
+    host = psutil.Process(process.pid)
     killed = []
 
     def kill() -> None:
