@@ -3,8 +3,8 @@
     python benchmarks/verifier_rooms.py [--rows 200] [--threads 2]
 
 Every row answers another item, in groups of 8 completions as a run scores them. Answers to reasoning_gym's items are
-wrong, since a right one is recognised without its verifier. All columns run one after the other on the same rows, so the
-ratios hold on a busy machine too.
+wrong, since a right one is recognised without its verifier. All columns run one after the other on the same rows, so
+the ratios hold on a busy machine too.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ FILTER = "reads text in this process, by this package's own code"
 _OWN_SANDBOX = frozenset({"python"})
 """Environments of the package whose tools run code in the sandbox themselves."""
 _MOST_FILES = 2000
-"""Python files of the recipe's folder that a confined function of its own may import."""
+"""Python files of the recipe's folder that a confined function may import."""
 
 
 def process_for(service: Service, use: RewardUse | EnvironmentUse, recipe_dir: Path, *, stateful: bool) -> Process:

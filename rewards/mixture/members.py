@@ -286,7 +286,7 @@ class BuiltinMember:
 
 
 class WorkerMember:
-    """A built-in that isn't confined, by the recipe's choice, in a process of its own: it could run for ever."""
+    """A built-in that isn't confined, by the recipe's choice, in a separate process: it could run for ever."""
 
     def __init__(self, use: RewardUse, builtin: BuiltinReward) -> None:
         service = Service(module="posttrain.rewards.mixture.worker", attribute="BuiltinCall", arguments=(use.use,))

@@ -21,7 +21,7 @@ from posttrain.sandbox.confined.service import CallFailed, Service
 FRESH_CPU_S = 2.0
 """Seconds of processor time that a library may take for one completion. On honest answers none takes a tenth."""
 _HOSTS = max(2, min(8, (os.cpu_count() or 2) // 4))
-"""Fresh rooms of one reward that are open at once, each a fork of its own host."""
+"""Fresh rooms of one reward that are open at once, each forked by another host."""
 
 _LARGEST = 1e300
 """Of a score; not a number isn't smaller."""
