@@ -1,7 +1,7 @@
 """Answers that reasoning_gym 0.1.25 pays in full and that are wrong: looked at again before they are paid.
 
 Its verifiers search an answer for numbers or letters, compare with `nan`, or take any text for true. A policy finds
-that. Each check here is asked only about an answer that the library pays in full.
+that. The checks here are for answers that the library pays in full.
 """
 
 from __future__ import annotations
@@ -22,21 +22,28 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _NO_NUMBER = re.compile(r"nan|inf", re.IGNORECASE)
 _NEGATION = re.compile(r"\b(not|never|neither|nor|false|untrue|wrong|incorrect|den(y|ies|ied))\b|n't", re.IGNORECASE)
 _FRACTION = re.compile(r"-?\d+\s*/\s*-?\d+|-?\\[dt]?frac\s*\{\s*-?\d+\s*\}\s*\{\s*-?\d+\s*\}")
+_EXPRESSIONS = ("countdown", "puzzle24")
+"""Data sets whose answer is an expression; the library pays 0.01 for any text."""
 _ARITHMETIC = re.compile(r"[0-9+\-*/()\s]+", re.ASCII)
 
 
 def paid(task: str, answer: str, item: Item, score: float) -> float:
     """What an answer is worth that the library scores `score`: as much, or less where full pay isn't deserved."""
+    if task in _EXPRESSIONS and not _is_arithmetic(answer):
+        return 0.0
     if score < 1 - 1e-9:
         return score
     check = _CHECKS.get(task)
     return 1.0 if check is None else min(1.0, check(answer.strip(), item))
 
 
+def _is_arithmetic(answer: str) -> bool:
+    """Whether it holds whole numbers, the four operators and parentheses, and nothing else."""
+    return _ARITHMETIC.fullmatch(answer) is not None and "**" not in answer and "//" not in answer
+
+
 def _sum_of(numbers: list[int], target: Fraction, answer: str) -> float:
     """Full pay for an expression of these whole numbers, each used once, whose exact value is the target."""
-    if not _ARITHMETIC.fullmatch(answer) or "**" in answer or "//" in answer:
-        return 0.0
     try:
         right = evaluate(answer) == target
     except (ValueError, ZeroDivisionError):
