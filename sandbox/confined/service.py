@@ -48,6 +48,8 @@ _CALLS_PER_ROOM = 2000
 """Calls after which such a room is replaced."""
 _BOOT = Path(__file__).resolve().parent / "boot.py"
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
+_OFFLINE = {"HF_HUB_OFFLINE": "1"}
+"""So that a library doesn't wait for a network that isn't there."""
 _NETWORK_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/gai.conf",
                   "/etc/services", "/etc/protocols", "/etc/ssl", "/etc/pki", "/usr/share/ca-certificates",
                   "/usr/local/share/ca-certificates")  # fmt: skip
@@ -225,7 +227,7 @@ class ConfinedService:
         }
         return ZygoteProcess(
             str(_BOOT),
-            environment={**_ONE_THREAD, "HF_HUB_OFFLINE": "1", **environment},
+            environment={**_ONE_THREAD, **({} if permitted.network else _OFFLINE), **environment},
             stdin=pickle.dumps(configuration),
             greeting=True,
             start_timeout_s=START_TIMEOUT_S,
