@@ -45,7 +45,7 @@ WORST = {
 }
 """Habit: its pattern, over lower-cased text without code and quotations."""
 
-ALLOWED = {"sandbox": 47, "rewards": 62, "stages": 172, "pipelines": 59}
+ALLOWED = {"sandbox": 46, "rewards": 62, "stages": 172, "pipelines": 59}
 """How many are left in docstrings and texts of errors, in the rooms where they are not all replaced yet."""
 
 FINISHED = (

@@ -54,7 +54,7 @@ class BuiltinService:
 
 
 class _Deferred:
-    """Stands for the process of symbolic mathematics in a room that can't start one."""
+    """Replaces the process of symbolic mathematics in a room that can't start one."""
 
     def same(self, gold: str, answer: str) -> dict[str, list[str]]:
         return {"compare": [gold, answer]}

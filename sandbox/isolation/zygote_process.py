@@ -13,7 +13,7 @@ STOP_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S, PATIENT_REPLY_TIMEOUT_S = 5.0, 60.0
 """After so long without an answer, the zygote counts as dead: it forks and reaps in milliseconds."""
 ROUNDS_PER_ZYGOTE = 5000
-"""A new zygote after so many jobs: what little may leak, in it or in the kernel, doesn't add up."""
+"""Jobs after which a zygote is replaced: what little may leak, in it or in the kernel, doesn't add up."""
 _MESSAGE = 64 << 10
 """Bytes of the longest message that a zygote sends while it starts."""
 
